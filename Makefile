@@ -1,0 +1,28 @@
+# Everything runs in .venv, made on first use; on a machine without a GPU, set nothing.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint types docs
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) cli.py demo
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/installed
+	$(RUN) -m mypy
+
+docs: $(VENV)/installed
+	$(RUN) -c "from accupoison.tags import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md
+	$(RUN) -c "from accupoison.cli.docs import cli_markdown; print(cli_markdown(), end='')" > docs/cli.md

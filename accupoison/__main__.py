@@ -1,0 +1,5 @@
+"""``python -m accupoison``."""
+
+from accupoison.cli import main
+
+main()

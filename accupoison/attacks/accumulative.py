@@ -1,0 +1,122 @@
+"""Accumulative poisoning: each batch tilts the model so that the trigger will do more harm."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.errors import InputError, did_you_mean
+from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.types import Batch, Context, Grads, ModelView
+
+OBJECTIVES = ("reg", "second", "normal")
+
+
+def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> Tensor:
+    """Return the sum over parameter tensors of the cosine between the gradients at the trigger and at ``val``.
+
+    The scalar can be differentiated with respect to the parameters; low values mean that a step on the trigger raises
+    the loss on ``val`` (Pang et al. 2021, Eq. 6).
+    """
+    at_trigger = unit(gradient(view, trigger.x, trigger.y, train=train, graph=True))
+    at_val = unit(gradient(view, val.x, val.y, train=train, graph=True))
+    return inner(at_trigger, at_val)
+
+
+def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
+    """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself."""
+    value = alignment(view, trigger, val, train=train)
+    return torch.autograd.grad(value, view.params()), float(value.detach())
+
+
+def craft_accumulative(
+    view: ModelView,
+    trigger: Batch,
+    batch: Batch,
+    val: Batch,
+    *,
+    eps: float,
+    steps: int,
+    objective: str = "reg",
+    gamma: float = 1.0,
+    train: bool = False,
+) -> Tensor:
+    """Poison a batch so that a step on it prepares the model for the trigger (Pang et al. 2021, Eq. 9).
+
+    Maximises the sum over parameter tensors of the inner product of the normalised gradient at the poisoned batch with
+    ``gamma`` times the normalised gradient at the clean batch plus the normalised gradient of :func:`alignment`.
+
+    Args:
+        view: The model under attack.
+        trigger: The trigger that the attack prepares for, usually crafted by
+            :func:`~accupoison.attacks.trigger.craft_trigger`.
+        batch: The clean batch [B, ...], centre of the l_inf ball.
+        val: The attacker's own images.
+        eps: Radius in pixels.
+        steps: Signed gradient steps, of size ``2 * eps / steps``.
+        objective: "reg" (both terms), "second" (the alignment's alone) or "normal" (the clean batch's alone).
+        gamma: Weight of the clean batch's term, which keeps the poisoned step close to an ordinary one.
+        train: Use batch statistics in place of the running ones.
+
+    Returns:
+        The poisoned images [B, ...], detached.
+    """
+    second = None if objective == "normal" else tilt(view, trigger, val, train=train)[0]
+    return _follow(view, batch, second, eps=eps, steps=steps, objective=objective, gamma=gamma, train=train)
+
+
+def _follow(
+    view: ModelView,
+    batch: Batch,
+    second: Grads | None,
+    *,
+    eps: float,
+    steps: int,
+    objective: str,
+    gamma: float,
+    train: bool = False,
+) -> Tensor:
+    """Return the batch moved so that its gradient points along the objective's direction."""
+    parts: list[Grads] = []
+    if objective != "second":
+        parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
+    if second is not None:
+        parts.append(unit(second))
+    goal = tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+
+    def agreement(x: Tensor) -> Tensor:
+        return inner(unit(gradient(view, x, batch.y, train=train, graph=True)), goal)
+
+    return signed_ascent(batch.x, agreement, eps=eps, steps=steps)
+
+
+@ATTACKS.register("accumulative")
+@dataclass(kw_only=True)
+class Accumulative(Attack):
+    """Accumulative poisoning of every batch before the trigger (Pang et al., NeurIPS 2021, Algorithm 1).
+
+    Attributes:
+        objective: "reg" (default), "second" or "normal"; see :func:`craft_accumulative`.
+        gamma: Weight of the term that keeps the poisoned step close to the clean one.
+    """
+
+    aims: ClassVar[bool] = True
+
+    objective: str = "reg"
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"unknown attack.objective {self.objective!r}{did_you_mean(self.objective, OBJECTIVES)}")
+
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return the batch moved toward the trigger's purpose; logs the alignment it works on."""
+        aimed = self.trigger(view, self.access.trigger, ctx)
+        direction, value = tilt(view, aimed, self.access.val)
+        ctx.log("attack/alignment", value)
+        second = None if self.objective == "normal" else direction
+        x = _follow(view, batch, second, eps=self.eps, steps=self.steps, objective=self.objective, gamma=self.gamma)
+        return batch.with_x(x)

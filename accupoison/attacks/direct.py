@@ -1,0 +1,21 @@
+"""Greedy poisoning: every batch does as much harm as it can at once."""
+
+from dataclasses import dataclass
+
+from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.attacks.trigger import craft_trigger
+from accupoison.types import Batch, Context, ModelView
+
+
+@ATTACKS.register("direct", "greedy")
+@dataclass(kw_only=True)
+class Direct(Attack):
+    """Turn the gradient of every batch against the one on the attacker's images.
+
+    The trigger's own objective, applied at each step: first-order harm with the same budget and no preparation. What
+    accumulative poisoning adds is what it does beyond this.
+    """
+
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return the batch whose gradient opposes the one on the attacker's images."""
+        return batch.with_x(craft_trigger(view, batch, self.access.val, eps=self.eps, steps=self.steps))

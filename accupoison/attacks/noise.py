@@ -1,0 +1,49 @@
+"""Random perturbations of the same size as the poison: what of its effect is not due to its direction."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.errors import InputError, did_you_mean
+from accupoison.gradients import project
+from accupoison.types import Batch, Context, ModelView
+
+KINDS = ("uniform", "rademacher")
+
+
+def noisy(x: Tensor, kind: str, eps: float, rng: torch.Generator) -> Tensor:
+    """Return ``x`` with independent noise on every value, in [0, 1].
+
+    Args:
+        x: Images [B, ...] in [0, 1].
+        kind: "uniform" on [-eps, eps] or "rademacher", +-eps with equal odds.
+        eps: Size in pixels.
+        rng: A CPU generator.
+    """
+    draw = torch.rand(x.shape, generator=rng, dtype=x.dtype) * 2 - 1
+    if kind == "rademacher":
+        draw = torch.where(draw < 0, -1.0, 1.0).to(x.dtype)
+    return project(x + eps * draw.to(x.device), x, eps)
+
+
+@ATTACKS.register("noise")
+@dataclass(kw_only=True)
+class Noise(Attack):
+    """Random noise within the same budget as the poison.
+
+    Attributes:
+        kind: "uniform" or "rademacher" (every value moves by exactly eps, as signed gradient steps make it).
+    """
+
+    kind: str = "uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise InputError(f"unknown attack.kind {self.kind!r}{did_you_mean(self.kind, KINDS)}")
+
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return the batch with fresh noise."""
+        return batch.with_x(noisy(batch.x, self.kind, self.eps, ctx.rng("noise")))

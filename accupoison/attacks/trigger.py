@@ -1,0 +1,33 @@
+"""The adversarial trigger: a batch whose gradient step undoes what the model has learnt."""
+
+from torch import Tensor
+
+from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.types import Batch, ModelView
+
+
+def craft_trigger(
+    view: ModelView, trigger: Batch, val: Batch, *, eps: float, steps: int, train: bool = False
+) -> Tensor:
+    """Minimise the cosine between the gradients at the trigger and at the attacker's images (Pang et al. 2021, Eq. 5).
+
+    The objective is the sum over parameter tensors of the inner product of the normalised gradients, as in the
+    released code; steps are signed, of size ``2 * eps / steps``.
+
+    Args:
+        view: The model under attack.
+        trigger: The clean trigger batch [B, ...], centre of the l_inf ball.
+        val: The attacker's own images.
+        eps: Radius in pixels.
+        steps: Gradient steps.
+        train: Use batch statistics in place of the running ones.
+
+    Returns:
+        The crafted images [B, ...], detached.
+    """
+    goal = unit(gradient(view, val.x, val.y, train=train))
+
+    def divergence(x: Tensor) -> Tensor:
+        return -inner(unit(gradient(view, x, trigger.y, train=train, graph=True)), goal)
+
+    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps)

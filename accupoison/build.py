@@ -1,0 +1,154 @@
+"""From settings to a simulation: what a run needs, loaded and put together."""
+
+import math
+import shlex
+from pathlib import Path
+
+import torch
+
+from accupoison.base_model import BaseModel, check_images, default_place
+from accupoison.burnin import EARLY, FINAL
+from accupoison.data import DataSet, Splits, make_stream
+from accupoison.device import resolve_device
+from accupoison.errors import InputError
+from accupoison.learner import Learner, view_of
+from accupoison.open_data import open_data
+from accupoison.settings import REGISTRIES, OnlineConfig
+from accupoison.simulate import Simulation
+from accupoison.types import Batch, ModelView
+from accupoison.updates import SGD
+
+
+def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None]:
+    """Return the paths of the base checkpoint and of the early snapshot, None where there is none beside it.
+
+    Args:
+        config: ``start`` names them, or the default place under ``root`` is looked at.
+        root: The directory of checkpoints.
+
+    Raises:
+        InputError: There is no checkpoint; the message has the command that makes it.
+    """
+    start = config.start
+    if start.checkpoint is None:
+        place = default_place(root, config.data.name, config.model, start.recipe, start.seed)
+        path = place / FINAL
+        if not path.exists():
+            raise InputError(f"there is no checkpoint {path}; make it with: {burnin_command(config)}")
+    else:
+        path = Path(start.checkpoint)
+        path = path / FINAL if path.is_dir() else path
+    early = path.with_name(EARLY) if start.early is None else Path(start.early)
+    return path, early if start.early is not None or early.exists() else None
+
+
+def burnin_command(config: OnlineConfig) -> str:
+    """Return the command that makes the default checkpoint of ``config``."""
+    words = ["python cli.py burnin"]
+    for option, value, usual in (
+        ("--data", config.data.name, "cifar10"),
+        ("--model", config.model.name, None),
+        ("--width", config.model.width, None),
+        ("--norm", config.model.norm, None),
+        ("--recipe", config.start.recipe, "live"),
+        ("--seed", config.start.seed, 0),
+    ):
+        if value != usual:
+            words.append(f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def build_simulation(config: OnlineConfig, root: Path) -> tuple[Simulation, DataSet, Splits]:
+    """Load what a run needs and put it together.
+
+    Args:
+        config: All settings.
+        root: The directory of checkpoints.
+
+    Raises:
+        InputError: Something that the configuration names is not to be had or does not fit the rest.
+    """
+    device = resolve_device(config.run.device)
+    path, early_path = find_checkpoint(config, root)
+    base = BaseModel.load(path)
+    base.check_model(config.model, path)
+    data, splits = open_data(config.data, device)
+    base.check_data(config.data, data, path)
+    _check_parts(config, splits)
+    learner = _learner(config, base, path)
+    check_images(learner.model, base.spec.name, data)
+    early = None if early_path is None else _early(config, early_path, base, data)
+    s, plan = config.stream, config.plan()
+    defense = REGISTRIES["defense"].build(config.defense.name, config.defense.settings)
+    simulation = Simulation(
+        learner=learner,
+        stream=make_stream(
+            s.kind, data, splits, batch_size=s.batch_size, length=s.steps + 1 + s.after, seed=config.run.seed
+        ),
+        attack=REGISTRIES["attack"].build(config.attack.name, config.attack.settings),
+        defense=defense,
+        update=SGD(clip_norm=config.optim.clip_norm, clip_kind=config.optim.clip_kind),
+        plan=plan,
+        reference=early,
+        val=data.batch(splits.val),
+        trusted=trusted_batches(data, splits, s.batch_size),
+        seed=config.run.seed,
+        num_ids=data.size,
+        flip=data.flip,
+    )
+    if "snapshot" in defense.requires and simulation.reference is None:
+        raise InputError(
+            f"the defence {config.defense.name} compares with an early snapshot and there is no "
+            f"{path.with_name(EARLY)}; give one with --early"
+        )
+    return simulation, data, splits
+
+
+def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
+    """Return 20 batches of trusted images, going round again where there are too few."""
+    ids = splits.trusted
+    if len(ids) == 0:
+        return []
+    rounds = ids.repeat(math.ceil(20 * size / len(ids)))
+    return [data.batch(part) for part in torch.split(rounds[: 20 * size], size)]
+
+
+def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
+    o = config.optim
+    lr = base.lr if o.lr is None else o.lr
+    if not lr:
+        raise InputError(
+            f"{path} does not say at what learning rate it would go on (it says {lr}); give one with --set optim.lr=0.1"
+        )
+    model = base.build(path, resolve_device(config.run.device))
+    learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, update_mode=o.update_mode)
+    if o.restore and base.optimizer is not None:
+        groups = learner.optimizer.state_dict()["param_groups"]  # the stream's own rate, momentum and decay
+        learner.optimizer.load_state_dict({"state": base.optimizer["state"], "param_groups": groups})
+    return learner
+
+
+def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> ModelView:
+    early = BaseModel.load(path)
+    for key in ("name", "width", "norm", "num_classes"):
+        mine, its = getattr(early.spec, key), getattr(base.spec, key)
+        if mine != its:
+            raise InputError(
+                f"the early snapshot {path} holds a model with {key} {mine} and the checkpoint one with {its}; "
+                "give the checkpoint's own with --early"
+            )
+    early.check_data(config.data, data, path)
+    return view_of(early.build(path, data.device))
+
+
+def _check_parts(config: OnlineConfig, splits: Splits) -> None:
+    reestimate, monitor = config.evaluate.reestimate, config.evaluate.monitor
+    for name, needed, use in (
+        ("val", True, "are the attacker's own"),
+        ("trusted", reestimate, "re-estimate batch norm (or set evaluate.reestimate=false)"),
+        ("monitor", monitor, "follow accuracy (or set evaluate.monitor=false)"),
+    ):
+        if needed and not len(getattr(splits, name)):
+            raise InputError(
+                f"the {name} split is empty and its images {use}; give data.{name} 1 or more, as in the burn-in"
+            )

@@ -1,0 +1,170 @@
+"""Files that survive a crash: written whole or not at all, checked when read, never a pickle that runs."""
+
+import argparse
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accupoison.errors import InputError
+from accupoison.files import reason, write_atomically
+
+FORMAT = "accupoison"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Released:
+    """The weights of a file that the released DSC code wrote.
+
+    Attributes:
+        weights: State dict, without ``module.`` prefixes.
+    """
+
+    weights: dict[str, Tensor]
+
+
+def save(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
+    """Write ``payload`` to ``path`` so that the file is either the old one or the complete new one.
+
+    Args:
+        path: The file; missing parent directories are made.
+        kind: What it holds ("run-state"), asked for again by :func:`load`.
+        payload: Nested dict (keys str or int), list and tuple of Tensor, int, float, str, bool and None.
+
+    Raises:
+        InputError: The file cannot be written.
+        TypeError: ``payload`` holds something else.
+    """
+    plain = _plain(payload, "payload")
+    record = {"format": FORMAT, "schema": SCHEMA, "kind": kind, "digest": _digest(plain), "payload": plain}
+    write_atomically(path, lambda file: torch.save(record, file))
+
+
+def load(path: Path, kind: str) -> dict[str, Any]:
+    """Return the payload that :func:`save` wrote, with all tensors on the CPU.
+
+    Raises:
+        InputError: The file is missing, damaged, foreign, of another kind, or of a newer version of accupoison.
+    """
+    return _checked(path, _read(path), kind)
+
+
+def load_released(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file of the released DSC code: a dict with the weights under ``net``.
+
+    Raises:
+        InputError: The file is missing, damaged or laid out in another way.
+    """
+    return _released(path, _read(path, released=True))
+
+
+def load_any(path: Path, kind: str) -> dict[str, Any] | Released:
+    """Return what :func:`load` or :func:`load_released` would, whichever fits; the file is read once.
+
+    Raises:
+        InputError: The file cannot be used as either.
+    """
+    raw = _read(path, released=True)
+    if isinstance(raw, Mapping) and "net" in raw and raw.get("format") != FORMAT:
+        return Released(_released(path, raw))
+    return _checked(path, raw, kind)
+
+
+def _read(path: Path, *, released: bool = False) -> object:
+    """Return what torch finds in the file; nothing but plain containers and tensors can come out of it."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; check the path") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({reason(error)}); check the path and its permissions") from error
+    allowed: list[Any] = [argparse.Namespace] if released else []  # the released code stores its arguments, too
+    with file, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+        except Exception as error:  # a damaged pickle can raise anything
+            raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is not a readable checkpoint (truncated, damaged, or of another program); make it anew")
+
+
+def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise InputError(f"{path} is not a checkpoint of accupoison; give a file that accupoison wrote")
+    schema, found, payload = raw.get("schema"), raw.get("kind"), raw.get("payload")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(f"{path} has format {schema}, newer than the {SCHEMA} known here; upgrade accupoison")
+    try:
+        intact = schema == SCHEMA and isinstance(payload, dict) and _digest(payload) == raw.get("digest")
+    except Exception as error:  # a flipped bit can make any object of any part, such as an unprintable string
+        raise _damaged(path) from error
+    if not intact:
+        raise _damaged(path)
+    if found != kind:
+        raise InputError(f"{path} holds a {found} where a {kind} is needed; give the path of a {kind} file")
+    return dict(raw["payload"])
+
+
+def _released(path: Path, raw: object) -> dict[str, Tensor]:
+    net = raw.get("net") if isinstance(raw, Mapping) else None
+    if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
+        raise InputError(f"{path} has no weights under 'net'; give an epochN.pth file of the released code")
+    return {str(name).removeprefix("module."): value for name, value in net.items()}
+
+
+def _plain(value: object, where: str) -> object:
+    """Return ``value`` with tensors alone in their storage on the CPU, and containers as plain ones."""
+    if isinstance(value, Tensor):
+        return _compact(value, where)
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if type(key) not in (str, int)]:
+            raise TypeError(f"{where} has the key {wrong[0]!r}, neither str nor int")
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]  # type: ignore[var-annotated, arg-type]
+        return items if type(value) is list else tuple(items)
+    if value is None or type(value) in (int, float, str, bool):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings and None only")
+
+
+def _compact(tensor: Tensor, where: str) -> Tensor:
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise TypeError(f"{where} is a sparse or quantised tensor; a checkpoint holds dense ones only")
+    # torch.save writes whole storages, so a slice would drag along its parent, and shared ones stay shared when loaded.
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _digest(payload: object) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes, in the order they are stored."""
+    digest = hashlib.sha256()
+    _feed(digest.update, payload)
+    return digest.hexdigest()
+
+
+def _feed(add: Callable[[Any], None], value: object) -> None:
+    """Add ``value`` to a hash, each part preceded by its type and length, so that no two payloads look alike."""
+    if isinstance(value, Tensor):
+        add(f"tensor {value.dtype} {list(value.shape)};".encode())
+        add(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        add(f"dict {len(value)};".encode())
+        for key, item in value.items():
+            _feed(add, key)
+            _feed(add, item)
+    elif isinstance(value, list | tuple):
+        add(f"{type(value).__name__} {len(value)};".encode())
+        for item in value:
+            _feed(add, item)
+    else:
+        text = repr(value).encode("utf-8", "surrogatepass")
+        add(f"{type(value).__name__} {len(text)};".encode() + text)

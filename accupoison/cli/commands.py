@@ -1,0 +1,162 @@
+"""The main job: ``burnin`` and ``online``."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.options import data_options, layer, model_options, output_options, run_options
+from accupoison.cli.output import INTERRUPTED, interruptible, json_text, online_text, percent, progress_bar
+from accupoison.errors import InputError
+
+MARKS = {"burnin": "train", "online": "stream"}
+"""A section that only the settings of this command have."""
+
+
+@cli.command()
+@click.option("--recipe", metavar="NAME", help="live (default), best or official; sets all training options.")
+@data_options
+@model_options
+@click.option("--epochs", type=int, help="Passes over the burn-in images.")
+@run_options
+@output_options
+@click.pass_context
+def burnin(
+    ctx: click.Context,
+    /,
+    recipe: str | None,
+    out: Path | None,
+    resume: Path | None,
+    file: Path | None,
+    pairs: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Train the base model that the stream starts from.
+
+    Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ with final.pt, early.pt (the early snapshot that OURS
+    compares with) and the training curves. Ctrl-C saves; --resume goes on.
+    """
+    from accupoison import config as configuration
+    from accupoison.base_model import default_place
+    from accupoison.burnin import run_burnin
+    from accupoison.settings import burnin_config
+
+    _check_place(out, resume)
+    base = _base("burnin", recipe, "live", resume)
+    settings = burnin_config([*base, *_layers(file, pairs, flags)])
+    if dry_run:
+        click.echo(json_text(configuration.plain(settings)))
+        return
+    place = default_place(CHECKPOINTS, settings.data.name, settings.model, settings.train.recipe, settings.run.seed)
+    target = resume or out or place
+    with interruptible() as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
+        summary = run_burnin(settings, target, resume=resume is not None, progress=show, should_stop=asked)
+    if as_json:
+        click.echo(json_text({"run": str(target), **summary}))
+    elif summary["status"] == "finished":
+        click.echo(
+            f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs; wrote {target}/final.pt"
+        )
+    _end(ctx, summary["status"], "burnin", target)
+
+
+@cli.command()
+@click.option("--med", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ...")
+@click.option("--attack", metavar="NAME", help="none, noise, direct or accumulative (default).")
+@click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
+@click.option(
+    "--trigger",
+    metavar="NAMES",
+    help="none, coast, clean, adversarial (default), or several with commas, each from the same state; or optimised.",
+)
+@click.option("--stream", metavar="KIND", help="iid (default), cycling, official or shift:NAME.")
+@click.option("--steps", type=int, help="Batches before the trigger.  [default: 10]")
+@click.option("--after", type=int, help="Clean batches after the trigger.  [default: 5]")
+@click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
+@click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
+@click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
+@click.option("--preset", metavar="NAME", help="fresh (default) or official: a whole protocol.")
+@data_options
+@model_options
+@run_options
+@output_options
+@click.pass_context
+def online(
+    ctx: click.Context,
+    /,
+    preset: str | None,
+    out: Path | None,
+    resume: Path | None,
+    file: Path | None,
+    pairs: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Run a poisoned stream against a defence and record it in logs/.
+
+    Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
+    """
+    from accupoison.online import OnlineRun, describe
+    from accupoison.rundir import next_free
+    from accupoison.settings import online_config
+
+    _check_place(out, resume)
+    base = _base("online", preset, "fresh", resume)
+    settings = online_config([*base, *_layers(file, pairs, flags)])
+    if dry_run:
+        click.echo(json_text(describe(settings)))
+        return
+    name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
+    target = resume or out or next_free(LOGS / f"{name}-seed{settings.run.seed}")
+    run = OnlineRun(settings, CHECKPOINTS, target, resume=resume is not None)
+    with interruptible() as asked, progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
+        summary = run.run(show, asked)
+    if as_json:
+        click.echo(json_text({"run": str(target), **summary}))
+    else:
+        click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {target.parent}")
+    _end(ctx, summary["status"], "online", target)
+
+
+def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
+    """Return the layers that the options change: a preset, or the settings that a run was started with."""
+    from accupoison import config
+    from accupoison.files import read_json
+    from accupoison.rundir import CONFIG, RunDirectory
+
+    if resume is None:
+        return [config.preset(command, name or usual)]
+    if not RunDirectory.holds_run(resume):
+        raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
+    stored = read_json(resume / CONFIG)
+    other = "burnin" if command == "online" else "online"
+    if MARKS[other] in stored and MARKS[command] not in stored:
+        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {resume}")
+    return [stored, *([] if name is None else [config.preset(command, name)])]
+
+
+def _layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers that options make: file, flags, ``--set``; later ones win."""
+    from accupoison import config
+
+    return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]
+
+
+def _check_place(out: Path | None, resume: Path | None) -> None:
+    if out is not None and resume is not None:
+        raise InputError(f"--out {out} and --resume {resume} exclude each other; a resumed run stays where it is")
+
+
+def _end(ctx: click.Context, status: str, command: str, target: Path) -> None:
+    if status == "interrupted":
+        place = shlex.quote(str(target))
+        click.echo(f"interrupted and saved; go on with: python cli.py {command} --resume {place}", err=True)
+        ctx.exit(INTERRUPTED)

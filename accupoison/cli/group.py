@@ -1,0 +1,45 @@
+"""The command group."""
+
+from pathlib import Path
+
+import click
+
+import accupoison
+from accupoison.errors import InputError
+
+CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
+
+
+class Failure(click.ClickException):
+    """Bad input: one sentence, exit code 2."""
+
+    exit_code = 2
+
+
+class Group(click.Group):
+    """A group that turns bad input into one line."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise Failure(str(error)) from error
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(accupoison.__version__, prog_name="accupoison")
+def cli() -> None:
+    r"""Poison a model that learns from a stream, defend it, and measure both.
+
+    \b
+    First a base model, then a poisoned stream, then the curves:
+      python cli.py burnin
+      python cli.py online --med OURS
+      tensorboard --logdir logs
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(prog_name="accupoison")

@@ -1,0 +1,112 @@
+"""What there is, and whether it works here: ``list`` and ``doctor``."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from accupoison.cli.group import CHECKPOINTS, cli
+
+if TYPE_CHECKING:  # imports torch, which --help can do without
+    from accupoison.registry import Registry
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_(as_json: bool) -> None:
+    """List attacks and defences with their settings, presets, models, data sets and checkpoints."""
+    found = _everything()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for title, entries in found.items():
+        click.echo(title)
+        for name, text in entries.items():
+            click.echo(f"  {name:14} {text}".rstrip())
+
+
+def _everything() -> dict[str, dict[str, str]]:
+    from accupoison import config
+    from accupoison.data.sources import NAMES
+    from accupoison.data.stream import KINDS
+    from accupoison.models import MODELS
+    from accupoison.settings import REGISTRIES
+    from accupoison.simulate import TRIGGERS
+
+    parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
+    checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
+    plain = {
+        "triggers": TRIGGERS,
+        "streams": KINDS,
+        "data sets": NAMES,
+        "models": (*MODELS, "package.module:factory"),
+        "burn-in recipes": config.presets("burnin"),
+        "online presets": config.presets("online"),
+        "checkpoints": checkpoints or ["none yet: python cli.py burnin"],
+    }
+    return parts | {title: dict.fromkeys(names, "") for title, names in plain.items()}
+
+
+def _components(registry: "Registry[Any]") -> dict[str, str]:
+    found = {}
+    for name in registry.names():
+        cls = registry.get(name)
+        instance = registry.build(name, {})
+        settings = ", ".join(f"{key}={_shown(getattr(instance, key))}" for key in registry.settings(name))
+        also = f" (also {', '.join(registry.aliases(name))})" if registry.aliases(name) else ""
+        found[name] = f"{(cls.__doc__ or '').splitlines()[0]}{also} [{settings}]"
+    return found
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@cli.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="ACCUPOISON_DATA", help="Where the data files are.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor(data_dir: Path | None, as_json: bool) -> None:
+    """Say what this machine offers, and what is missing for the main job."""
+    from accupoison.device import resolve_device
+    from accupoison.rundir import environment
+
+    device = str(resolve_device("auto"))
+    found: dict[str, Any] = environment(device)
+    found["matrix product, GFLOP/s"] = round(matrix_product_rate(device))
+    found["free disk, GB"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    found["writable here"] = os.access(Path.cwd(), os.W_OK)
+    found["CIFAR-10"] = _cifar(data_dir)
+    names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
+    found["checkpoints"] = ", ".join(names) or "none; make one with: python cli.py burnin"
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo("\n".join(f"{key:26} {value}" for key, value in found.items()))
+
+
+def matrix_product_rate(device: str, size: int = 2048, repeats: int = 5) -> float:
+    """Return the best rate of a float32 matrix product of ``size`` in GFLOP/s: this machine's ceiling."""
+    import torch
+
+    a = torch.rand(size, size, device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a value waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def _cifar(data_dir: Path | None) -> str:
+    from accupoison.data import load
+    from accupoison.errors import InputError
+
+    try:
+        data = load("cifar10", data_dir=data_dir, offline=True)
+    except InputError as error:
+        return f"not here: {error}"
+    return f"{data.num_train} training and {len(data.test_x)} test images"

@@ -1,0 +1,89 @@
+"""Options that several commands share, and how they become a layer of settings."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "data": ("data", "name"),
+    "data_dir": ("data", "dir"),
+    "offline": ("data", "offline"),
+    "model": ("model", "name"),
+    "width": ("model", "width"),
+    "norm": ("model", "norm"),
+    "seed": ("run", "seed"),
+    "device": ("run", "device"),
+    "epochs": ("train", "epochs"),
+    "med": ("defense", "name"),
+    "attack": ("attack", "name"),
+    "eps": ("attack", "eps"),
+    "trigger": ("trigger", "deliver"),
+    "stream": ("stream", "kind"),
+    "steps": ("stream", "steps"),
+    "after": ("stream", "after"),
+    "update_mode": ("optim", "update_mode"),
+    "clip_norm": ("optim", "clip_norm"),
+    "checkpoint": ("start", "checkpoint"),
+    "early": ("start", "early"),
+}
+"""The setting behind each flag; everything else is reached by ``--set``."""
+
+
+def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings that the given flags stand for; a flag that was not given is None."""
+    settings: dict[str, dict[str, Any]] = {}
+    for flag, value in flags.items():
+        if value is not None:
+            section, key = FLAGS[flag]
+            settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
+    return settings
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that applies several, the first on top."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+data_options = options(
+    click.option("--data", metavar="NAME", help="cifar10 (default), digits or npz:PATH."),
+    click.option(
+        "--data-dir",
+        type=PATH,
+        envvar="ACCUPOISON_DATA",
+        help="Where the data files are or go; also ACCUPOISON_DATA.  [default: data]",
+    ),
+    click.option("--offline", is_flag=True, default=None, help="Never download."),
+)
+
+model_options = options(
+    click.option("--model", metavar="NAME", help="resnet18 (default), resnet8, convnet or package.module:factory."),
+    click.option("--width", type=int, help="Channels of the first stage.  [default: 64]"),
+    click.option("--norm", metavar="NAME", help="batch (default) or group."),
+)
+
+run_options = options(
+    click.option("--seed", type=int, help="Of all randomness.  [default: 0]"),
+    click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps."),
+    click.option("--out", type=PATH, help="The directory to write; it must be new."),
+    click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in DIR, bit for bit."),
+    click.option("--config", "file", type=PATH, metavar="FILE", help="Settings in TOML, by section."),
+    click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),
+    click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),
+)
+
+output_options = options(
+    click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else."),
+)

@@ -1,0 +1,81 @@
+"""What the commands print, and how they are interrupted."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from accupoison.files import dump_row
+
+INTERRUPTED = 130
+STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed; the second one interrupts at once."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, STOPPING)  # the signal may have come in the middle of a print, which cannot be entered twice
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a function to call with (steps done, steps in all, a few words)."""
+    words = ""
+    with click.progressbar(
+        range(1), label=label, file=sys.stderr, hidden=hidden, item_show_func=lambda _: words, show_pos=True
+    ) as bar:
+
+        def show(done: int, total: int, text: str) -> None:
+            nonlocal words
+            words, bar.length = text, total
+            bar.update(done - bar.pos)
+
+        yield show
+
+
+def percent(value: float) -> str:
+    """Return a fraction as a percentage."""
+    return f"{value:.1%}"
+
+
+def json_text(result: Mapping[str, Any]) -> str:
+    """Return strict JSON, for which "nan", "inf" and "-inf" are strings."""
+    return json.dumps(json.loads(dump_row(result)), indent=2)
+
+
+def online_text(summary: dict[str, Any]) -> str:
+    """Return the outcome of an online run for a person."""
+    lines = [summary["threat_model"]]
+    labels = {"start": "start", "before": f"before the trigger (step {summary['horizon']})"}
+    lines += [_accuracy_line(label, summary[mark]) for mark, label in labels.items() if mark in summary]
+    words = {"after": "after the trigger", "end": "at the end"}
+    for branch, marks in summary["branches"].items():
+        lines += [_accuracy_line(f"{branch}: {words[mark]}", values) for mark, values in marks.items()]
+    if summary["status"] == "diverged":
+        lines.append("  diverged: weights or gradients are no longer finite numbers, so the run ends here")
+    return "\n".join(lines)
+
+
+def _accuracy_line(label: str, values: dict[str, float]) -> str:
+    text = f"  {label:38} test accuracy {percent(values['acc'])}"
+    if "acc_bn_reestimated" in values:
+        text += f", with batch norm re-estimated {percent(values['acc_bn_reestimated'])}"
+    return text

@@ -1,0 +1,60 @@
+"""Many runs and their tables: ``sweep`` and ``report``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.output import progress_bar
+
+
+@cli.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--out", type=click.Path(path_type=Path), help="The directory of the runs.  [default: logs/GRID]")
+@click.option("--dry-run", is_flag=True, help="List the runs and stop.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def sweep(grid: Path, jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
+    """Carry out a grid of burn-ins and streams; what is finished already is left alone.
+
+    GRID is a TOML file such as grids/integrity.toml. Interrupt it at will: the same command goes on.
+    """
+    from accupoison.config import read_toml
+    from accupoison.sweep import read_grid, run_grid
+
+    logs = out or LOGS / grid.stem
+    plan = read_grid(read_toml(grid), CHECKPOINTS, logs)
+    if dry_run:
+        click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
+        return
+    with progress_bar(grid.stem, hidden=quiet) as show:
+        run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
+    click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {logs}")
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The directory to write.  [default: the first of PATHS]")
+@click.option("--trigger", default="adversarial", show_default=True, help="The path the figure follows.")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
+def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: bool) -> None:
+    """Make tables and a figure from runs.
+
+    PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
+    """
+    from accupoison.files import write_atomically
+    from accupoison.report import collect, curves, main_table, retention_table
+
+    runs = collect(paths)
+    if as_json:
+        click.echo(json.dumps({str(run.path): dict(run.summary) for run in runs}, indent=2))
+        return
+    parts = [main_table(runs), retention_table(runs)]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    folder = out or paths[0]
+    write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
+    iid = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
+    if any(trigger in run.summary["branches"] for run in iid):
+        curves(iid, folder / "curves.png", trigger=trigger, title=folder.name)
+    click.echo(text)

@@ -1,0 +1,237 @@
+"""From layers of settings (defaults, preset, file, flags) to one frozen, checked configuration."""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accupoison.errors import InputError, did_you_mean
+from accupoison.registry import Registry
+
+Layer = Mapping[str, Mapping[str, Any]]
+"""Settings by section; later layers win."""
+
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A registered component by its canonical name, with all its settings."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Registry[Any]]) -> D:
+    """Return a configuration of dataclass ``cls`` from ``layers``, the last of which wins.
+
+    Every field of ``cls`` is a section: a dataclass, or a :class:`Component` of the registry of that name. A component
+    section holds ``name``; settings, which belong to the named component or, without a name beside them, to whichever
+    is chosen in the end; and tables ``[section.NAME]``, which count only if NAME is chosen.
+
+    Raises:
+        InputError: An unknown section, key or component (with the closest match), or a value of the wrong type.
+    """
+    sections = typing.get_type_hints(cls)
+    for layer in layers:
+        for section, values in layer.items():
+            if section not in sections:
+                raise InputError(f"unknown section {section!r}{did_you_mean(section, sections)}")
+            if not isinstance(values, Mapping):
+                raise InputError(f"{section} = {values!r} is not a section; write {section}.KEY = VALUE")
+    built: dict[str, Any] = {}
+    for section, kind in sections.items():
+        parts = [layer[section] for layer in layers if section in layer]
+        if kind is Component:
+            built[section] = _component(section, registries[section], _default_name(cls, section), parts)
+        else:
+            values = {key: value for part in parts for key, value in part.items()}
+            built[section] = kind(**_checked(section, typing.get_type_hints(kind), values))
+    return cls(**built)
+
+
+def _default_name(cls: type[Any], section: str) -> str:
+    field = next(f for f in dataclasses.fields(cls) if f.name == section)
+    assert field.default_factory is not dataclasses.MISSING
+    return str(field.default_factory().name)
+
+
+def _component(section: str, registry: Registry[Any], name: str, parts: Sequence[Mapping[str, Any]]) -> Component:
+    found: list[tuple[str | None, str, Any]] = []  # (the component a value is tied to, key, value), later wins
+    for part in parts:
+        owner = registry.canonical(str(part["name"])) if "name" in part else None
+        name = owner or name
+        for key, value in part.items():
+            if isinstance(value, Mapping):
+                found += [(registry.canonical(key), inner, setting) for inner, setting in value.items()]
+            elif key != "name":
+                found.append((owner, key, value))
+    for owner, key, _ in found:  # a typing error in the table of a component that is not chosen is still one
+        if owner is not None:
+            _known(f"{section}.{owner}", registry.settings(owner), key)
+    name = registry.canonical(name)
+    hints = typing.get_type_hints(registry.get(name))
+    known = {key: hints[key] for key in registry.settings(name)}
+    values = {key: value for owner, key, value in found if owner in (None, name)}
+    return Component(name=name, settings=_with_defaults(registry, name, _checked(f"{section}.{name}", known, values)))
+
+
+def _with_defaults(registry: Registry[Any], name: str, given: dict[str, Any]) -> dict[str, Any]:
+    instance = registry.build(name, given)  # its own checks run here, before anything is loaded
+    return {key: getattr(instance, key) for key in registry.settings(name)}
+
+
+def _checked(section: str, known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    for key in values:
+        _known(section, known, key)
+    return {key: coerce(value, known[key], f"{section}.{key}") for key, value in values.items()}
+
+
+def _known(section: str, known: Mapping[str, Any], key: str) -> None:
+    if key not in known:
+        choices = did_you_mean(key, known) if known else f"; {section} has no settings"
+        raise InputError(f"unknown setting {section}.{key}{choices}")
+
+
+def coerce(value: object, hint: object, where: str) -> object:
+    """Return ``value`` (perhaps text from the command line) as the annotated type ``hint``.
+
+    Floats may be fractions such as ``8/255``; tuples of names may be text with commas; ``none`` is None where the type
+    allows it.
+
+    Raises:
+        InputError: The value does not fit; the message has ``where``.
+    """
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if types.NoneType in options:
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        options = tuple(option for option in options if option is not types.NoneType)
+    (wanted,) = options
+    if typing.get_origin(wanted) is tuple:
+        return tuple(coerce(item, typing.get_args(wanted)[0], where) for item in _items(value, where))
+    if wanted is bool:
+        return _boolean(value, where)
+    if wanted is float:
+        return number(value, where)
+    if wanted is int and isinstance(value, str | int) and not isinstance(value, bool):
+        try:
+            return int(value)
+        except ValueError:
+            raise InputError(f"{where} = {value!r} is not a whole number; write one such as 10") from None
+    if wanted is str and isinstance(value, str):
+        return value.strip()
+    raise InputError(f"{where} = {value!r} has the wrong type; it takes a value of type {wanted.__name__}")
+
+
+def _items(value: object, where: str) -> Sequence[object]:
+    if isinstance(value, str):
+        return value.split(",") if value.strip() else ()
+    if isinstance(value, list | tuple):
+        return value
+    raise InputError(f"{where} = {value!r} is not a list; write several values with commas between them")
+
+
+def _boolean(value: object, where: str) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise InputError(f"{where} = {value!r} is neither true nor false; write one of these")
+
+
+def number(value: object, where: str) -> float:
+    """Return a float from a number or from text such as ``0.1``, ``8/255`` or ``inf``.
+
+    Raises:
+        InputError: It is not a number, or divides by zero.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
+    top, slash, bottom = str(value).partition("/")
+    try:
+        result = float(top) / float(bottom) if slash else float(top)
+    except ZeroDivisionError:
+        raise InputError(f"{where} = {value!r} divides by zero; write a fraction such as 8/255") from None
+    except ValueError:
+        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255") from None
+    if math.isnan(result):
+        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
+    return result
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return a layer from ``section.key=value`` texts (``section.NAME.key=value`` for one component's settings).
+
+    Raises:
+        InputError: A text is not of this form.
+    """
+    layer: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if not equals or len(keys) not in (2, 3) or not all(keys):
+            raise InputError(f"--set {pair!r} is not of the form section.key=value, such as attack.eps=8/255")
+        table = layer
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise InputError(
+                    f"--set {pair!r} takes {key} for a table and an earlier --set gives it a value; drop one"
+                )
+        if isinstance(table.get(keys[-1]), dict):
+            raise InputError(f"--set {pair!r} gives a value to {keys[-1]}, a table in an earlier --set; drop one")
+        table[keys[-1]] = value.strip()
+    return layer
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the contents of a TOML file.
+
+    Raises:
+        InputError: It cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+
+
+def presets(command: str) -> list[str]:
+    """Return the names of the presets that ship for ``command`` ("burnin" or "online")."""
+    folder = resources.files("accupoison") / "presets" / command
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def preset(command: str, name: str) -> dict[str, Any]:
+    """Return the layer that a shipped preset stands for.
+
+    Raises:
+        InputError: There is no such preset.
+    """
+    if name not in presets(command):
+        raise InputError(f"unknown {command} preset {name!r}{did_you_mean(name, presets(command))}")
+    text = (resources.files("accupoison") / "presets" / command / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def plain(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+    """Return a configuration as JSON-ready sections that :func:`resolve` takes back as a layer."""
+    sections: dict[str, dict[str, Any]] = {}
+    for f in dataclasses.fields(config):
+        section = getattr(config, f.name)
+        if isinstance(section, Component):
+            values = {"name": section.name, **section.settings}
+        else:
+            values = dataclasses.asdict(section)
+        sections[f.name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return sections

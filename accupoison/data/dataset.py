@@ -1,0 +1,144 @@
+"""Images, labels and the ids that name them."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from accupoison.types import Batch
+
+Stats = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for pixels in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A labelled image set with a fixed train and test half, held as bytes.
+
+    Train image ``i`` has id ``i``; test image ``j`` has id ``num_train + j``. Ids may live on any device.
+
+    Attributes:
+        name: What it was loaded as, such as ``cifar10``.
+        train_x: uint8 [N, C, H, W].
+        train_y: int64 [N].
+        test_x: uint8 [M, C, H, W].
+        test_y: int64 [M].
+        classes: The class names, in label order.
+        flip: A horizontal flip leaves the class as it is.
+        stats: Published channel statistics; None where they are to be measured by :meth:`channel_stats`.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: tuple[str, ...]
+    flip: bool
+    stats: Stats | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def num_train(self) -> int:
+        """The number of train images, which is the first test id."""
+        return len(self.train_x)
+
+    @property
+    def size(self) -> int:
+        """The number of ids: train and test images together."""
+        return len(self.train_x) + len(self.test_x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train_x.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.train_x.device
+
+    def images(self, ids: Tensor) -> Tensor:
+        """Return the images ``ids`` (int64 [B]) as uint8 [B, C, H, W].
+
+        Raises:
+            IndexError: An id is negative or not below ``size``.
+        """
+        return self._pick(self.train_x, self.test_x, ids)
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Return the labels of ``ids`` (int64 [B]) as int64 [B].
+
+        Raises:
+            IndexError: An id is negative or not below ``size``.
+        """
+        return self._pick(self.train_y, self.test_y, ids)
+
+    def batch(self, ids: Tensor) -> Batch:
+        """Return ``ids`` as a float32 batch in [0, 1] on the device of the data set.
+
+        Raises:
+            IndexError: An id is negative or not below ``size``.
+        """
+        # Dividing by 255 (here, in `quantise` and in `Shift`) is what defines the 8-bit grid.
+        return Batch(self.images(ids).float() / 255, self.labels(ids), ids.to(self.device))
+
+    def to(self, device: torch.device | str) -> "DataSet":
+        """Return the same data set with its tensors on ``device``."""
+        moved = {name: getattr(self, name).to(device) for name in ("train_x", "train_y", "test_x", "test_y")}
+        return replace(self, **moved)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 hex digest of all images, labels and class names; neither name nor device matter."""
+        return self._fingerprint
+
+    def channel_stats(self, ids: Tensor) -> Stats:
+        """Return mean and standard deviation of each channel over the images ``ids``, in [0, 1].
+
+        Raises:
+            ValueError: ``ids`` is empty.
+        """
+        if not len(ids):
+            raise ValueError("channel statistics need at least one image")
+        # Histograms make this exact and need no floating-point copy of the images.
+        images, level = self.images(ids), torch.arange(256, dtype=torch.float64) / 255
+        means, stds = [], []
+        for channel in range(images.shape[1]):
+            share = torch.bincount(images[:, channel].flatten(), minlength=256).cpu().double()
+            share /= share.sum()
+            mean = (share * level).sum()
+            means.append(float(mean))
+            stds.append(float((share * (level - mean) ** 2).sum().sqrt()))
+        return tuple(means), tuple(stds)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for part in (self.train_x, self.train_y, self.test_x, self.test_y):
+            array = part.cpu().contiguous().numpy()
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+    def _pick(self, train: Tensor, test: Tensor, ids: Tensor) -> Tensor:
+        ids = ids.to(self.device)
+        if not len(ids):
+            return train[:0]
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.size:
+            raise IndexError(f"ids of {self.name} run from 0 to {self.size - 1}, got {low} to {high}")
+        if high < self.num_train:
+            return train[ids]
+        if low >= self.num_train:
+            return test[ids - self.num_train]
+        is_test = ids >= self.num_train
+        out = torch.empty((len(ids), *train.shape[1:]), dtype=train.dtype, device=train.device)
+        out[~is_test], out[is_test] = train[ids[~is_test]], test[ids[is_test] - self.num_train]
+        return out

@@ -1,0 +1,96 @@
+"""Data sets by name."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from accupoison.data.cifar import read_cifar10
+from accupoison.data.dataset import DataSet, Stats
+from accupoison.data.npz import read_npz
+from accupoison.errors import InputError, did_you_mean
+from accupoison.rng import generator
+
+__all__ = ["STATS", "DataSet", "Stats", "load"]
+
+STATS: dict[str, Stats] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+"""Published channel statistics, mean and standard deviation in [0, 1], by data set name."""
+
+DIGITS_TRAIN = 1547
+
+
+NAMES = ("cifar10", "digits", "npz:PATH")
+"""What ``load`` takes."""
+
+
+def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> DataSet:
+    """Load a data set.
+
+    Args:
+        name: ``cifar10``, ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file) or
+            ``npz:PATH`` (a file of your own; see :func:`accupoison.data.npz.read_npz`).
+        data_dir: Where files are kept and downloaded to; default: what the environment variable ACCUPOISON_DATA
+            names, otherwise ``data`` in the working directory.
+        offline: Never touch the network.
+
+    Raises:
+        InputError: The name is unknown, ``data_dir`` does not exist, or the files are absent or unusable.
+    """
+    kind, colon, argument = name.partition(":")
+    if kind not in _LOADERS:
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}")
+    if colon and kind != "npz":
+        raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
+    if data_dir is not None:
+        _directory(data_dir)
+    data = _LOADERS[kind](argument, data_dir, offline)
+    return replace(data, name=name, stats=STATS.get(kind))
+
+
+def _directory(data_dir: Path | None) -> Path:
+    """Return the data directory; only the default one may be absent, and is made by the first download."""
+    named = data_dir or os.environ.get("ACCUPOISON_DATA")
+    if not named:
+        return Path("data")
+    path = Path(named).expanduser()
+    if not path.is_dir():
+        source = "--data-dir" if data_dir is not None else "ACCUPOISON_DATA"
+        raise InputError(f"the data directory {path} does not exist; create it or correct {source}")
+    return path
+
+
+def _cifar10(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
+    return read_cifar10(_directory(data_dir), offline=offline)
+
+
+def _npz(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
+    if not argument:
+        raise InputError("data set 'npz:' names no file; write npz:PATH")
+    return read_npz(Path(argument).expanduser(), name=f"npz:{argument}")
+
+
+def _digits(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
+    # Imported here because scikit-learn takes a second to load and only this data set needs it.
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    grey = torch.from_numpy(np.rint(scans.images * (255 / 16)).astype(np.uint8))
+    x = grey.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, None].expand(-1, 3, -1, -1)
+    y = torch.from_numpy(scans.target.astype(np.int64))
+    # The files are ordered by writer; one fixed permutation mixes them, whatever the seed of the run.
+    order = torch.randperm(len(x), generator=generator(0, "digits"))
+    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+    classes = tuple(str(digit) for digit in range(10))
+    return DataSet("digits", x[train].contiguous(), y[train], x[test].contiguous(), y[test], classes, flip=False)
+
+
+_LOADERS: dict[str, Callable[[str, Path | None, bool], DataSet]] = {
+    "cifar10": _cifar10,
+    "digits": _digits,
+    "npz": _npz,
+}

@@ -1,0 +1,140 @@
+"""Who is trained on, streamed, attacked with and measured on."""
+
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
+
+import torch
+from torch import Generator, Tensor
+
+from accupoison.data.dataset import DataSet
+from accupoison.errors import InputError, did_you_mean
+from accupoison.rng import generator
+
+PROTOCOLS = ("fresh", "official")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """How many images each part gets; the defaults are for CIFAR-10.
+
+    Attributes:
+        burnin: Images the base model is trained on.
+        stream: Images that online batches are drawn from.
+        trigger: Images that trigger batches are drawn from.
+        val: The attacker's own images.
+        trusted: Images the defender may calibrate on.
+        monitor: Images that accuracy is followed on while a run goes on.
+
+    Raises:
+        InputError: A size is negative.
+    """
+
+    burnin: int = 40_000
+    stream: int = 5_000
+    trigger: int = 500
+    val: int = 500
+    trusted: int = 2_000
+    monitor: int = 2_000
+
+    def __post_init__(self) -> None:
+        for field in fields(SplitSizes):  # a subclass may have more
+            value = getattr(self, field.name)
+            if value < 0:
+                raise InputError(f"the size of the {field.name} split is {value}; give 0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The parts of a data set, each as int64 ids [N] on the CPU.
+
+    Attributes:
+        burnin: Images the base model is trained on.
+        stream: Images that online batches are drawn from.
+        trigger: Images that trigger batches are drawn from.
+        val: The attacker's own images.
+        trusted: Images the defender may calibrate on.
+        monitor: Images that accuracy is followed on.
+        test: All test images.
+        note: One sentence that says how sizes were scaled, or "".
+    """
+
+    burnin: Tensor
+    stream: Tensor
+    trigger: Tensor
+    val: Tensor
+    trusted: Tensor
+    monitor: Tensor
+    test: Tensor
+    note: str = ""
+
+
+def split(
+    data: DataSet,
+    *,
+    protocol: str = "fresh",
+    seed: int = 0,
+    sizes: SplitSizes = SplitSizes(),
+) -> Splits:
+    """Divide ``data`` into the parts of a protocol.
+
+    Args:
+        data: The data set.
+        protocol: ``fresh``: disjoint parts of the train half, all scaled by one factor where it is too small.
+            ``official``: as the released code does it, with overlapping parts: the attacker's images and the
+            monitor come from the test half, everything else from the whole train half.
+        seed: Decides who is in which part.
+        sizes: The sizes wanted. Official uses those of ``val``, ``trusted`` and ``monitor``, and takes at most the
+            half they come from.
+
+    Raises:
+        InputError: The protocol is unknown, or the train half has fewer images than there are parts.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
+    rng = generator(seed, "split")
+    return _official(data, sizes, rng) if protocol == "official" else _fresh(data, sizes, rng)
+
+
+def _fresh(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
+    wanted: dict[str, int] = asdict(sizes)
+    counts = _scale(wanted, data)
+    order = torch.randperm(data.num_train, generator=rng)
+    ends = accumulate(counts.values())
+    parts = {name: order[end - counts[name] : end] for name, end in zip(counts, ends, strict=True)}
+    note = ""
+    if counts != wanted:
+        got = ", ".join(f"{name} {count}" for name, count in counts.items())
+        total = sum(wanted.values())
+        note = f"{data.name} has {data.num_train} train images for {total} wanted, so sizes were scaled to {got}."
+    return Splits(**parts, test=_test_ids(data), note=note)
+
+
+def _scale(wanted: dict[str, int], data: DataSet) -> dict[str, int]:
+    """Return sizes that fit the train half: one factor for all, rounded down, but no wanted part left empty."""
+    total, room = sum(wanted.values()), data.num_train
+    if total <= room:
+        return wanted
+    used = sum(count > 0 for count in wanted.values())
+    if room < used:
+        raise InputError(f"{data.name} has {room} train images for {used} splits; give at least {used}")
+    counts = {name: max(count * room // total, min(count, 1)) for name, count in wanted.items()}
+    while sum(counts.values()) > room:  # parts lifted to one image: the largest part makes room
+        counts[max(counts, key=lambda name: counts[name])] -= 1
+    return counts
+
+
+def _official(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
+    train, test = torch.arange(data.num_train), _test_ids(data)
+    val = test[torch.randperm(len(test), generator=rng)[: sizes.val]]
+    trusted = train[torch.randperm(len(train), generator=rng)[: sizes.trusted]]
+    monitor = test[torch.randperm(len(test), generator=rng)[: sizes.monitor]]
+    got = {"val": len(val), "trusted": len(trusted), "monitor": len(monitor)}
+    short = [f"{name} {count}" for name, count in got.items() if count < getattr(sizes, name)]
+    note = f"{data.name} has fewer images than wanted, so sizes were cut to {', '.join(short)}." if short else ""
+    return Splits(
+        burnin=train, stream=train, trigger=train, val=val, trusted=trusted, monitor=monitor, test=test, note=note
+    )
+
+
+def _test_ids(data: DataSet) -> Tensor:
+    return torch.arange(data.num_train, data.size)

@@ -1,0 +1,121 @@
+"""The online batches, before anybody touches them."""
+
+import torch
+from torch import Tensor
+
+from accupoison.data.dataset import DataSet
+from accupoison.data.shift import NAMES, Shift
+from accupoison.data.splits import Splits
+from accupoison.errors import InputError
+from accupoison.rng import generator
+from accupoison.types import Batch
+
+KINDS = ("iid", "cycling", "official", *(f"shift:{name}" for name in NAMES))
+"""What ``make_stream`` offers."""
+
+
+class DataStream:
+    """A stream of clean batches; every batch depends on the seed and its step alone.
+
+    Made by :func:`make_stream`, which says what the kinds are.
+
+    Attributes:
+        shift: How images change as the stream goes on; None if they do not.
+    """
+
+    def __init__(self, kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int) -> None:
+        self.shift = Shift(kind.removeprefix("shift:"), seed, length) if kind.startswith("shift:") else None
+        self._kind, self._data, self._pool = kind, data, splits.stream
+        self._batch_size, self._length, self._seed = batch_size, length, seed
+        first = self._pool[self._order(0)[:batch_size]]
+        drawn = torch.randperm(len(splits.trigger), generator=generator(seed, "trigger"))[:batch_size]
+        self._trigger = first if kind == "official" else splits.trigger[drawn]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, t: int) -> Batch:
+        """Return batch ``t``: float32 images in [0, 1] on the device of the data set.
+
+        Raises:
+            IndexError: ``t`` is not in ``range(len(self))``.
+        """
+        return self._batch(self.ids(t), t)
+
+    def ids(self, t: int) -> Tensor:
+        """Return the ids of batch ``t``, int64 [B] on the CPU, without making its images.
+
+        Raises:
+            IndexError: ``t`` is not in ``range(len(self))``.
+        """
+        if not 0 <= t < self._length:
+            raise IndexError(f"the stream has steps 0 to {self._length - 1}, not {t}")
+        start = 0 if self._kind == "official" else t * self._batch_size
+        turn, offset = divmod(start, len(self._pool))
+        order = self._order(turn)[offset : offset + self._batch_size]
+        if len(order) < self._batch_size:  # only a cycling stream gets here: the batch runs into the next pass
+            order = torch.cat([order, self._order(turn + 1)[: self._batch_size - len(order)]])
+        return self._pool[order]
+
+    def trigger(self, t: int) -> Batch:
+        """Return the stream's own clean trigger batch, the same images at every ``t``, shifted as the world is then."""
+        return self._batch(self._trigger, t)
+
+    def _batch(self, ids: Tensor, t: int) -> Batch:
+        batch = self._data.batch(ids)
+        return batch if self.shift is None else batch.with_x(self.shift(batch.x, batch.ids, t))
+
+    def _order(self, turn: int) -> Tensor:
+        """Return the order of the pool in one pass; the batches without repeats are those of the first pass."""
+        return torch.randperm(len(self._pool), generator=generator(self._seed, "stream", turn))
+
+
+def make_stream(kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int) -> DataStream:
+    """Make the stream of clean batches of a run.
+
+    Args:
+        kind: ``iid``: a draw from the stream split, without repeats. ``cycling``: pass after pass over the split,
+            each newly shuffled, for any length. ``official``: the same images at every step and as the trigger.
+            ``shift:NAME``: iid, under a corruption that grows from none to full strength at the last step.
+        data: Where the images are.
+        splits: Parts of ``data``; the stream uses ``stream`` and, unless official, ``trigger``.
+        batch_size: Images in a batch, and in the trigger batch.
+        length: Steps.
+        seed: Decides the order and the trigger.
+
+    Raises:
+        InputError: The kind is unknown, a number is not positive, or a split has too few images.
+    """
+    if kind not in KINDS:
+        raise InputError(f"unknown stream.kind {kind!r}; choose from {', '.join(KINDS)}")
+    for name, value in {"batch size": batch_size, "length": length}.items():
+        if value < 1:
+            raise InputError(f"the {name} of the stream is {value}; give 1 or more")
+    _check_fits("stream", len(splits.stream), batch_size)
+    if kind != "official":
+        _check_fits("trigger", len(splits.trigger), batch_size)
+    if kind not in ("cycling", "official") and batch_size * length > len(splits.stream):
+        raise InputError(_too_long(kind, len(splits.stream), batch_size, length))
+    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed)
+
+
+def _check_fits(name: str, available: int, batch_size: int) -> None:
+    if not available:
+        raise InputError(f"the {name} split is empty; give it at least {batch_size} images, one batch")
+    if available < batch_size:
+        raise InputError(
+            f"a batch of {batch_size} images is larger than the {name} split of {available}; "
+            f"use a batch of at most {available} or a larger split"
+        )
+
+
+def _too_long(kind: str, available: int, batch_size: int, length: int) -> str:
+    fixes = [f"at most {available // batch_size} steps"]
+    if available >= length:
+        fixes.append(f"a batch of at most {available // length}")
+    if kind == "iid":
+        fixes.append("stream.kind=cycling")
+    return (
+        f"stream.kind={kind} needs {batch_size * length} images ({length} steps of {batch_size}) without repeats, "
+        f"but the stream split has {available}; use {' or '.join(fixes)}"
+    )

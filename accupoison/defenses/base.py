@@ -1,0 +1,59 @@
+"""What a defence is; the base class is standard training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.registry import Registry, component_state, restore_component
+from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
+
+DEFENSES: "Registry[Defense]"
+
+
+@dataclass(kw_only=True)
+class Defense:
+    """Standard training (ST): learn from whatever arrives.
+
+    A subclass is a dataclass whose init fields are its settings; ``field(init=False)`` fields that hold tensors,
+    numbers or strings are its state. A defence is never told which rows are poisoned and never sees their clean form;
+    the ids it sees are pseudonyms.
+
+    Attributes:
+        requires: What it needs: "snapshot" (the early model), "trusted-unlabelled", "trusted-labelled".
+        couples: Row i's loss or image depends on other rows.
+        neutral: The settings at which it equals standard training; None exempts it, with the reason in its docstring.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    couples: ClassVar[bool] = False
+    neutral: ClassVar[dict[str, Any] | None] = {}
+
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        """Start a run: calibrate on what is trusted. A resumed run does not come here again."""
+
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return what the update sees of ``batch``; every inner loop and all randomness belong here."""
+        return batch
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        """Return the loss of each row [B]: a pure function, without randomness, state or inner loop."""
+        return F.cross_entropy(forward(batch.x), batch.y, reduction="none")
+
+    def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
+        """Return the gradients that the optimiser gets."""
+        return grads
+
+    def state(self) -> State:
+        """Return what must be saved to go on later."""
+        return component_state(self)
+
+    def restore(self, state: State, reference: ModelView | None) -> None:
+        """Put back what :meth:`state` returned."""
+        restore_component(self, state)
+
+
+DEFENSES = Registry("defence")
+DEFENSES.register("ST", "none", "standard")(Defense)

@@ -1,0 +1,122 @@
+"""Discrepancy-aware sample correction (DSC), called OURS in the released code."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.defenses.at import check_search
+from accupoison.defenses.base import DEFENSES, Defense
+from accupoison.discrepancy import batch_discrepancy
+from accupoison.errors import InputError
+from accupoison.gradients import project
+from accupoison.registry import restore_component
+from accupoison.types import Batch, Context, ModelView, State
+
+CALIBRATION_BATCHES = 20
+
+
+def correct(
+    live: ModelView,
+    reference: ModelView,
+    batch: Batch,
+    threshold: float,
+    *,
+    eps: float = 0.2,
+    step_size: float = 0.02,
+    steps: int = 10,
+) -> tuple[Tensor, int]:
+    """Lower the loss of a batch until its mean memorization discrepancy is at most ``threshold``.
+
+    Zhu et al. (ICML 2023), Algorithm 1: while the discrepancy is above the threshold, one signed step down the
+    cross-entropy of the live model, within ``eps`` of the images received.
+
+    Args:
+        live: The model as it is now.
+        reference: The early model.
+        batch: The images received [B, ...] and their labels.
+        threshold: Bound on the batch's mean discrepancy, in nats.
+        eps: Radius in pixels around the received images.
+        step_size: Size of a step.
+        steps: At most so many steps.
+
+    Returns:
+        The corrected images [B, ...], detached, and the number of steps taken.
+    """
+    x, taken = batch.x.detach().clone(), 0
+    while taken < steps and batch_discrepancy(live, reference, x) > threshold:
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(live.logits(x), batch.y), x)
+        x = project(x.detach() - step_size * slope.sign(), batch.x, eps)
+        taken += 1
+    return x, taken
+
+
+@DEFENSES.register("DSC", "OURS")
+@dataclass(kw_only=True)
+class DiscrepancyCorrection(Defense):
+    """Correct a batch whose memorization discrepancy is above a threshold (Zhu et al., ICML 2023).
+
+    Attributes:
+        threshold: Threshold on a batch's mean discrepancy at step 0, in nats (0.5 as released); None calibrates it
+            at set-up: mean + 3 standard deviations over 20 trusted batches.
+        slope: What the threshold grows by at every step (0.02 as released).
+        eps: Radius in pixels around the received images.
+        step_size: Size of a correction step in pixels.
+        steps: At most so many steps a batch.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"snapshot", "trusted-unlabelled"})
+    couples: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any]] = {"threshold": math.inf}
+
+    threshold: float | None = None
+    slope: float = 0.0
+    eps: float = 0.2
+    step_size: float = 0.02
+    steps: int = 10
+    base: float = field(default=math.inf, init=False)
+    reference: ModelView = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_search(self.eps, self.step_size, self.steps)
+        if self.threshold is not None and not self.threshold >= 0:
+            raise InputError(f"defense.threshold {self.threshold} is not a discrepancy; give 0 or more, in nats")
+
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        """Take the early model and set the threshold."""
+        self._attach(reference)
+        self.base = self._calibrate(live, trusted) if self.threshold is None else self.threshold
+
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return the corrected batch."""
+        threshold = self.base + self.slope * ctx.t
+        x, taken = correct(
+            view, self.reference, batch, threshold, eps=self.eps, step_size=self.step_size, steps=self.steps
+        )
+        ctx.log("defense/threshold", threshold)
+        ctx.log("defense/inner_steps", taken)
+        return batch.with_x(x)
+
+    def restore(self, state: State, reference: ModelView | None) -> None:
+        """Put back the calibrated threshold and the early model."""
+        self._attach(reference)
+        restore_component(self, state)
+
+    def _attach(self, reference: ModelView | None) -> None:
+        if reference is None:
+            raise InputError("DSC compares with an early snapshot and there is none; give its checkpoint with --early")
+        self.reference = reference
+
+    def _calibrate(self, live: ModelView, trusted: Sequence[Batch]) -> float:
+        if len(trusted) < 2:
+            raise InputError(
+                f"DSC calibrates its threshold on {CALIBRATION_BATCHES} trusted batches and got {len(trusted)}; "
+                "set defense.threshold instead"
+            )
+        values = torch.tensor([batch_discrepancy(live, self.reference, b.x) for b in trusted[:CALIBRATION_BATCHES]])
+        return float(values.mean() + 3 * values.std())

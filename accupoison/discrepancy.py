@@ -1,0 +1,33 @@
+"""Memorization discrepancy: how far the live model's answer has moved from the early model's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.types import ModelView
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """Return KL(softmax reference || softmax logits) of each row, [B], from two tensors of logits [B, classes]."""
+    early, late = F.log_softmax(reference, dim=1), F.log_softmax(logits, dim=1)
+    return (early.exp() * (early - late)).sum(dim=1)
+
+
+def memorization_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -> Tensor:
+    """Return KL(softmax f_reference(x) || softmax f_live(x)) of each sample (Zhu et al., ICML 2023, Definition 3.1).
+
+    Args:
+        live: The model as it is now.
+        reference: The early model.
+        x: Inputs [B, ...] in [0, 1].
+
+    Returns:
+        Discrepancies [B] in nats, at least 0 up to rounding; differentiable in ``x``.
+    """
+    return divergence(reference.logits(x), live.logits(x))
+
+
+def batch_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -> float:
+    """Return the mean discrepancy of a batch, without a graph."""
+    with torch.no_grad():
+        return float(memorization_discrepancy(live, reference, x).mean())

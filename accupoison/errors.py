@@ -1,0 +1,19 @@
+"""The one exception that stands for bad input rather than for a bug."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one sentence that names the value and the fix; the command line prints it and exits with code 2.
+    """
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean X?"`` for the closest of ``choices``, or the list of them when none is close."""
+    known = sorted(set(choices))
+    folded = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(value.lower(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[close[0]]}?" if close else f"; choose from {', '.join(known)}"

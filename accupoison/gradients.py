@@ -1,0 +1,58 @@
+"""Gradient arithmetic that attacks and defences share."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.types import Grads, ModelView
+
+
+def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, graph: bool = False) -> Grads:
+    """Return the gradient of the mean cross-entropy with respect to the parameters.
+
+    Args:
+        view: The model.
+        x: Inputs [B, ...].
+        y: Labels [B].
+        train: Use batch statistics.
+        graph: Keep the graph, so that the gradient can itself be differentiated.
+    """
+    loss = F.cross_entropy(view.logits(x, train=train), y)
+    return torch.autograd.grad(loss, view.params(), create_graph=graph)
+
+
+def unit(grads: Grads) -> Grads:
+    """Return each tensor scaled to norm 1 on its own; a zero tensor stays zero."""
+    return tuple(F.normalize(g.flatten(), dim=0).view_as(g) for g in grads)
+
+
+def inner(a: Grads, b: Grads) -> Tensor:
+    """Return the sum over tensors of their inner products, a scalar."""
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def signed_ascent(clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int) -> Tensor:
+    """Maximise ``objective`` by signed steps of ``2 * eps / steps`` from ``clean``.
+
+    Args:
+        clean: Images [B, ...] in [0, 1], the centre of the l_inf ball.
+        objective: Images to a scalar.
+        eps: Radius of the ball.
+        steps: Number of steps.
+
+    Returns:
+        Images within ``eps`` of ``clean`` and in [0, 1], detached.
+    """
+    x = clean.detach().clone()
+    for _ in range(steps):
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(objective(x), x)
+        x = project(x.detach() + (2 * eps / steps) * slope.sign(), clean, eps)
+    return x
+
+
+def project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
+    """Return ``x`` moved into the l_inf ball of radius ``eps`` around ``centre`` and into [0, 1]."""
+    return (centre + (x - centre).clamp(-eps, eps)).clamp(0, 1)

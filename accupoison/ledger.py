@@ -1,0 +1,204 @@
+"""Who was in the stream: exact membership, for audits."""
+
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accupoison.errors import InputError
+from accupoison.files import write_atomically
+from accupoison.rng import generator
+from accupoison.types import Batch, Phase, Step, Verdict
+
+PHASES = tuple(Phase)
+ROW = np.dtype(
+    [
+        ("step", "<i4"),
+        ("branch", "u1"),
+        ("phase", "u1"),
+        ("id", "<i8"),
+        ("label", "<i4"),
+        ("offered", "?"),
+        ("sent", "?"),
+        ("changed", "?"),
+        ("corrected", "?"),
+        ("used", "?"),
+    ]
+)
+
+
+class Ledger:
+    """One row for every sample of every step, in the order of arrival; 23 bytes a row.
+
+    Columns: ``step``; ``branch``, an index into :attr:`branches`; ``phase``, an index into ``PHASES``; ``id``, the
+    true one; ``label``, as it was sent; ``offered``, the sample is one of the stream's own (False: the attacker made
+    it up); ``sent``, it reached the defence (False: the attacker withheld it); ``changed``, the attacker altered its
+    inputs or label; ``corrected``, the defence did; ``used``, the row reached an update that was committed.
+
+    On resume, load the saved file and :meth:`truncate` it to the number of rows at the checkpoint: rows are only ever
+    appended, so that gives back the ledger exactly as it was.
+    """
+
+    def __init__(self) -> None:
+        self._rows: NDArray[np.void] = np.zeros(1024, dtype=ROW)
+        self._size = 0
+        self._branches: list[str] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The names of the branches, in order of first appearance."""
+        return tuple(self._branches)
+
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """All rows, a read-only structured array [N]; ``ledger.rows["id"]`` is a column."""
+        view = self._rows[: self._size]
+        view.flags.writeable = False
+        return view
+
+    def add(self, step: Step) -> None:
+        """Record the samples of one step.
+
+        A defence may drop, repeat or reorder rows and an attack may withhold or add some, so rows are matched by id;
+        where an id comes more than once, its first appearance meets the first, its second the second.
+        """
+        sent, clean, seen = step.sent, step.clean, step.seen
+        from_clean, to_seen = _match(sent.ids, clean.ids), _match(sent.ids, seen.ids)
+        rows = np.zeros(len(sent), dtype=ROW)
+        rows["id"], rows["label"], rows["sent"] = sent.ids.numpy(force=True), sent.y.numpy(force=True), True
+        rows["offered"] = (from_clean >= 0).numpy()
+        rows["changed"] = _differs(sent, clean, from_clean) | ~rows["offered"]
+        rows["corrected"] = _differs(sent, seen, to_seen)
+        rows["used"] = (to_seen >= 0).numpy() & (step.verdict is Verdict.COMMIT)
+        withheld = clean.rows(_match(clean.ids, sent.ids).to(clean.x.device) < 0)
+        lost = np.zeros(len(withheld), dtype=ROW)
+        lost["id"], lost["label"], lost["offered"] = withheld.ids.numpy(force=True), withheld.y.numpy(force=True), True
+        self._append(np.concatenate([rows, lost]), step)
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first ``rows`` rows.
+
+        Raises:
+            InputError: The ledger has fewer.
+        """
+        if not 0 <= rows <= self._size:
+            raise InputError(f"the ledger has {self._size} rows, not the {rows} of the checkpoint; start the run anew")
+        self._size = rows
+        self._branches = self._branches[: int(self.rows["branch"].max()) + 1 if rows else 0]
+
+    def save(self, path: Path) -> None:
+        """Write ``ledger.npz``, one array a column, whole or not at all.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        columns = {name: self.rows[name] for name in ROW.fields or ()}
+        names = {"branches": np.array(self._branches, dtype=np.str_), "phases": np.array([p.value for p in PHASES])}
+        write_atomically(path, lambda file: np.savez(file, **columns, **names))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or not a ledger.
+        """
+        ledger = cls()
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                ledger._rows = np.zeros(len(stored["id"]), dtype=ROW)
+                for name in ROW.fields or ():
+                    ledger._rows[name] = stored[name]
+                ledger._branches = stored["branches"].tolist()
+        except FileNotFoundError:
+            raise InputError(f"there is no ledger {path}; check the path") from None
+        except Exception as error:  # a damaged archive can raise anything
+            raise InputError(f"{path} is not a readable ledger; restore a copy or run again") from error
+        ledger._size = len(ledger._rows)
+        return ledger
+
+    def _append(self, rows: NDArray[np.void], step: Step) -> None:
+        if len(rows) == 0:
+            return  # a branch is named by its first row, so that truncate() can tell the names from the rows
+        if step.branch not in self._branches:
+            self._branches.append(step.branch)
+        rows["step"], rows["branch"] = step.t, self._branches.index(step.branch)
+        rows["phase"] = PHASES.index(step.phase)
+        end = self._size + len(rows)
+        if end > len(self._rows):
+            grown = np.zeros(max(end, 2 * len(self._rows)), dtype=ROW)
+            grown[: self._size] = self._rows[: self._size]
+            self._rows = grown
+        self._rows[self._size : end] = rows
+        self._size = end
+
+
+class Pseudonyms:
+    """A secret renaming of the ids 0 .. ``size`` - 1 among themselves.
+
+    Ids leak: a defence that sees true ids could know who is poisoned. Negative ids belong to fabricated samples and
+    stay as they are.
+
+    Args:
+        seed: The run's seed.
+        size: How many ids there are.
+    """
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._names = torch.randperm(size, generator=generator(seed, "pseudonyms"))
+        self._ids = torch.argsort(self._names)
+
+    def hide(self, ids: Tensor) -> Tensor:
+        """Return the pseudonyms of true ids, int64 [B].
+
+        Raises:
+            ValueError: An id is ``size`` or more.
+        """
+        return self._look_up(self._names, ids)
+
+    def reveal(self, ids: Tensor) -> Tensor:
+        """Return the true ids of pseudonyms, int64 [B].
+
+        Raises:
+            ValueError: A pseudonym is ``size`` or more.
+        """
+        return self._look_up(self._ids, ids)
+
+    @staticmethod
+    def _look_up(table: Tensor, ids: Tensor) -> Tensor:
+        known = ids >= 0
+        if (ids >= len(table)).any():
+            raise ValueError(f"id {int(ids.max())} is outside 0..{len(table) - 1}")
+        found = ids.clone()
+        found[known] = table.to(ids.device)[ids[known]]
+        return found
+
+
+def _match(ids: Tensor, others: Tensor) -> Tensor:
+    """Return, for each of ``ids``, the row of its counterpart in ``others`` or -1; int64 [len(ids)] on the CPU."""
+    places: defaultdict[int, deque[int]] = defaultdict(deque)
+    for row, key in enumerate(others.tolist()):
+        places[key].append(row)
+    return torch.tensor([places[key].popleft() if places[key] else -1 for key in ids.tolist()], dtype=torch.int64)
+
+
+def _differs(batch: Batch, other: Batch, match: Tensor) -> NDArray[np.bool_]:
+    """Return which rows of ``batch`` differ in inputs or label from their counterparts; False where there is none."""
+    differs = np.zeros(len(batch), dtype=np.bool_)
+    here = (match >= 0).nonzero().flatten()
+    if len(here) == 0:
+        return differs
+    mine, theirs = batch.rows(here.to(batch.x.device)), other.rows(match[here].to(other.x.device))
+    if mine.x.shape != theirs.x.shape:  # resized images differ, whatever is in them
+        changed = torch.ones(len(here), dtype=torch.bool)
+    else:
+        changed = (mine.x != theirs.x).flatten(1).any(1) | (mine.y != theirs.y)
+    differs[here.numpy()] = changed.numpy(force=True)
+    return differs

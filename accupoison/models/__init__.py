@@ -1,0 +1,104 @@
+"""Networks by name; every one takes images in [0, 1] and normalises them itself."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from accupoison.errors import InputError, did_you_mean
+from accupoison.models.parts import NORMS
+from accupoison.models.resnet import ResNet
+from accupoison.models.small import ConvNet
+
+__all__ = ["MODELS", "NORMS", "ModelSpec", "build_model"]
+
+MODELS = ("resnet18", "resnet8", "convnet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What it takes to make a network again.
+
+    Attributes:
+        name: One of :data:`MODELS`, or ``package.module:factory``, called with ``num_classes`` as a keyword.
+        width: Channels of the first stage; ignored by a factory.
+        norm: "batch" or "group"; ignored by a factory.
+        num_classes: Number of classes.
+        mean: Channel means of the training data, in [0, 1].
+        std: Channel standard deviations of the training data.
+    """
+
+    name: str = "resnet18"
+    width: int = 64
+    norm: str = "batch"
+    num_classes: int = 10
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+
+
+def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """Return a freshly initialised network in eval mode; the global random state is left as it was.
+
+    Raises:
+        InputError: No such model, a width below 1 or beyond memory, or a factory that cannot be imported, fails or does
+            not return a module with parameters.
+    """
+    if spec.width < 1:
+        raise InputError(f"model width {spec.width} is below 1; give a whole number of channels such as 16 or 64")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return (_from_factory(spec) if ":" in spec.name else _make(spec)).eval()
+
+
+def _make(spec: ModelSpec) -> nn.Module:
+    try:
+        return _named(spec)
+    except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
+        raise InputError(
+            f"a {spec.name} of width {spec.width} does not fit into memory; give a smaller width"
+        ) from error
+
+
+def _named(spec: ModelSpec) -> nn.Module:
+    common: dict[str, Any] = {
+        "num_classes": spec.num_classes,
+        "width": spec.width,
+        "norm": spec.norm,
+        "mean": spec.mean,
+        "std": spec.std,
+    }
+    match spec.name:
+        case "resnet18":
+            return ResNet((2, 2, 2, 2), pool=True, **common)
+        case "resnet8":
+            return ResNet((1, 1, 1), pool=False, **common)
+        case "convnet":
+            return ConvNet(**common)
+    raise InputError(f"unknown model {spec.name!r}{did_you_mean(spec.name, MODELS)}, or give package.module:factory")
+
+
+def _from_factory(spec: ModelSpec) -> nn.Module:
+    module_name, _, attribute = spec.name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # the module is somebody's own and may raise anything
+        raise InputError(
+            f"model {spec.name!r} cannot be imported ({_first_line(error)}); it must name a callable on the path"
+        ) from error
+    try:
+        model = factory(num_classes=spec.num_classes)
+    except Exception as error:
+        raise InputError(
+            f"model {spec.name!r} failed when called with num_classes={spec.num_classes} ({_first_line(error)}); "
+            "it must take this keyword and return a torch.nn.Module"
+        ) from error
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        what = "module without parameters" if isinstance(model, nn.Module) else type(model).__name__
+        raise InputError(f"model {spec.name!r} returned a {what}; it must return a torch.nn.Module that can be trained")
+    return model
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,78 @@
+"""Residual networks: the released ResNet-18 for 32x32 images and a three-block net for small ones."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from accupoison.models.parts import Normalize, norm_layer
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al., CVPR 2016, Fig. 5 left)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = norm_layer(norm, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = norm_layer(norm, outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(norm, outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(out + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network whose state dict has the names of torchvision's, so that the released checkpoints load.
+
+    Args:
+        blocks: Residual blocks in each stage; stage k has ``width * 2**k`` channels.
+        num_classes: Number of classes.
+        width: Channels of the first stage.
+        norm: "batch" or "group".
+        mean: Channel means that the first step of ``forward`` subtracts.
+        std: Channel standard deviations that it divides by.
+        pool: Max-pool 3/2/1 after the first convolution, as the released ResNet-18 does.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        num_classes: int,
+        width: int,
+        norm: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        pool: bool,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.conv1 = nn.Conv2d(len(mean), width, 3, 1, 1, bias=False)
+        self.bn1 = norm_layer(norm, width)
+        self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
+        channels, self.stages = width, len(blocks)
+        for stage, count in enumerate(blocks):
+            layers = []
+            for block in range(count):
+                outputs = width * 2**stage
+                layers.append(BasicBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, norm))
+                channels = outputs
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] in [0, 1] to logits [B, num_classes]."""
+        out = self.pool(F.relu(self.bn1(self.conv1(self.normalize(x)))))
+        for stage in range(self.stages):
+            out = self.get_submodule(f"layer{stage + 1}")(out)
+        return self.fc(out.mean(dim=(2, 3)))  # type: ignore[no-any-return]

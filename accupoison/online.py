@@ -1,0 +1,178 @@
+"""An online run: a simulation with everything that watches it."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accupoison.build import build_simulation, burnin_command, find_checkpoint, trusted_batches
+from accupoison.burnin import Progress, never
+from accupoison.config import plain
+from accupoison.data import DataSet, Splits
+from accupoison.errors import InputError
+from accupoison.gradients import gradient
+from accupoison.ledger import Ledger
+from accupoison.measure import Meter
+from accupoison.recorder import RunRecorder
+from accupoison.rundir import STATE, RunDirectory, environment
+from accupoison.settings import OnlineConfig, at_home
+from accupoison.tags import SUMMARY
+from accupoison.threat import threat_model
+from accupoison.types import Phase, Step
+
+__all__ = ["OnlineRun", "build_simulation", "burnin_command", "describe", "find_checkpoint", "trusted_batches"]
+
+LEDGER = "ledger.npz"
+
+
+def _inputs(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
+    """Return digests of what a run depends on besides its settings."""
+    digests = {"data": data.fingerprint()}
+    for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
+        if path is not None:
+            with path.open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+class OnlineRun:
+    """One run, from its directory to its summary.
+
+    Args:
+        config: All settings.
+        root: The directory of checkpoints.
+        out: The run's directory.
+        resume: Go on with the run that is there.
+
+    Raises:
+        InputError: Something that the configuration names is not to be had, or ``out`` cannot be used.
+    """
+
+    def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
+        self.config, self.out = config, out
+        self.simulation, data, splits = build_simulation(config, root)
+        self._inputs, self._diverged = _inputs(config, root, data), False
+        settings = plain(config)
+        env = {**environment(str(self.simulation.learner.device)), "note": splits.note, **self._inputs}
+        if resume:
+            self.directory = RunDirectory.resume(out, at_home(settings, out))
+        else:
+            self.directory = RunDirectory.create(out, settings, env)
+        try:
+            self._open(data, splits, resume)
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
+        state = self.directory.load_state() if resume else None
+        if state is None and (self.out / SUMMARY).exists():
+            raise InputError(f"{self.out} has lost its {STATE}; restore a copy or start the run anew")
+        self.meter = Meter(self.simulation, data, splits, self.config.evaluate, self.config.stop)
+        self.ledger, at = Ledger(), None
+        if state is not None:
+            self._check_inputs(state["inputs"])
+            self._diverged = state["diverged"]
+            self.simulation.restore(state["simulation"])
+            self.meter.restore(state["meter"])
+            self.ledger = Ledger.load(self.out / LEDGER)
+            self.ledger.truncate(state["ledger"])
+            at = (state["offset"], self.meter.trunk_steps)
+        self.recorder = RunRecorder(self.directory, self.config.trigger.deliver, at)
+        self._fresh = state is None
+
+    def run(self, progress: Progress, should_stop: Callable[[], bool] = never) -> dict[str, Any]:
+        """Go through the stream and return the summary.
+
+        Args:
+            progress: Told of every step.
+            should_stop: Asked after every step; the state is then saved, and the run can be resumed bit for bit.
+        """
+        with self.directory, self.recorder:
+            status = self._loop(progress, should_stop)
+            summary = self.summary(status)
+            self.recorder.close(summary)
+        return summary
+
+    def summary(self, status: str) -> dict[str, Any]:
+        """Return what the run has found so far."""
+        return {
+            "status": status,
+            "threat_model": threat_model(self.config),
+            "horizon": self.simulation.horizon,
+            **self.meter.summary(),
+        }
+
+    def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
+        if self._fresh:
+            self.recorder.log(self.meter.start(), 0)
+        branches, after = len(self.config.trigger.deliver), self.config.stream.after
+        unsaved = 0
+        for step in self._steps():
+            self._record(step)
+            total = self.simulation.horizon + branches * (after + 1)
+            progress(self.meter.steps, total, f"accuracy {self.meter.latest:.1%}")
+            unsaved += 1
+            self._diverged = not math.isfinite(step.metrics["optim/drift"])
+            stop = self._diverged or should_stop()
+            if stop or unsaved >= self.config.run.save_every:
+                self._save()
+                unsaved = 0
+            if stop:
+                return "diverged" if self._diverged else "interrupted"
+        self._save()
+        return "diverged" if self._diverged else "finished"
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield the steps of the simulation, up to the one that a broken model makes impossible."""
+        if self._diverged:
+            return
+        try:
+            yield from self.simulation.run()
+        except InputError:
+            raise
+        except ValueError:  # images that are not finite
+            view, val = self.simulation.learner.view(), self.simulation.access.val
+            if all(bool(g.isfinite().all()) for g in gradient(view, val.x, val.y)):
+                raise
+            self._diverged = True
+
+    def _check_inputs(self, stored: dict[str, str]) -> None:
+        for name in {**stored, **self._inputs}:
+            if stored.get(name) != self._inputs.get(name):
+                what = {"data": self.config.data.name, "early": "the early snapshot"}.get(name, "the checkpoint")
+                raise InputError(
+                    f"{what} has changed since {self.out} was started; bring the old one back to resume it"
+                )
+
+    def _record(self, step: Step) -> None:
+        started = time.perf_counter()
+        metrics = step.metrics | self.meter.measure(step)
+        metrics["time/evaluate_s"] = time.perf_counter() - started
+        self.recorder.log(metrics, step.t + 1, step.branch)
+        self.ledger.add(step)
+        count = self.config.evaluate.images
+        if count and step.phase is not Phase.RECOVER and step.clean.x.ndim == 4:
+            for name, batch in {"clean": step.clean, "sent": step.sent, "seen": step.seen}.items():
+                if len(batch):
+                    self.recorder.images(f"images/{name}", batch.x[:count], step.t + 1, step.branch)
+
+    def _save(self) -> None:
+        self.ledger.save(self.out / LEDGER)
+        state = {
+            "inputs": self._inputs,
+            "diverged": self._diverged,
+            "simulation": self.simulation.state(),
+            "meter": self.meter.state(),
+            "ledger": len(self.ledger),
+            "offset": self.recorder.sync(),
+        }
+        self.directory.save_state(state)
+
+
+def describe(config: OnlineConfig) -> dict[str, Any]:
+    """Return the resolved settings with the threat model: what ``--dry-run`` shows."""
+    return {"threat_model": threat_model(config), **plain(config), "trigger": asdict(config.trigger)}

@@ -1,0 +1,21 @@
+"""From settings to images and their parts."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from accupoison.data import DataSet, Splits, SplitSizes, load, split
+from accupoison.settings import DataSettings
+
+
+def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Splits]:
+    """Return the data set on ``device``, and who gets which of its images.
+
+    Raises:
+        InputError: The data are not there, damaged, or too few.
+    """
+    folder = None if settings.dir is None else Path(settings.dir)
+    data = load(settings.name, data_dir=folder, offline=settings.offline)
+    sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
+    return data.to(device), split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes)

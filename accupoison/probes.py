@@ -1,0 +1,50 @@
+"""What a step's batches look like from the early model, measured before the update."""
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Generator, Tensor
+
+from accupoison.attacks.noise import noisy
+from accupoison.discrepancy import memorization_discrepancy
+from accupoison.types import Batch, ModelView
+
+
+@torch.no_grad()
+def probe(
+    live: ModelView, reference: ModelView, clean: Batch, sent: Batch, seen: Batch, rng: Generator
+) -> dict[str, float]:
+    """Return the mean discrepancy of the three batches, and how well it tells poisoned rows apart.
+
+    The second comparison is with Rademacher noise of the same size on the same images: a discrepancy that only noise
+    raises as much says nothing about poison.
+
+    Args:
+        live: The model before the update.
+        reference: The early model.
+        clean: The batch before the attack.
+        sent: The batch that reached the defence.
+        seen: What the defence passed on; possibly empty, and then without a value.
+        rng: For the noise.
+    """
+    on_clean, on_sent = (memorization_discrepancy(live, reference, b.x) for b in (clean, sent))
+    values = {
+        "defense/discrepancy_clean": float(on_clean.mean()),
+        "defense/discrepancy_sent": float(on_sent.mean()),
+    }
+    if len(seen):
+        values["defense/discrepancy_seen"] = float(memorization_discrepancy(live, reference, seen.x).mean())
+    size = float((sent.x - clean.x).abs().max())
+    if size > 0:
+        noise = memorization_discrepancy(live, reference, noisy(clean.x, "rademacher", size, rng))
+        values["defense/discrepancy_auc_clean"] = separation(on_sent, on_clean)
+        values["defense/discrepancy_auc_noise"] = separation(on_sent, noise)
+    return values
+
+
+def separation(high: Tensor, low: Tensor) -> float:
+    """Return the AUC of telling ``high`` from ``low`` by value: 1 if every one of ``high`` is larger; NaN passes on."""
+    scores = torch.cat([high, low]).double().cpu()
+    if not bool(scores.isfinite().all()):
+        return float("nan")
+    labels = torch.cat([torch.ones(len(high)), torch.zeros(len(low))])
+    return float(roc_auc_score(labels.numpy(), scores.numpy()))

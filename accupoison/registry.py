@@ -1,0 +1,116 @@
+"""Components by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from torch import Tensor
+
+from accupoison.errors import InputError, did_you_mean
+from accupoison.types import Saved, State
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+class Registry(Generic[T]):
+    """Dataclass components of one kind, looked up without regard to case.
+
+    Packages of other people add theirs by an entry point of the group ``accupoison.<kind>s``, loaded at the first
+    look-up.
+
+    Args:
+        kind: What the components are, as error messages name them ("attack").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+        self._aliases: dict[str, str] = {}
+        self._searched = False
+
+    def register(self, name: str, *aliases: str) -> Callable[[C], C]:
+        """Return a class decorator that adds the class under ``name`` and ``aliases``.
+
+        Raises:
+            ValueError: A name is taken, or the class is not a dataclass.
+        """
+
+        def add(cls: C) -> C:
+            if not dataclasses.is_dataclass(cls):
+                raise ValueError(f"{cls.__name__} must be a dataclass: its init fields are the {self.kind}'s settings")
+            for key in (name, *aliases):
+                if key.lower() in self._aliases:
+                    raise ValueError(f"{self.kind} {key} is registered already")
+            self._aliases |= {key.lower(): name for key in (name, *aliases)}
+            self._classes[name] = cls  # type: ignore[assignment]  # a decorator cannot say "subclass of T"
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """Return the canonical names, sorted."""
+        self._search()
+        return sorted(self._classes)
+
+    def aliases(self, name: str) -> list[str]:
+        """Return the other names of ``name``."""
+        return sorted(alias for alias, to in self._aliases.items() if to == name and alias != name.lower())
+
+    def canonical(self, name: str) -> str:
+        """Return the canonical form of ``name``.
+
+        Raises:
+            InputError: No component has this name; the message has the closest one.
+        """
+        self._search()
+        try:
+            return self._aliases[name.lower()]
+        except KeyError:
+            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}") from None
+
+    def get(self, name: str) -> type[T]:
+        """Return the class registered under ``name`` or an alias.
+
+        Raises:
+            InputError: No component has this name.
+        """
+        return self._classes[self.canonical(name)]
+
+    def settings(self, name: str) -> dict[str, dataclasses.Field[Any]]:
+        """Return the init fields of a component by name: its settings."""
+        return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}  # type: ignore[arg-type]
+
+    def build(self, name: str, settings: Mapping[str, Any]) -> T:
+        """Return a new instance with ``settings``, already checked by :mod:`accupoison.config`."""
+        return self.get(name)(**settings)
+
+    def _search(self) -> None:
+        if not self._searched:
+            self._searched = True
+            for found in entry_points(group=f"accupoison.{self.kind}s"):
+                found.load()
+
+
+def component_state(component: "DataclassInstance") -> State:
+    """Return copies of the ``field(init=False)`` fields of a component that hold tensors, numbers, strings or None.
+
+    None counts: a component put back to a state from before a field was filled must not keep what filled it since.
+    """
+    names = [f.name for f in dataclasses.fields(component) if not f.init and hasattr(component, f.name)]
+    values = {name: getattr(component, name) for name in names}
+    return {name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)}
+
+
+def restore_component(component: "DataclassInstance", state: State) -> None:
+    """Put back what :func:`component_state` returned; the state stays good for another time."""
+    for name, value in state.items():
+        setattr(component, name, _copied(value))
+
+
+def _copied(value: Saved) -> Saved:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,97 @@
+"""What a set of runs says, with its uncertainty."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from accupoison.report.collect import Run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with a 95% t-interval.
+
+    Attributes:
+        mean: The mean.
+        half: Half the width of the interval; NaN from a single value.
+        burnins: Base models behind it.
+        runs: Runs behind it.
+        over: The interval's unit of replication: "burn-ins", or "streams" where there is only one base model, and the
+            interval then says nothing of other base models.
+    """
+
+    mean: float
+    half: float
+    burnins: int
+    runs: int
+    over: str
+
+
+def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
+    """Return the estimate from (base model, value) pairs, or None without any value.
+
+    Values of one base model are averaged first: streams from the same weights are not independent replications.
+    """
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for burnin, value in values:
+        if value is not None:
+            groups[burnin].append(value)
+    if not groups:
+        return None
+    several = len(groups) > 1
+    units = [float(np.mean(group)) for group in groups.values()] if several else next(iter(groups.values()))
+    return Estimate(
+        float(np.mean(units)),
+        half_width(units),
+        len(groups),
+        sum(len(group) for group in groups.values()),
+        "burn-ins" if several else "streams",
+    )
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95% t-interval of the mean; NaN from fewer than two values."""
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def yardstick(runs: Sequence[Run]) -> dict[tuple[str, int, str], Run]:
+    """Return, by pair, standard training on the clean stream: what every harm is measured from."""
+    return {run.pair: run for run in runs if run.config.attack.name == "none" and run.defense == "ST"}
+
+
+def harm(run: Run, trigger: str, clean: Mapping[tuple[str, int, str], Run], key: str = "acc") -> float | None:
+    """Return H = A(ST, clean stream, clean trigger) - A(this run), after the trigger and on the same images."""
+    control = clean.get(run.pair)
+    undisturbed = None if control is None else control.after("clean", key)
+    here = run.after(trigger, key)
+    return None if undisturbed is None or here is None else undisturbed - here
+
+
+def trigger_effect(run: Run, trigger: str) -> float | None:
+    """Return A(coast) - A(trigger) from the same state: what the trigger does beyond momentum and weight decay."""
+    coast, here = run.after("coast"), run.after(trigger)
+    return None if coast is None or here is None else coast - here
+
+
+def retention(
+    defended: Mapping[tuple[str, int, str], float],
+    frozen: Mapping[tuple[str, int, str], float],
+    standard: Mapping[tuple[str, int, str], float],
+) -> float | None:
+    """Return R = (A_defence - A_freeze) / (A_ST - A_freeze) from accuracies by pair.
+
+    None, withheld, where learning is not worth two standard errors: A_ST - A_freeze is then not told from zero.
+    """
+    pairs = sorted(set(defended) & set(frozen) & set(standard))
+    if len(pairs) < 2:
+        return None
+    gain = np.array([standard[pair] - frozen[pair] for pair in pairs])
+    if gain.mean() < 2 * stats.sem(gain):
+        return None
+    return float(np.mean([defended[pair] - frozen[pair] for pair in pairs]) / gain.mean())

@@ -1,0 +1,221 @@
+"""The directory of one run: its configuration, its state, and the lock that keeps others out."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+import numpy as np
+import torch
+
+import accupoison
+from accupoison import checkpoint
+from accupoison.errors import InputError
+from accupoison.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
+
+CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
+STATE_KIND = "run-state"
+SHOWN = 3
+"""How many differing settings the message about another configuration names."""
+
+
+class RunDirectory:
+    """A run's directory, locked against other processes until :meth:`close` or the end of this process.
+
+    Use :meth:`create` or :meth:`resume`, then as a context manager.
+
+    Attributes:
+        path: The directory.
+        config: The resolved configuration the run was created with.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], lock: filelock.BaseFileLock) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> Self:
+        """Make the directory of a new run.
+
+        Args:
+            path: The directory; it may exist, but empty.
+            config: The resolved configuration, by section.
+            env: What :func:`environment` returned.
+
+        Raises:
+            InputError: The directory holds a run or other files, is in use, or cannot be written.
+        """
+        if path.is_dir() and not cls.holds_run(path) and (other := _foreign(path)):
+            raise InputError(f"{path} holds other files, such as {other}; choose another name for the run")
+        lock = _acquire(path)
+        run = cls(path, as_json(config), lock)
+        try:
+            if cls.holds_run(path):
+                raise InputError(f"{path} already holds a run; continue it with --resume or choose another name")
+            run.write_json(ENV, env)
+            run.write_json(CONFIG, config)  # last: its presence is what makes the directory a run
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: Mapping[str, Any] | None = None) -> Self:
+        """Open the directory of a run that was started before.
+
+        Args:
+            path: The directory.
+            config: The configuration asked for, which must equal the stored one; None takes the stored one.
+
+        Raises:
+            InputError: There is no run, it is in use, or it has another configuration.
+        """
+        if not cls.holds_run(path):
+            raise InputError(f"there is no run in {path}; check the path, or start one without --resume")
+        lock = _acquire(path)
+        try:
+            stored = read_json(path / CONFIG)
+            if config is not None and (changes := differences(stored, config)):
+                more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+                raise InputError(
+                    f"{path} was started with another configuration ({'; '.join(changes[:SHOWN])}{more}); "
+                    "resume it with the stored one or choose another name"
+                )
+            for leftover in path.glob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, stored, lock)
+
+    @staticmethod
+    def holds_run(path: Path) -> bool:
+        """Return whether a run was started in ``path``."""
+        return (path / CONFIG).is_file()
+
+    def write_json(self, name: str, obj: Mapping[str, Any]) -> None:
+        """Write ``obj`` to the file ``name`` of the run, whole or not at all.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        write_json(self.path / name, obj)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return what :meth:`write_json` wrote under ``name``; see :func:`read_json`."""
+        return read_json(self.path / name)
+
+    def save_state(self, payload: Mapping[str, Any]) -> None:
+        """Replace the run's state; see :func:`accupoison.checkpoint.save`."""
+        checkpoint.save(self.path / STATE, STATE_KIND, payload)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """Return the run's last state, or None before the first.
+
+        Raises:
+            InputError: The state is damaged.
+        """
+        path = self.path / STATE
+        return checkpoint.load(path, STATE_KIND) if path.exists() else None
+
+    def close(self) -> None:
+        """Let others use the directory."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return "section.key: stored X, given Y" for every setting in which two configurations differ."""
+    old, new = (dict(flatten(as_json(config))) for config in (stored, given))
+    texts = [{key: dump_row(value) for key, value in leaves.items()} for leaves in (old, new)]  # nan equals nan as text
+    return [
+        f"{key}: stored {texts[0].get(key, 'nothing')}, given {texts[1].get(key, 'nothing')}"
+        for key in {**old, **new}
+        if texts[0].get(key) != texts[1].get(key)
+    ]
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Return what a result depends on besides its configuration: versions, machine, commit and time.
+
+    Args:
+        device: The torch device of the run ("cpu", "cuda:0", "mps").
+    """
+    return {
+        "accupoison": accupoison.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": _device_name(torch.device(device)),
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if sys.platform == "linux":  # platform.processor() is empty or just "x86_64" there
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with "+" after it when files differ, or None for an installed package."""
+    root = Path(accupoison.__file__).resolve().parent.parent
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # installed into someone else's repository
+        return _git(root, "rev-parse", "HEAD") + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _acquire(path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{path} is in use by another run; wait for it to end or choose another name") from None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return lock
+
+
+def _foreign(path: Path) -> str | None:
+    """Return the name of something in ``path`` that a run that died while it was created would not have left."""
+    with writing(path):
+        names = sorted(entry.name for entry in path.iterdir())
+    return next((n for n in names if n not in (LOCK, ENV) and not n.endswith(TEMPORARY)), None)
+
+
+def next_free(path: Path) -> Path:
+    """Return ``path``, or with -2, -3 ... appended the first that does not exist."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free

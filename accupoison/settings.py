@@ -1,0 +1,104 @@
+"""What determines a burn-in and an online run: sections, by name, from layers of settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accupoison.attacks import ATTACKS
+from accupoison.config import Component, Layer, resolve
+from accupoison.defenses import DEFENSES
+from accupoison.files import read_json
+from accupoison.registry import Registry
+from accupoison.rundir import CONFIG, RunDirectory
+from accupoison.sections import (
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    OptimSettings,
+    RunSettings,
+    StartSettings,
+    StopSettings,
+    StreamSettings,
+    TrainSettings,
+    TriggerSettings,
+)
+from accupoison.simulate import Plan
+
+__all__ = [
+    "REGISTRIES",
+    "BurninConfig",
+    "DataSettings",
+    "EvaluateSettings",
+    "ModelSettings",
+    "OnlineConfig",
+    "OptimSettings",
+    "RunSettings",
+    "StartSettings",
+    "StopSettings",
+    "StreamSettings",
+    "TrainSettings",
+    "TriggerSettings",
+    "at_home",
+    "burnin_config",
+    "online_config",
+]
+
+REGISTRIES: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES}
+"""The components that a configuration can name, by section."""
+
+PLACES = ("dir", "offline")
+"""Settings of the data that say where they are, not what they hold: a resumed run may have others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BurninConfig:
+    """Everything that determines a burn-in."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """Everything that determines an online run."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+    stream: StreamSettings = field(default_factory=StreamSettings)
+    attack: Component = field(default_factory=lambda: Component(name="accumulative"))
+    trigger: TriggerSettings = field(default_factory=TriggerSettings)
+    defense: Component = field(default_factory=lambda: Component(name="ST"))
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        self.plan()  # its own checks run here, before anything is loaded
+
+    def plan(self) -> Plan:
+        """Return what happens when."""
+        s = self.stream
+        return Plan(
+            horizon=s.steps, after=s.after, triggers=self.trigger.deliver, augment=s.augment, quantise=s.quantise
+        )
+
+
+def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
+    """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same."""
+    stored = read_json(run / CONFIG).get("data", {}) if RunDirectory.holds_run(run) else {}
+    return {**settings, "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}}}
+
+
+def burnin_config(layers: Sequence[Layer]) -> BurninConfig:
+    """Return the burn-in configuration that ``layers`` make over the defaults."""
+    return resolve(BurninConfig, layers, {})
+
+
+def online_config(layers: Sequence[Layer]) -> OnlineConfig:
+    """Return the online configuration that ``layers`` make over the defaults."""
+    return resolve(OnlineConfig, layers, REGISTRIES)

@@ -1,0 +1,297 @@
+"""The loop: score, poison, intercept, probe, update; then the trigger and what follows it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from accupoison.attacks import Attack
+from accupoison.data import DataStream, crop_flip, quantise
+from accupoison.defenses import Defense
+from accupoison.errors import InputError, did_you_mean
+from accupoison.learner import Learner
+from accupoison.ledger import Pseudonyms
+from accupoison.probes import probe
+from accupoison.rng import generator
+from accupoison.types import Access, Batch, ModelView, Phase, Step, Verdict
+from accupoison.updates import SGD
+
+TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
+AUGMENT = ("before", "after", "none")
+SLACK = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What happens when.
+
+    Attributes:
+        horizon: Ordinary steps before the trigger.
+        after: Clean steps after it, with the defence on.
+        triggers: What arrives at the horizon; several leave from the same state, one after the other: "none", "coast"
+            (an optimiser step with zero gradients), "clean", "adversarial" (crafted at step 0) or "optimised"
+            (crafted anew at every step; alone, since it changes the poison).
+        augment: Crop and flip "before" or "after" the attack, or "none".
+        quantise: What the attack returns is rounded to 8 bits, toward the clean pixel.
+
+    Raises:
+        InputError: A value is not one of the above, or a count is negative.
+    """
+
+    horizon: int = 10
+    after: int = 5
+    triggers: tuple[str, ...] = ("adversarial",)
+    augment: str = "after"
+    quantise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.horizon < 0 or self.after < 0:
+            raise InputError(f"{self.horizon} steps and {self.after} after the trigger: neither may be negative")
+        for trigger in self.triggers:
+            if trigger not in TRIGGERS:
+                raise InputError(f"unknown trigger {trigger!r}{did_you_mean(trigger, TRIGGERS)}")
+        if len(set(self.triggers)) != len(self.triggers) or not self.triggers:
+            raise InputError(f"triggers {','.join(self.triggers)!r} must be one or more different names")
+        if "optimised" in self.triggers and len(self.triggers) > 1:
+            raise InputError("the optimised trigger changes the poison before it, so it needs a run of its own")
+        if self.augment not in AUGMENT:
+            raise InputError(f"unknown stream.augment {self.augment!r}{did_you_mean(self.augment, AUGMENT)}")
+
+
+class StepContext:
+    """The :class:`~accupoison.types.Context` of one hook in one step."""
+
+    def __init__(self, seed: int, role: str, t: int, metrics: dict[str, float]) -> None:
+        self._seed, self._role, self._t, self._metrics = seed, role, t, metrics
+
+    @property
+    def t(self) -> int:
+        """The step."""
+        return self._t
+
+    def rng(self, *names: str) -> Generator:
+        """Return a generator for this hook, step and purpose."""
+        return generator(self._seed, self._role, self._t, *names)
+
+    def log(self, tag: str, value: float) -> None:
+        """Add a scalar to the step's metrics."""
+        self._metrics[tag] = value
+
+
+class Simulation:
+    """A poisoned stream and the model that learns from it.
+
+    Args:
+        learner: The model, as the burn-in left it.
+        stream: Clean batches; at least ``plan.horizon + 1 + plan.after`` of them.
+        attack: Poisons the batches before the horizon and crafts the trigger.
+        defense: Intercepts every batch.
+        update: How losses become a step.
+        plan: What happens when.
+        reference: The early model, for defences and probes that compare with it.
+        val: The attacker's own images.
+        trusted: Batches that the defence may calibrate on.
+        seed: Of all randomness in the loop.
+        num_ids: One above the largest sample id.
+        flip: Horizontal flips keep a sample's class.
+    """
+
+    def __init__(
+        self,
+        *,
+        learner: Learner,
+        stream: DataStream,
+        attack: Attack,
+        defense: Defense,
+        update: SGD,
+        plan: Plan,
+        reference: ModelView | None,
+        val: Batch,
+        trusted: Sequence[Batch],
+        seed: int,
+        num_ids: int,
+        flip: bool,
+    ) -> None:
+        self.learner, self.stream, self.plan = learner, stream, plan
+        self.attack, self.defense, self.update = attack, defense, update
+        self.reference, self._trusted, self._seed, self._flip = reference, trusted, seed, flip
+        self.horizon = plan.horizon
+        self.t, self.branch = 0, -1
+        self._fork: dict[str, Any] | None = None
+        self._names = Pseudonyms(seed, num_ids)
+        self._start = learner.weights()
+        trigger = stream.trigger(plan.horizon)
+        if plan.augment == "before":
+            trigger = self._augmented(trigger, "trigger")
+        crafted = not {"adversarial", "optimised"}.isdisjoint(plan.triggers)
+        self.access = Access(val, trigger, crafted, "optimised" in plan.triggers)
+        self._ready = False
+
+    @property
+    def trigger_name(self) -> str:
+        """The trigger of the branch the loop is on; "" before the paths part."""
+        return self.plan.triggers[self.branch] if 0 <= self.branch < len(self.plan.triggers) else ""
+
+    def fire(self) -> None:
+        """End the accumulation here: the trigger comes next."""
+        if self.branch < 0:
+            self.horizon = self.t
+
+    def run(self) -> Iterator[Step]:
+        """Go on from where the simulation is, one step at a time; between steps :meth:`state` may be taken."""
+        self._setup()
+        while self.branch < 0 and self.t < self.horizon:
+            yield self._advance(Phase.ORDINARY)
+        if self.branch < 0:
+            self._fork, self.branch = self._parts(), 0
+        while self.branch < len(self.plan.triggers):
+            if self.t == self.horizon and self.trigger_name == "none":
+                self.t += 1
+            while self.t <= self.horizon + self.plan.after:
+                yield self._advance(Phase.FIRE if self.t == self.horizon else Phase.RECOVER)
+            self.branch += 1
+            if self.branch < len(self.plan.triggers):
+                assert self._fork is not None
+                self._restore_parts(self._fork)
+                self.t = self.horizon
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that :meth:`restore` needs to go on bit for bit: plain tensors and numbers."""
+        position = {"t": self.t, "branch": self.branch, "horizon": self.horizon}
+        last = self.branch == len(self.plan.triggers) - 1
+        return {**position, "parts": self._parts(), "fork": None if last else self._fork}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state` returned, in a simulation made with the same arguments."""
+        self.t, self.branch, self.horizon = state["t"], state["branch"], state["horizon"]
+        self._fork = state["fork"]
+        self._restore_parts(state["parts"])
+        self._ready = True
+
+    def _setup(self) -> None:
+        if not self._ready:
+            view, metrics = self.learner.view(), dict[str, float]()
+            self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
+            trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self._trusted)]
+            context = StepContext(self._seed, "defense-setup", 0, metrics)
+            self.defense.setup(view, self.reference, trusted, context)
+            self._ready = True
+
+    def _parts(self) -> dict[str, Any]:
+        return {"learner": self.learner.state(), "attack": self.attack.state(), "defense": self.defense.state()}
+
+    def _restore_parts(self, parts: Mapping[str, Any]) -> None:
+        device = self.learner.device
+        self.learner.restore(parts["learner"])
+        self.attack.restore(_placed(parts["attack"], device), self.access)
+        self.defense.restore(_placed(parts["defense"], device), self.reference)
+
+    def _augmented(self, batch: Batch, *names: str | int) -> Batch:
+        if self.plan.augment == "none":
+            return batch
+        return batch.with_x(crop_flip(batch.x, rng=generator(self._seed, "augment", *names), flip=self._flip))
+
+    def _advance(self, phase: Phase) -> Step:
+        metrics: dict[str, float] = {}
+        started = time.perf_counter()
+        if phase is Phase.FIRE and self.trigger_name == "coast":
+            step = self._coast(metrics)
+        else:
+            step = self._step(phase, metrics)
+        metrics["time/step_s"] = time.perf_counter() - started
+        self.t += 1
+        return step
+
+    def _coast(self, metrics: dict[str, float]) -> Step:
+        nothing = self.access.trigger.rows(slice(0, 0))
+        with self._weight_change(metrics):
+            self.learner.coast()
+        return Step(self.t, self.trigger_name, Phase.FIRE, nothing, nothing, nothing, metrics, Verdict.COMMIT)
+
+    def _step(self, phase: Phase, metrics: dict[str, float]) -> Step:
+        view = self.learner.view()
+        clean, sent = self._deliver(phase, metrics)
+        losses, hits = self.learner.score(clean)
+        metrics["stream/loss"], metrics["stream/acc"] = float(losses.mean()), float(hits.float().mean())
+        seen = self._intercept(view, sent, metrics)
+        if self.reference is not None:
+            metrics |= probe(view, self.reference, clean, sent, seen, generator(self._seed, "probe", self.t))
+        with _clock(metrics, "time/update_s"), self._weight_change(metrics):
+            context = StepContext(self._seed, "update", self.t, metrics)
+            verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
+        return Step(self.t, self.trigger_name, phase, clean, sent, seen, metrics, verdict)
+
+    def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch]:
+        """Return the clean batch and the one that reaches the defence, under the same crop and flip."""
+        if phase is Phase.FIRE:
+            clean = self.access.trigger
+        else:
+            clean = self.stream[self.t]
+            if self.plan.augment == "before":
+                clean = self._augmented(clean, self.t)
+        sent = self._attacked(phase, clean, metrics)
+        if self.plan.quantise:
+            sent = sent.with_x(quantise(sent.x, clean.x))
+        metrics["attack/linf"] = float((sent.x - clean.x).abs().max()) if len(clean) else 0.0
+        if self.plan.augment == "after":
+            clean, sent = self._augmented(clean, self.t), self._augmented(sent, self.t)
+        return clean, sent
+
+    def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
+        view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
+        with _clock(metrics, "time/attack_s"):
+            if phase is Phase.ORDINARY:
+                sent = self.attack.poison(view, clean, context)
+            elif phase is Phase.FIRE and self.trigger_name != "clean":
+                sent = self.attack.trigger(view, clean, context)
+            else:
+                return clean
+        check_batch(sent, f"attack {type(self.attack).__name__}")
+        if self.attack.bounded and not self.attack.recentre:
+            distance = float((sent.x - clean.x).abs().max())
+            if distance > self.attack.eps + SLACK:
+                raise ValueError(f"attack {type(self.attack).__name__} moved a pixel by {distance} over its eps")
+        return sent
+
+    def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
+        with _clock(metrics, "time/defense_s"):
+            context = StepContext(self._seed, "defense", self.t, metrics)
+            seen = self.defense.intercept(view, self._hidden(sent), context)
+        check_batch(seen, f"defence {type(self.defense).__name__}")
+        metrics["defense/rejected"] = 1 - len(seen) / len(sent)
+        return Batch(seen.x, seen.y, self._names.reveal(seen.ids), seen.extra)
+
+    def _hidden(self, batch: Batch) -> Batch:
+        """Return the batch under pseudonyms: a defence must not learn who a sample is."""
+        return Batch(batch.x, batch.y, self._names.hide(batch.ids), batch.extra)
+
+    @contextmanager
+    def _weight_change(self, metrics: dict[str, float]) -> Iterator[None]:
+        before = self.learner.weights()
+        yield
+        now = self.learner.weights()
+        metrics["optim/lr"] = self.learner.lr
+        metrics["optim/update_norm"] = float((now - before).norm())
+        metrics["optim/drift"] = float((now - self._start).norm())
+
+
+def check_batch(batch: Batch, who: str) -> None:
+    """Raise ValueError unless the images are finite and in [0, 1]; ``who`` made them."""
+    if len(batch) and not (float(batch.x.min()) >= 0 and float(batch.x.max()) <= 1):
+        low, high = float(batch.x.min()), float(batch.x.max())
+        raise ValueError(f"{who} returned images outside [0, 1] (or NaN): from {low} to {high}")
+
+
+@contextmanager
+def _clock(metrics: dict[str, float], tag: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    metrics[tag] = time.perf_counter() - started
+
+
+def _placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -1,0 +1,87 @@
+"""The names of the scalars that a run records."""
+
+from collections.abc import Mapping
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+
+TAGS: dict[str, str] = {
+    "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",
+    "test/acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
+    "test/loss": "mean cross-entropy on the test set after the step; nats, >= 0",
+    "test/shifted_acc": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
+    "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
+    "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
+    "train/acc": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
+    "monitor/acc": "accuracy on the held-out monitor images, which stop rules may look at; fraction in [0, 1]",
+    "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
+    "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
+    "attack/linf": "largest distance between a sent and a clean pixel; pixel units in [0, 1]",
+    "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
+    "no unit, at most the number of tensors either way",
+    "defense/discrepancy_clean": "mean memorization discrepancy of the clean batch before the update; nats, >= 0",
+    "defense/discrepancy_sent": "mean memorization discrepancy of the batch that reached the defence; nats, >= 0",
+    "defense/discrepancy_seen": "mean memorization discrepancy of the batch that the defence passed on; nats, >= 0",
+    "defense/discrepancy_auc_clean": "AUC of per-sample discrepancy, sent rows against clean ones; in [0, 1], "
+    "0.5 where they look alike",
+    "defense/discrepancy_auc_noise": "AUC of per-sample discrepancy, sent rows against clean ones with Rademacher "
+    "noise of the same eps; in [0, 1], 0.5 where they look alike",
+    "defense/threshold": "discrepancy above which the defence corrects the batch; nats, >= 0, may be inf",
+    "defense/inner_steps": "iterations of the defence's inner loop; count, >= 0",
+    "defense/rejected": "rows that reached the defence and were kept from the update; fraction in [0, 1]",
+    "optim/lr": "learning rate of the update; > 0",
+    "optim/grad_norm": "l2 norm of the gradient that the defence passed on; >= 0",
+    "optim/update_norm": "l2 norm of the change of the weights in this step; >= 0",
+    "optim/drift": "l2 norm of the weights minus the weights at the start; >= 0",
+    "time/epoch_s": "wall time of an epoch of the burn-in with its evaluation; seconds",
+    "time/step_s": "wall time of the whole step; seconds",
+    "time/attack_s": "wall time of crafting the poison or the trigger; seconds",
+    "time/defense_s": "wall time of the defence before the update; seconds",
+    "time/update_s": "wall time of the update; seconds",
+    "time/evaluate_s": "wall time of the evaluation after the update; seconds",
+}
+"""Every scalar tag with its meaning, unit and range. Tags are API: other people's scripts read them."""
+
+THIRD_PARTY = "x/"
+"""Components of other packages log under this prefix, without asking."""
+
+LAYOUT: dict[str, dict[str, list[str]]] = {
+    "accuracy": {"accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"]},
+    "discrepancy": {
+        "memorization discrepancy": [
+            "defense/discrepancy_clean",
+            "defense/discrepancy_sent",
+            "defense/discrepancy_seen",
+        ]
+    },
+    "update": {"gradient and update": ["optim/grad_norm", "optim/update_norm"]},
+    "attack": {"budget": ["attack/linf"], "alignment": ["attack/alignment"]},
+}
+"""Tags that belong in one chart, by category and chart title."""
+
+
+def tags_markdown() -> str:
+    """Return docs/metrics.md."""
+    rows = "".join(f"| `{tag}` | {meaning} |\n" for tag, meaning in TAGS.items())
+    return f"""# Metrics
+
+<!-- Generated from accupoison.recorder.TAGS; write it anew with
+python -c "from accupoison.recorder import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md -->
+
+Every row of `logs/RUN/{METRICS}` is a JSON object with `step` (from 0), `branch` (the trigger that the step belongs
+to, or "" before the paths part) and any of the scalars below. A number that is not finite is one of the strings
+"nan", "inf" and "-inf"; `accupoison.recorder.read_metrics` turns it back into a number. The file is the truth;
+TensorBoard shows the same scalars under the same names. These names do not change within a major version.
+
+| tag | meaning; unit and range |
+|---|---|
+{rows}
+Tags that begin with `{THIRD_PARTY}` are free for attacks and defences of other packages. TensorBoard alone has
+`summary/...`: the numbers of `{SUMMARY}`, written once, when the run ends.
+"""
+
+
+def check_tags(metrics: Mapping[str, float]) -> None:
+    """Raise ValueError if a tag is neither in ``TAGS`` nor under ``x/``."""
+    if unknown := [tag for tag in metrics if tag not in TAGS and not tag.startswith(THIRD_PARTY)]:
+        raise ValueError(f"unknown tag {unknown[0]!r}; add it to recorder.TAGS, or begin it with {THIRD_PARTY!r}")

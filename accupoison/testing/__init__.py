@@ -1,0 +1,15 @@
+"""Public contract checks for attacks and defences, those of other packages too.
+
+Call them from a test of your own, under any test framework::
+
+    from accupoison.testing import check_attack, check_defense
+
+    def test_my_defense() -> None:
+        check_defense(lambda: MyDefense(strength=0.5))
+"""
+
+from accupoison.testing.attack import check_attack
+from accupoison.testing.bench import unchanged
+from accupoison.testing.defense import check_defense
+
+__all__ = ["check_attack", "check_defense", "unchanged"]

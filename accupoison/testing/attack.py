@@ -1,0 +1,141 @@
+"""What every attack promises."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+from accupoison.attacks import Attack
+from accupoison.simulate import SLACK
+from accupoison.testing.bench import (
+    Bench,
+    BenchContext,
+    check_output,
+    check_state,
+    expect,
+    global_seed,
+    learn,
+    same,
+    unchanged,
+)
+from accupoison.types import Access, Batch
+
+
+def check_attack(make: Callable[[], Attack]) -> None:
+    """Try an attack on a tiny model of the check's own.
+
+    Every hook must leave the model, its inputs and all global state alone; the images must stay in [0, 1] and, if the
+    attack is ``bounded``, within ``eps`` of the clean ones; labels and ids must stay unless it says that they do not;
+    the same seed must give the same output; and what :meth:`~accupoison.attacks.Attack.state` returns must be enough
+    to go on from.
+
+    Args:
+        make: Returns a new instance with the settings to be tried.
+
+    Raises:
+        AssertionError: A promise was broken; the message says which.
+    """
+    for reoptimise in (False, True):
+        _check_repeatable(make, reoptimise)
+        for poisoned in (0, 1):
+            _check_going_on(make, reoptimise, poisoned)
+    _check_randomness(make)
+    _check_no_budget(make)
+
+
+class _Trial:
+    """One attack at work in a world of its own; every output is checked on the way."""
+
+    def __init__(self, attack: Attack, *, reoptimise: bool = False) -> None:
+        self.attack, self.bench, self.name = attack, Bench.make(), f"attack {type(attack).__name__}"
+        self.access = Access(self.bench.val, self.bench.trigger, crafted=True, reoptimise=reoptimise)
+        self.context = BenchContext("attack-setup", 0)
+
+    def setup(self) -> None:
+        learner = self.bench.learner
+        with unchanged(learner, f"{self.name}.setup", self.access.val, self.access.trigger):
+            self.attack.setup(learner.view(), self.access, self.context)
+
+    def hook(self, hook: str, clean: Batch, t: int) -> Batch:
+        self.context, learner = BenchContext("attack", t), self.bench.learner
+        with unchanged(learner, f"{self.name}.{hook}", clean, self.access.val, self.access.trigger):
+            sent: Batch = getattr(self.attack, hook)(learner.view(), clean, self.context)
+        check_output(f"{self.name}.{hook}", sent, self.context)
+        self._check_promises(hook, clean, sent)
+        return sent
+
+    def step(self, t: int) -> Batch:
+        sent = self.hook("poison", self.bench.batches[t], t)
+        learn(self.bench.learner, sent)
+        return sent
+
+    def play(self, first: int = 0) -> list[Batch]:
+        """Return two poisoned batches and the trigger, the model learning in between."""
+        return [self.step(first), self.step(first + 1), self.hook("trigger", self.access.trigger, first + 2)]
+
+    def _check_promises(self, hook: str, clean: Batch, sent: Batch) -> None:
+        who, attack = f"{self.name}.{hook}", self.attack
+        shape, dtype = (sent.x.shape, clean.x.shape), (sent.x.dtype, clean.x.dtype)
+        expect(shape[0] == shape[1], f"{who} made images {list(shape[0])} of {list(shape[1])}")
+        expect(dtype[0] == dtype[1], f"{who} made {dtype[0]} images of {dtype[1]} ones")
+        expect(not attack.keeps_labels or same(sent.y, clean.y), f"{who} changed a label, yet keeps_labels is True")
+        expect(not attack.keeps_ids or same(sent.ids, clean.ids), f"{who} changed an id, yet keeps_ids is True")
+        if attack.bounded and not (hook == "trigger" and attack.recentre and self.access.reoptimise):
+            distance = float((sent.x - clean.x).abs().max())
+            expect(
+                distance <= attack.eps + SLACK, f"{who} moved a pixel by {distance:.4g}, over its eps {attack.eps:.4g}"
+            )
+
+
+def _check_repeatable(make: Callable[[], Attack], reoptimise: bool) -> None:
+    outputs = []
+    for seed in (1, 2):  # of the global generators, which must not matter
+        trial = _Trial(make(), reoptimise=reoptimise)
+        with global_seed(seed):
+            trial.setup()
+            outputs.append(trial.play())
+    expect(same(*outputs), f"{trial.name} gave two different outputs from one seed; draw from ctx.rng alone")
+
+
+def _check_going_on(make: Callable[[], Attack], reoptimise: bool, poisoned: int) -> None:
+    """Hold the state after some poisoned batches to what a fresh attack and a rewound one make of it."""
+    trial = _Trial(make(), reoptimise=reoptimise)
+    trial.setup()
+    for t in range(poisoned):
+        trial.step(t)
+    state, model = trial.attack.state(), trial.bench.learner.state()
+    check_state(trial.name, state)
+    expected = trial.play(poisoned)
+
+    fresh = _Trial(make(), reoptimise=reoptimise)
+    for other, how in ((fresh, "a fresh one"), (trial, "the same one, gone on meanwhile,")):
+        other.bench.learner.restore(model)
+        other.attack.restore(state, other.access)
+        expect(
+            same(other.play(poisoned), expected),
+            f"{trial.name} went on differently after state() was restored into {how} than without",
+        )
+
+
+def _check_randomness(make: Callable[[], Attack]) -> None:
+    first = _Trial(make())
+    first.setup()
+    outputs, contexts = [], []
+    for t in range(4):
+        trial = _Trial(make())
+        trial.attack.restore(first.attack.state(), trial.access)
+        outputs.append(trial.hook("poison", trial.bench.batches[0], t))
+        contexts.append(trial.context)
+    alike = all(same(output, outputs[0]) for output in outputs)
+    if not any(context.asked_rng or context.asked_t for context in contexts):
+        expect(alike, f"{first.name}.poison differs from step to step, yet asks for neither ctx.rng nor ctx.t")
+    elif all(context.asked_rng for context in contexts) and not same(outputs[0], first.bench.batches[0]):
+        expect(not alike, f"{first.name}.poison asks for ctx.rng, yet returns the same at every step")
+
+
+def _check_no_budget(make: Callable[[], Attack]) -> None:
+    attack = make()
+    if not attack.bounded or "eps" not in {field.name for field in fields(attack) if field.init}:
+        return
+    trial = _Trial(replace(attack, eps=0.0), reoptimise=True)
+    trial.setup()
+    for sent, clean in zip(trial.play(), (*trial.bench.batches[:2], trial.bench.trigger), strict=True):
+        expect(same(sent.x, clean.x), f"{trial.name} changed an image with eps 0")

@@ -1,0 +1,214 @@
+"""A small world to try components in, and the watch over what they must leave alone."""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from accupoison.defenses import Defense
+from accupoison.learner import Learner, view_of
+from accupoison.rng import generator
+from accupoison.simulate import StepContext
+from accupoison.tags import check_tags
+from accupoison.types import Batch, ModelView, State
+from accupoison.updates import SGD
+
+ROWS, SIDE, CLASSES, IDS = 6, 8, 4, 600
+SEED = 0
+
+
+class BenchContext(StepContext):
+    """A context that remembers whether it was asked for randomness or for the step."""
+
+    def __init__(self, role: str, t: int) -> None:
+        self.metrics: dict[str, float] = {}
+        self.asked_rng = self.asked_t = False
+        super().__init__(SEED, role, t, self.metrics)
+
+    @property
+    def t(self) -> int:
+        """The step."""
+        self.asked_t = True
+        return super().t
+
+    def rng(self, *names: str) -> Generator:
+        """Return the generator for ``names``."""
+        self.asked_rng = True
+        return super().rng(*names)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """A tiny network that has learnt a little, and batches; the same at every call of :meth:`make`.
+
+    Attributes:
+        learner: The live model, with momentum.
+        reference: The early model.
+        batches: What the stream brings.
+        trigger: The clean trigger batch.
+        val: The attacker's own images.
+        trusted: What the defender may calibrate on.
+    """
+
+    learner: Learner
+    reference: ModelView
+    batches: tuple[Batch, ...]
+    trigger: Batch
+    val: Batch
+    trusted: tuple[Batch, ...]
+
+    @classmethod
+    def make(cls, update_mode: str = "train") -> "Bench":
+        """Build the world; the learner updates in ``update_mode``."""
+        early, learnt = _states()
+        reference = _network().eval()
+        reference.load_state_dict(early)
+        learner = _learner(update_mode)
+        learner.restore(learnt)
+        batches = copy.deepcopy(_batches()[3:])  # so that who spoils them spoils nobody else's
+        return cls(
+            learner=learner,
+            reference=view_of(reference),
+            batches=batches[:6],
+            trigger=batches[6],
+            val=batches[7],
+            trusted=batches[8:],
+        )
+
+
+@cache
+def _states() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the early model's state dict and the state of a learner that went on for three steps."""
+    learner = _learner("train")
+    early = learner.state()["model"]
+    for batch in _batches()[:3]:
+        learn(learner, batch)
+    return early, learner.state()
+
+
+def _learner(update_mode: str) -> Learner:
+    return Learner(_network(), lr=0.1, weight_decay=1e-3, update_mode=update_mode)
+
+
+def _network() -> nn.Sequential:
+    """Return the smallest network that has everything: convolution, batch norm, a kink, and a linear head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AvgPool2d(SIDE // 4),
+            nn.Flatten(),
+            nn.Linear(24, CLASSES),
+        )
+
+
+@cache
+def _batches() -> tuple[Batch, ...]:
+    """Return random images on the 8-bit grid, with many pixels at either end of the range."""
+    rng = generator(SEED, "bench")
+    count = 16 * ROWS
+    x = torch.randint(-60, 316, (count, 3, SIDE, SIDE), generator=rng).clamp(0, 255).float() / 255
+    y, ids = torch.randint(CLASSES, (count,), generator=rng), torch.randperm(IDS, generator=rng)[:count]
+    return tuple(Batch(x, y, ids).rows(torch.arange(i, i + ROWS)) for i in range(0, count, ROWS))
+
+
+def learn(learner: Learner, batch: Batch, defense: Defense | None = None, t: int = 0) -> None:
+    """Take one SGD step on ``batch``."""
+    SGD().step(learner, defense or Defense(), batch, BenchContext("update", t))
+
+
+def expect(kept: bool, broken: str) -> None:
+    """Raise AssertionError with the sentence ``broken`` unless ``kept``; other than assert, -O leaves it in."""
+    if not kept:
+        raise AssertionError(broken)
+
+
+def same(a: object, b: object) -> bool:
+    """Return whether two nests of tensors, arrays, batches and plain values agree bit for bit; NaN equals NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, Batch) and isinstance(b, Batch):
+        return same([a.x, a.y, a.ids, dict(a.extra)], [b.x, b.y, b.ids, dict(b.extra)])
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+@contextmanager
+def unchanged(learner: Learner, who: str, *given: object, buffers: bool = True) -> Iterator[None]:
+    """Raise AssertionError if the body changes the model, its optimiser, ``given`` or anything global.
+
+    Args:
+        learner: Whose weights, buffers, gradients, modes and optimiser are watched.
+        who: Named in the error: "attack Noise.poison".
+        given: Batches and tensors that were handed over for reading.
+        buffers: Watch the model's buffers too.
+    """
+    before = copy.deepcopy(_watched(learner, given))
+    yield
+    for what, now in _watched(learner, given).items():
+        expect((what == "the buffers" and not buffers) or same(before[what], now), f"{who} changed {what}")
+
+
+def _watched(learner: Learner, given: Sequence[object]) -> dict[str, object]:
+    model = learner.model
+    return {
+        "the weights": [p.detach() for p in model.parameters()],
+        "the buffers": list(model.buffers()),
+        "the .grad of a parameter": [p.grad for p in model.parameters()],
+        "the requires_grad of a parameter": [p.requires_grad for p in (*model.parameters(), *learner.view().params())],
+        "the .training of a module": [module.training for module in model.modules()],
+        "the optimiser": learner.optimizer.state_dict(),
+        "what it was given to read": given,
+        "the global random state": (torch.get_rng_state(), np.random.get_state(), hash(random.getstate())),
+        "torch's gradient mode or default dtype": (torch.is_grad_enabled(), torch.get_default_dtype()),
+    }
+
+
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seed the global generators in the body and put them back afterwards."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+def check_output(who: str, batch: Batch, context: BenchContext) -> None:
+    """Raise AssertionError unless the images can go on to the next component and the scalars into the record."""
+    expect(isinstance(batch, Batch), f"{who} returned a {type(batch).__name__}, not a Batch")
+    tensors = {"images": batch.x, **{f"extra[{name!r}]": value for name, value in batch.extra.items()}}
+    for name, tensor in tensors.items():
+        expect(not tensor.requires_grad, f"{who} returned {name} that carry a graph; detach them")
+    expect(bool(batch.x.isfinite().all()), f"{who} returned images that are not finite")
+    expect(bool(((batch.x >= 0) & (batch.x <= 1)).all()), f"{who} returned images outside [0, 1]")
+    try:
+        check_tags(context.metrics)
+    except ValueError as error:
+        raise AssertionError(f"{who} logged an {error}") from error
+
+
+def check_state(who: str, state: State) -> None:
+    """Raise AssertionError unless a checkpoint can hold the state."""
+    for name, value in state.items():
+        plain = value is None or isinstance(value, Tensor | int | float | str)
+        expect(plain, f"{who}.state() has a {type(value).__name__} under {name!r}, which no checkpoint can hold")

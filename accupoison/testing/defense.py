@@ -1,0 +1,248 @@
+"""What every defence promises."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from accupoison.defenses import Defense
+from accupoison.rng import generator
+from accupoison.testing.bench import (
+    IDS,
+    Bench,
+    BenchContext,
+    check_output,
+    check_state,
+    expect,
+    global_seed,
+    learn,
+    same,
+    unchanged,
+)
+from accupoison.types import Batch, Grads
+
+Outcome = tuple[Batch, Tensor, Grads]
+"""What a defence made of a batch: what the update sees, its losses and its gradients."""
+
+
+def check_defense(make: Callable[[], Defense]) -> None:
+    """Try a defence on a tiny model of the check's own.
+
+    Every hook must leave the model, its inputs and all global state alone, except that one forward pass in ``losses``
+    moves the running statistics; images must stay in [0, 1]; ids must not matter; ``losses`` and ``gradients`` must be
+    pure; set-up must do with what ``requires`` lists; the same seed must give the same output; what
+    :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and the ``neutral`` settings must
+    equal standard training bit for bit.
+
+    Args:
+        make: Returns a new instance with the settings to be tried.
+
+    Raises:
+        AssertionError: A promise was broken; the message says which.
+    """
+    _check_repeatable(make)
+    _check_relabelling(make)
+    _check_trusted_labels(make)
+    _check_coupling(make)
+    for done in (0, 1):
+        _check_going_on(make, done)
+    _Trial(make(), update_mode="eval").play()
+    for update_mode in ("train", "eval"):
+        _check_neutral(make, update_mode)
+
+
+class _Trial:
+    """One defence at work in a world of its own; every output is checked on the way."""
+
+    def __init__(
+        self,
+        defense: Defense,
+        *,
+        update_mode: str = "train",
+        rename: Tensor | None = None,
+        other_labels: bool = False,
+        setup: bool = True,
+    ) -> None:
+        self.defense, self.name = defense, f"defence {type(defense).__name__}"
+        self.bench, self._rename = Bench.make(update_mode), rename
+        self.reference = self.bench.reference if "snapshot" in defense.requires else None
+        trusted = [self._named(batch) for batch in self.bench.trusted]
+        if other_labels:
+            trusted = [replace(batch, y=batch.y.roll(1)) for batch in trusted]
+        self._trusted = trusted if any(need.startswith("trusted") for need in defense.requires) else []
+        if setup:
+            self._setup()
+
+    def intercept(self, batch: Batch, t: int) -> Batch:
+        batch, context, who = self._named(batch), BenchContext("defense", t), f"{self.name}.intercept"
+        with self._watch(who, batch):
+            seen = self.defense.intercept(self.bench.learner.view(), batch, context)
+        check_output(who, seen, context)
+        known = torch.isin(seen.ids, batch.ids) | (seen.ids < 0)
+        expect(bool(known.all()), f"{who} returned an id that is neither one it received nor negative")
+        return seen
+
+    def losses(self, seen: Batch) -> Tensor:
+        """Return the losses; the running statistics move as in a training step."""
+        learner, who = self.bench.learner, f"{self.name}.losses"
+        model, own = learner.state(), copy.deepcopy(self.defense.state())
+        once, tracked = self._losses(seen), _tracked(learner.model)
+        learner.restore(model)
+        expect(same(own, self.defense.state()), f"{who} changed the defence's own state")
+        moves = {now - before for now, before in zip(tracked, _tracked(learner.model), strict=True)}
+        wanted = int(learner.update_mode == "train")
+        expect(
+            moves == {wanted}, f"{who} moved the running statistics {max(moves)} times instead of {wanted} in a step"
+        )
+        expect(
+            once.shape == (len(seen),), f"{who} returned {list(once.shape)}, not one loss for each of {len(seen)} rows"
+        )
+        expect(once.requires_grad, f"{who} returned losses without a graph, so nothing can be learnt from them")
+        expect(bool(once.isfinite().all()), f"{who} returned a loss that is not finite")
+        twice = self._losses(seen)
+        expect(same(once.detach(), twice.detach()), f"{who} gave two different values on one batch from one state")
+        return twice
+
+    def step(self, t: int) -> Outcome | Batch:
+        """Return the outcome of one step, or the empty batch if all was rejected."""
+        seen, learner = self.intercept(self.bench.batches[t], t), self.bench.learner
+        if len(seen) == 0:
+            return seen
+        losses = self.losses(seen)
+        grads = torch.autograd.grad(losses.mean(), tuple(learner.model.parameters()))
+        passed = self._gradients(grads, t)
+        learner.apply(tuple(g.clone() for g in passed))
+        return seen, losses.detach(), passed
+
+    def play(self, first: int = 0) -> list[Outcome | Batch]:
+        return [self.step(t) for t in (first, first + 1)]
+
+    def _setup(self) -> None:
+        needs = ", ".join(sorted(self.defense.requires)) or "nothing"
+        context = BenchContext("defense-setup", 0)
+        try:
+            with self._watch(f"{self.name}.setup", *self._trusted):
+                self.defense.setup(self.bench.learner.view(), self.reference, self._trusted, context)
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"{self.name}.setup got what it requires ({needs}) and failed: {error}") from error
+
+    def _losses(self, seen: Batch) -> Tensor:
+        learner, who = self.bench.learner, f"{self.name}.losses"
+        with learner.forward() as forward, self._watch(who, seen, buffers=learner.update_mode == "eval"):
+            try:
+                return self.defense.losses(forward, seen)
+            except RuntimeError as error:  # the second tracked forward pass, for one
+                raise AssertionError(f"{who} failed: {error}") from error
+
+    def _gradients(self, grads: Grads, t: int) -> Grads:
+        learner, who, outputs = self.bench.learner, f"{self.name}.gradients", []
+        momentum = learner.momentum()
+        for _ in range(2):
+            with self._watch(who, grads, momentum):
+                outputs.append(self.defense.gradients(grads, momentum, BenchContext("update", t)))
+        expect(same(*outputs), f"{who} gave two different values on one input")
+        shapes = [g.shape for g in grads], [g.shape for g in outputs[0]]
+        expect(shapes[0] == shapes[1], f"{who} returned other shapes than one gradient a parameter")
+        return outputs[0]
+
+    def _watch(self, who: str, *given: object, buffers: bool = True) -> AbstractContextManager[None]:
+        return unchanged(self.bench.learner, who, *given, self.bench.reference.state(), buffers=buffers)
+
+    def _named(self, batch: Batch) -> Batch:
+        return batch if self._rename is None else replace(batch, ids=self._rename[batch.ids])
+
+
+def _tracked(model: nn.Module) -> list[int]:
+    return [int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
+
+
+def _check_repeatable(make: Callable[[], Defense]) -> None:
+    outcomes = []
+    for seed in (1, 2):  # of the global generators, which must not matter
+        with global_seed(seed):
+            trial = _Trial(make())
+            outcomes.append(trial.play())
+    expect(same(*outcomes), f"{trial.name} gave two different outputs from one seed; draw from ctx.rng alone")
+
+
+def _check_relabelling(make: Callable[[], Defense]) -> None:
+    rename = torch.randperm(IDS, generator=generator(0, "rename"))
+    plain, renamed = _Trial(make()), _Trial(make(), rename=rename)
+    for a, b in zip(plain.play(), renamed.play(), strict=True):
+        seen, other = (o if isinstance(o, Batch) else o[0] for o in (a, b))
+        ids = torch.where(seen.ids < 0, seen.ids, rename[seen.ids.clamp(min=0)])
+        rest = [[] if isinstance(o, Batch) else o[1:] for o in (a, b)]
+        expect(
+            same(replace(seen, ids=ids), other) and same(*rest),
+            f"{plain.name} treats the same rows differently under other ids",
+        )
+
+
+def _check_trusted_labels(make: Callable[[], Defense]) -> None:
+    defense = make()
+    if "trusted-unlabelled" not in defense.requires or "trusted-labelled" in defense.requires:
+        return
+    trial, other = _Trial(defense), _Trial(make(), other_labels=True)
+    expect(
+        same(trial.play(), other.play()),
+        f"{trial.name} uses the labels of trusted images, yet requires trusted-unlabelled ones only",
+    )
+
+
+def _check_coupling(make: Callable[[], Defense]) -> None:
+    """Hold a defence that does not couple rows to it: another last row must leave the others as they are."""
+    if make().couples:
+        return
+    outputs = []
+    for other in (0, 1):
+        trial = _Trial(make(), update_mode="eval")
+        batch, donor = trial.bench.batches[0], trial.bench.batches[other]
+        x, y = torch.cat([batch.x[:-1], donor.x[-1:]]), torch.cat([batch.y[:-1], donor.y[-1:]])
+        seen = trial.intercept(replace(batch, x=x, y=y), 0)
+        rows = seen.ids != batch.ids[-1]
+        losses = trial.losses(seen).detach()[rows] if len(seen) else torch.empty(0)
+        outputs.append((seen.rows(rows), losses))
+    expect(same(*outputs), f"{trial.name} lets one row's image or loss depend on another's, yet couples is False")
+
+
+def _check_going_on(make: Callable[[], Defense], done: int) -> None:
+    """Hold the state after some batches to what a fresh defence and a rewound one make of it."""
+    trial = _Trial(make())
+    for t in range(done):
+        trial.step(t)
+    state, model = trial.defense.state(), trial.bench.learner.state()
+    check_state(trial.name, state)
+    expected = trial.play(done)
+    fresh = _Trial(make(), setup=False)
+    for other, how in ((fresh, "a fresh one"), (trial, "the same one, gone on meanwhile,")):
+        other.bench.learner.restore(model)
+        other.defense.restore(state, other.reference)
+        expect(
+            same(other.play(done), expected),
+            f"{trial.name} went on differently after state() was restored into {how} than without",
+        )
+
+
+def _check_neutral(make: Callable[[], Defense], update_mode: str) -> None:
+    settings = make().neutral
+    if settings is None:
+        return
+    ours, plain = (
+        _Trial(replace(make(), **settings), update_mode=update_mode),
+        _Trial(Defense(), update_mode=update_mode),
+    )
+    for t in range(3):
+        for trial in (ours, plain):
+            learn(trial.bench.learner, trial.intercept(trial.bench.batches[t], t), trial.defense, t)
+        states = ours.bench.learner.state(), plain.bench.learner.state()
+        for part in ("model", "optimizer"):
+            expect(
+                same(states[0][part], states[1][part]),
+                f"{ours.name} at its neutral settings {settings} differs from standard training in the {part} "
+                f"after {t + 1} {update_mode}-mode updates",
+            )

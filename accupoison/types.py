@@ -1,0 +1,177 @@
+"""What crosses the boundaries between stream, attack, defence and learner."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+Grads = tuple[Tensor, ...]
+"""One gradient per parameter tensor, in parameter order."""
+
+Saved = Tensor | int | float | str | None
+State = dict[str, Saved]
+"""What a component saves: plain tensors, numbers, strings and None, nothing that needs a pickle."""
+
+
+class Verdict(Enum):
+    """What became of a batch."""
+
+    COMMIT = "commit"
+    SKIP = "skip"
+
+
+class Phase(Enum):
+    """Where in a run a step lies: before the trigger, the trigger itself, or the recovery after it."""
+
+    ORDINARY = "ordinary"
+    FIRE = "fire"
+    RECOVER = "recover"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A labelled batch on the wire.
+
+    Attributes:
+        x: Inputs, floating [B, C, H, W] in [0, 1] (features: [B, D]).
+        y: Labels, int64 [B].
+        ids: Sample identities, int64 [B].
+        extra: Row-aligned tensors a component adds for a later one, such as TRADES' adversarial images.
+
+    Raises:
+        ValueError: The rows of ``x``, ``y``, ``ids`` and ``extra`` do not line up, or a dtype is not as above.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.x.is_floating_point():
+            raise ValueError(f"images must be floating point in [0, 1], got {self.x.dtype}")
+        for name, rows in {"y": self.y, "ids": self.ids}.items():
+            if rows.dtype != torch.int64 or rows.ndim != 1:
+                raise ValueError(f"{name} must be int64 [B], got {rows.dtype} {list(rows.shape)}")
+        for name, rows in {"y": self.y, "ids": self.ids, **self.extra}.items():
+            if len(rows) != len(self.x):
+                raise ValueError(f"{name} has {len(rows)} rows where x has {len(self.x)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def with_x(self, x: Tensor) -> "Batch":
+        """Return this batch with other inputs."""
+        return replace(self, x=x)
+
+    def rows(self, index: Tensor | slice) -> "Batch":
+        """Return the rows that ``index`` selects."""
+        return Batch(
+            self.x[index], self.y[index], self.ids[index], {name: value[index] for name, value in self.extra.items()}
+        )
+
+    @staticmethod
+    def concat(batches: "Sequence[Batch]") -> "Batch":
+        """Return all rows of ``batches`` (without ``extra``) as one batch."""
+        return Batch(
+            torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), torch.cat([b.ids for b in batches])
+        )
+
+
+class Context(Protocol):
+    """What every hook of an attack, defence or update rule receives."""
+
+    @property
+    def t(self) -> int:
+        """The step, counted from 0."""
+
+    def rng(self, *names: str) -> Generator:
+        """Return a CPU generator that depends on the seed, the component's role, ``t`` and ``names`` alone."""
+
+    def log(self, tag: str, value: float) -> None:
+        """Record a scalar for this step; a later value under the same tag replaces an earlier one."""
+
+
+class Stream(Protocol):
+    """A reproducible sequence of clean batches; ``stream[t]`` depends on the seed and ``t`` alone."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, t: int) -> Batch: ...
+
+    def ids(self, t: int) -> Tensor:
+        """Return the ids of batch ``t``, int64 [B], without making its images."""
+
+
+class ModelView(Protocol):
+    """A read-only, differentiable look at a model: nothing about the model changes through it."""
+
+    def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Return logits [B, classes].
+
+        Args:
+            x: Inputs [B, ...] in [0, 1].
+            train: Use batch statistics, as in a training step; the running statistics stay as they are.
+            params: Weights to use in place of the model's own, in parameter order.
+        """
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the input of the last linear layer, [B, D]."""
+
+    def params(self) -> tuple[Tensor, ...]:
+        """Return the leaves that gradients are taken with respect to; the same ones at every call."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return parameters and buffers by name, detached."""
+
+
+class Forward(Protocol):
+    """The trainable forward pass of one update step; exactly one call a step moves the running statistics."""
+
+    def __call__(self, x: Tensor, *, track: bool | None = None) -> Tensor:
+        """Return logits [B, classes]; ``track``: move the running statistics (default: the first call does)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Access:
+    """What the attacker holds besides the model.
+
+    Attributes:
+        val: The attacker's own labelled images.
+        trigger: The clean images of the trigger batch.
+        crafted: The trigger that will be delivered is a crafted one.
+        reoptimise: The trigger is crafted anew at every step instead of once, at set-up.
+    """
+
+    val: Batch
+    trigger: Batch
+    crafted: bool
+    reoptimise: bool
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of the loop, as its consumers see it.
+
+    Attributes:
+        t: The step, from 0; the trigger comes at ``t == horizon``.
+        branch: The trigger this step belongs to, or "" before the paths part.
+        phase: Ordinary, fire or recover.
+        clean: The batch before the attack (for metrics and ledger only), as it would have reached the defence.
+        sent: The batch that reached the defence.
+        seen: What the defence passed on to the update; ids are the true ones.
+        metrics: Scalars by tag.
+        verdict: What became of the batch.
+    """
+
+    t: int
+    branch: str
+    phase: Phase
+    clean: Batch
+    sent: Batch
+    seen: Batch
+    metrics: dict[str, float]
+    verdict: Verdict

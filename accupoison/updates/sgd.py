@@ -1,0 +1,41 @@
+"""Ordinary SGD on the mean of the defence's losses."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from accupoison.defenses.base import Defense
+from accupoison.defenses.clip import check_clipping, clip
+from accupoison.learner import Learner
+from accupoison.types import Batch, Context, Verdict
+
+
+@dataclass(kw_only=True)
+class SGD:
+    """One optimiser step on the mean of the defence's per-row losses.
+
+    Attributes:
+        clip_norm: Bound on the gradient's norm, beside whatever the defence does.
+        clip_kind: "l2" or "linf".
+    """
+
+    clip_norm: float = math.inf
+    clip_kind: str = "l2"
+
+    def __post_init__(self) -> None:
+        check_clipping(self.clip_norm, self.clip_kind, "clip norm")
+
+    def step(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Verdict:
+        """Update the learner on ``batch`` as the defence left it; an empty batch changes nothing at all."""
+        if len(batch) == 0:
+            return Verdict.SKIP
+        with learner.forward() as forward:
+            loss = defense.losses(forward, batch).mean()
+        grads = torch.autograd.grad(loss, tuple(learner.model.parameters()))
+        ctx.log("optim/grad_norm", float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))))
+        grads = defense.gradients(grads, learner.momentum(), ctx)
+        if self.clip_norm < math.inf:
+            grads = clip(grads, self.clip_norm, self.clip_kind)
+        learner.apply(grads)
+        return Verdict.COMMIT

@@ -1,0 +1,301 @@
+"""Defences that each break one promise, and the words that the check must find for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.defenses import Defense
+from accupoison.types import Batch, Context, Forward, Grads, ModelView
+
+
+@dataclass(kw_only=True)
+class MutatesInput(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        batch.x.mul_(0.99)
+        return batch
+
+
+@dataclass(kw_only=True)
+class UsesGlobalRng(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(batch.x * torch.rand(batch.x.shape))
+
+
+@dataclass(kw_only=True)
+class BorrowsGlobalSeed(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        with torch.random.fork_rng(devices=[]):
+            return batch.with_x(batch.x * torch.rand(batch.x.shape))
+
+
+@dataclass(kw_only=True)
+class PeeksAtIds(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.rows(batch.ids % 2 == 0)
+
+
+@dataclass(kw_only=True)
+class SortsByIds(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.rows(batch.ids.argsort())
+
+
+@dataclass(kw_only=True)
+class InventsIds(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return replace(batch, ids=batch.ids + 1)
+
+
+@dataclass(kw_only=True)
+class LeavesTheRange(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(2 * batch.x)
+
+
+@dataclass(kw_only=True)
+class NotFinite(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(batch.x / batch.x.sign())
+
+
+@dataclass(kw_only=True)
+class KeepsAGraph(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return replace(batch, extra={"logits": view.logits(batch.x)})
+
+
+@dataclass(kw_only=True)
+class ChangesWeights(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        view.params()[0].data.mul_(0.99)
+        return batch
+
+
+@dataclass(kw_only=True)
+class TracksTwice(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return F.cross_entropy(forward(batch.x) + forward(batch.x, track=True), batch.y, reduction="none")
+
+
+@dataclass(kw_only=True)
+class TracksBehindTheBack(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        forward._model(batch.x)  # type: ignore[attr-defined]
+        return super().losses(forward, batch)
+
+
+@dataclass(kw_only=True)
+class TracksNever(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return F.cross_entropy(forward(batch.x, track=False), batch.y, reduction="none")
+
+
+@dataclass(kw_only=True)
+class SetsTraining(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        losses = super().losses(forward, batch)
+        forward._model[1].eval()  # type: ignore[attr-defined]
+        return losses
+
+
+@dataclass(kw_only=True)
+class CallsBackward(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        losses = super().losses(forward, batch)
+        losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        return losses
+
+
+@dataclass(kw_only=True)
+class MeanLoss(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return super().losses(forward, batch).mean()
+
+
+@dataclass(kw_only=True)
+class DetachedLoss(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return super().losses(forward, batch).detach()
+
+
+@dataclass(kw_only=True)
+class InfiniteLoss(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return super().losses(forward, batch) * torch.inf
+
+
+@dataclass(kw_only=True)
+class CountsInLosses(Defense):
+    count: int = field(default=0, init=False)
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        self.count += 1
+        return super().losses(forward, batch)
+
+
+@dataclass(kw_only=True)
+class ImpureLosses(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().losses(forward, batch) * self.calls
+
+
+@dataclass(kw_only=True)
+class RandomLosses(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        return super().losses(forward, batch) * torch.rand(len(batch))
+
+
+@dataclass(kw_only=True)
+class SpoilsMomentum(Defense):
+    def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
+        momentum[0].mul_(0.5)
+        return grads
+
+
+@dataclass(kw_only=True)
+class ScalesInPlace(Defense):
+    def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
+        return tuple(g.mul_(0.5) for g in grads)
+
+
+@dataclass(kw_only=True)
+class ImpureGradients(Defense):
+    def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
+        self.calls = getattr(self, "calls", 0) + 1
+        return tuple(g * self.calls for g in grads)
+
+
+@dataclass(kw_only=True)
+class LosesAGradient(Defense):
+    def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
+        return grads[:-1]
+
+
+@dataclass(kw_only=True)
+class NeedsMoreThanItSays(Defense):
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        if reference is None:
+            raise ValueError("where is the snapshot?")
+
+
+@dataclass(kw_only=True)
+class TrustedLabels(Defense):
+    requires: ClassVar[frozenset[str]] = frozenset({"trusted-unlabelled"})
+    neutral: ClassVar[None] = None
+
+    share: float = field(default=0.0, init=False)
+
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        self.share = float(trusted[0].y.float() @ torch.arange(len(trusted[0].y)).float())
+
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(batch.x / (1 + self.share))
+
+
+@dataclass(kw_only=True)
+class SpoilsTheSnapshot(Defense):
+    requires: ClassVar[frozenset[str]] = frozenset({"snapshot"})
+
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        assert reference is not None
+        reference.params()[0].data.zero_()
+
+
+@dataclass(kw_only=True)
+class CouplesImages(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x((batch.x + batch.x.mean(0)) / 2)
+
+
+@dataclass(kw_only=True)
+class CouplesLosses(Defense):
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        losses = super().losses(forward, batch)
+        return losses * losses.detach().mean()
+
+
+@dataclass(kw_only=True)
+class Forgets(Defense):
+    """Keeps what it has found at set-up in an attribute that is not a field."""
+
+    neutral: ClassVar[None] = None
+
+    def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
+        self.scale = 0.9
+
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(batch.x * getattr(self, "scale", 1.0))
+
+
+@dataclass(kw_only=True)
+class RemembersTooMuch(Defense):
+    """Counts in an attribute that going back to an earlier state does not bring back."""
+
+    neutral: ClassVar[None] = None
+
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        self.count = getattr(self, "count", 0) + 1
+        return batch.with_x(batch.x / self.count)
+
+
+@dataclass(kw_only=True)
+class NotNeutral(Defense):
+    """Equals standard training in its loss, but tracks the halved images."""
+
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+
+    weight: float = 1.0
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        other = F.cross_entropy(forward(batch.x / 2), batch.y, reduction="none")
+        return F.cross_entropy(forward(batch.x), batch.y, reduction="none") + self.weight * other
+
+
+@dataclass(kw_only=True)
+class Logs(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        ctx.log("defense/mood", 1.0)
+        return batch
+
+
+BROKEN: list[tuple[type[Defense], str]] = [
+    (MutatesInput, r"intercept changed what it was given to read"),
+    (UsesGlobalRng, r"intercept changed the global random state"),
+    (BorrowsGlobalSeed, r"two different outputs from one seed"),
+    (PeeksAtIds, r"treats the same rows differently under other ids"),
+    (SortsByIds, r"treats the same rows differently under other ids"),
+    (InventsIds, r"returned an id that is neither one it received nor negative"),
+    (LeavesTheRange, r"intercept returned images outside \[0, 1\]"),
+    (NotFinite, r"intercept returned images that are not finite"),
+    (KeepsAGraph, r"returned extra\['logits'\] that carry a graph"),
+    (ChangesWeights, r"intercept changed the weights"),
+    (TracksTwice, r"losses failed: a second forward pass of one step asked to move the running statistics"),
+    (TracksBehindTheBack, r"losses moved the running statistics 2 times instead of 1"),
+    (TracksNever, r"losses moved the running statistics 0 times instead of 1"),
+    (SetsTraining, r"losses changed the \.training of a module"),
+    (CallsBackward, r"losses changed the \.grad of a parameter"),
+    (MeanLoss, r"losses returned \[\], not one loss for each of 6 rows"),
+    (DetachedLoss, r"losses returned losses without a graph"),
+    (InfiniteLoss, r"losses returned a loss that is not finite"),
+    (CountsInLosses, r"losses changed the defence's own state"),
+    (ImpureLosses, r"losses gave two different values on one batch"),
+    (RandomLosses, r"losses changed the global random state"),
+    (SpoilsMomentum, r"gradients changed the optimiser"),
+    (ScalesInPlace, r"gradients changed what it was given to read"),
+    (ImpureGradients, r"gradients gave two different values on one input"),
+    (LosesAGradient, r"gradients returned other shapes than one gradient a parameter"),
+    (NeedsMoreThanItSays, r"setup got what it requires \(nothing\) and failed: where is the snapshot"),
+    (TrustedLabels, r"uses the labels of trusted images"),
+    (SpoilsTheSnapshot, r"setup changed what it was given to read"),
+    (CouplesImages, r"lets one row's image or loss depend on another's, yet couples is False"),
+    (CouplesLosses, r"lets one row's image or loss depend on another's, yet couples is False"),
+    (Forgets, r"went on differently after state\(\) was restored into a fresh one"),
+    (RemembersTooMuch, r"went on differently after state\(\) was restored into the same one, gone on meanwhile"),
+    (NotNeutral, r"at its neutral settings \{'weight': 0\.0\} differs from standard training in the model"),
+    (Logs, r"intercept logged an unknown tag 'defense/mood'"),
+]

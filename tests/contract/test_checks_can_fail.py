@@ -1,0 +1,131 @@
+"""A check that cannot fail is worthless: each one is shown something that it must refuse."""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from accupoison.attacks import Attack
+from accupoison.defenses import Defense
+from accupoison.testing import check_attack, check_defense, unchanged
+from accupoison.testing.bench import Bench, same
+from accupoison.types import Batch
+from tests.contract import broken_attacks, broken_defenses
+
+
+@pytest.fixture(autouse=True)
+def _clean_globals() -> Iterator[None]:
+    yield
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+
+
+def _name(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else re.sub(r"\W+", "-", str(value))
+
+
+@pytest.mark.parametrize(("cls", "words"), broken_attacks.BROKEN, ids=_name)
+def test_broken_attack(cls: type[Attack], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_attack(cls)
+
+
+@pytest.mark.parametrize(("cls", "words"), broken_defenses.BROKEN, ids=_name)
+def test_broken_defense(cls: type[Defense], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_defense(cls)
+
+
+def test_promises_that_are_not_made_are_not_checked() -> None:
+    check_attack(broken_attacks.Unbounded)
+
+
+def _momentum(bench: Bench, batch: Batch) -> None:
+    bench.learner.momentum()[0].mul_(2)
+
+
+def _rate(bench: Bench, batch: Batch) -> None:
+    bench.learner.lr *= 2
+
+
+def _training(bench: Bench, batch: Batch) -> None:
+    next(bench.learner.model.children()).train()
+
+
+def _grad(bench: Bench, batch: Batch) -> None:
+    parameter = next(bench.learner.model.parameters())
+    parameter.grad = torch.zeros_like(parameter)
+
+
+def _requires_grad(bench: Bench, batch: Batch) -> None:
+    next(bench.learner.model.parameters()).requires_grad_(False)
+
+
+def _weight(bench: Bench, batch: Batch) -> None:
+    with torch.no_grad():
+        next(bench.learner.model.parameters()).view(-1)[0].mul_(1 + 1e-6)
+
+
+def _buffer(bench: Bench, batch: Batch) -> None:
+    next(b for b in bench.learner.model.buffers() if b.dtype == torch.int64).add_(1)
+
+
+def _extra(bench: Bench, batch: Batch) -> None:
+    batch.extra["late"] = batch.x  # type: ignore[index]
+
+
+CHANGES: list[tuple[Callable[[Bench, Batch], object], str]] = [
+    (_weight, "the weights"),
+    (_buffer, "the buffers"),
+    (_grad, "the .grad of a parameter"),
+    (_requires_grad, "the requires_grad of a parameter"),
+    (_training, "the .training of a module"),
+    (_momentum, "the optimiser"),
+    (_rate, "the optimiser"),
+    (_extra, "what it was given to read"),
+    (lambda bench, batch: batch.ids.add_(1), "what it was given to read"),
+    (lambda bench, batch: torch.rand(1), "the global random state"),
+    (lambda bench, batch: np.random.rand(), "the global random state"),
+    (lambda bench, batch: random.random(), "the global random state"),
+    (lambda bench, batch: torch.set_default_dtype(torch.float64), "torch's gradient mode or default dtype"),
+]
+
+
+@pytest.mark.parametrize(("change", "what"), CHANGES)
+def test_unchanged_sees(change: Callable[[Bench, Batch], object], what: str) -> None:
+    bench = Bench.make()
+    batch = bench.batches[0]
+    with (
+        pytest.raises(AssertionError, match=f"the culprit changed {re.escape(what)}"),
+        unchanged(bench.learner, "the culprit", batch),
+    ):
+        change(bench, batch)
+
+
+def test_unchanged_lets_buffers_pass_where_it_is_told_to() -> None:
+    bench = Bench.make()
+    with unchanged(bench.learner, "an update", buffers=False):
+        _buffer(bench, bench.batches[0])
+    with pytest.raises(AssertionError, match="the weights"), unchanged(bench.learner, "an update", buffers=False):
+        _weight(bench, bench.batches[0])
+
+
+def test_same_is_exact() -> None:
+    nan = torch.tensor([1.0, torch.nan])
+    assert same({"a": [nan, 1, "x", None]}, {"a": [nan.clone(), 1, "x", None]})
+    assert same(float("nan"), float("nan"))
+    for a, b in [
+        (nan, torch.tensor([1.0, 2.0])),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (torch.zeros(2), torch.zeros(1, 2)),
+        ([1], [1, 1]),
+        ({"a": 1}, {"b": 1}),
+        (1, 1.0),
+        (True, 1),
+        (np.zeros(2), np.ones(2)),
+        (torch.zeros(1), None),
+    ]:
+        assert not same(a, b)

@@ -1,0 +1,97 @@
+"""Every registered attack and defence keeps the public contract, and does something."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from accupoison.attacks import ATTACKS
+from accupoison.defenses import DEFENSES, Defense
+from accupoison.testing import check_attack, check_defense
+from accupoison.testing.bench import Bench, BenchContext, learn, same
+from accupoison.types import Access
+
+Settings = dict[str, Any]
+
+ATTACK_SETTINGS: dict[str, list[Settings]] = {
+    "none": [{"recentre": True}],
+    "noise": [{"kind": "uniform"}, {"kind": "rademacher", "eps": 0.3}],
+    "direct": [{"steps": 2}],
+    "accumulative": [
+        {"objective": "reg", "steps": 2, "gamma": 0.5},
+        {"objective": "second", "steps": 1, "eps": 0.3},
+        {"objective": "normal", "steps": 2},
+        {"steps": 2, "recentre": True},
+    ],
+}
+DEFENSE_SETTINGS: dict[str, list[Settings]] = {
+    "AT": [{"steps": 2}, {"steps": 2, "direction": "descend", "eps": 0.01}],
+    "TRADES": [{"steps": 2}, {"steps": 0}],
+    "CLIP": [{"max_norm": 0.1}, {"max_norm": 0.01, "norm": "linf"}],
+    # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
+    "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
+}
+ATTACK_CASES = [(name, s) for name in ATTACKS.names() for s in ATTACK_SETTINGS.get(name, [{}])]
+DEFENSE_CASES = [(name, s) for name in DEFENSES.names() for s in DEFENSE_SETTINGS.get(name, [{}])]
+STANDARD = "ST"
+
+
+@pytest.mark.parametrize(("name", "settings"), ATTACK_CASES)
+def test_attack_contract(name: str, settings: Settings) -> None:
+    check_attack(lambda: ATTACKS.build(name, settings))
+
+
+@pytest.mark.parametrize(("name", "settings"), DEFENSE_CASES)
+def test_defense_contract(name: str, settings: Settings) -> None:
+    check_defense(lambda: DEFENSES.build(name, settings))
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in ATTACK_CASES if case[0] != "none"])
+def test_attack_moves_images(name: str, settings: Settings) -> None:
+    bench, attack = Bench.make(), ATTACKS.build(name, settings)
+    attack.setup(bench.learner.view(), Access(bench.val, bench.trigger, False, False), BenchContext("attack", 0))
+    sent = attack.poison(bench.learner.view(), bench.batches[0], BenchContext("attack", 0))
+    distance = (sent.x - bench.batches[0].x).abs()
+    assert float(distance.max()) == pytest.approx(attack.eps, rel=0.01)  # the whole budget, somewhere
+    assert float((distance > 0).float().mean()) > 0.25
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_crafted_trigger_uses_its_budget(name: str) -> None:
+    bench, attack = Bench.make(), ATTACKS.build(name, {"eps": 0.05, "steps": 2})
+    attack.setup(bench.learner.view(), Access(bench.val, bench.trigger, True, False), BenchContext("attack", 0))
+    crafted = attack.trigger(bench.learner.view(), bench.trigger, BenchContext("attack", 3))
+    assert float((crafted.x - bench.trigger.x).abs().max()) == pytest.approx(0.05, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in DEFENSE_CASES if case[0] != STANDARD])
+def test_defense_differs_from_standard_training(name: str, settings: Settings) -> None:
+    ours, plain = Bench.make(), Bench.make()
+    defense = DEFENSES.build(name, {**settings, "threshold": 0.0} if name == "DSC" else settings)
+    defense.setup(ours.learner.view(), ours.reference, ours.trusted, BenchContext("setup", 0))
+    seen = defense.intercept(ours.learner.view(), ours.batches[0], BenchContext("defense", 0))
+    learn(ours.learner, seen, defense)
+    learn(plain.learner, plain.batches[0])
+    assert not torch.equal(ours.learner.weights(), plain.learner.weights())
+
+
+@pytest.mark.parametrize("name", DEFENSES.names())
+def test_neutral_settings_are_settings(name: str) -> None:
+    cls = DEFENSES.get(name)
+    if cls.neutral is None:
+        assert "neutral" in (cls.__doc__ or "")  # the reason
+        return
+    assert cls.neutral.keys() <= DEFENSES.settings(name).keys()
+    assert name == STANDARD or cls.neutral
+    cls(**cls.neutral)
+
+
+def test_what_needs_no_defence_is_left_alone() -> None:
+    """Standard training and a DSC that never fires see exactly what was sent."""
+    bench = Bench.make()
+    for defense in (Defense(), DEFENSES.build("DSC", {"threshold": math.inf})):
+        defense.setup(bench.learner.view(), bench.reference, bench.trusted, BenchContext("setup", 0))
+        assert same(
+            defense.intercept(bench.learner.view(), bench.batches[0], BenchContext("defense", 0)), bench.batches[0]
+        )

@@ -1,0 +1,127 @@
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from accupoison.attacks import ATTACKS, Clean
+from accupoison.defenses import DEFENSES, Defense, DiscrepancyCorrection
+from accupoison.errors import InputError
+from accupoison.registry import Registry, component_state, restore_component
+
+
+@dataclass(kw_only=True)
+class Widget:
+    size: int = 1
+    made: Tensor | None = field(default=None, init=False)
+    count: int = field(default=0, init=False)
+    window: list[int] = field(default_factory=list, init=False)
+
+
+@pytest.fixture
+def registry() -> Registry[Widget]:
+    made: Registry[Widget] = Registry("widget")
+    made.register("Alpha", "first", "one")(Widget)
+    return made
+
+
+def test_names_aliases_and_case(registry: Registry[Widget]) -> None:
+    assert registry.names() == ["Alpha"]
+    assert registry.aliases("Alpha") == ["first", "one"]
+    for name in ("Alpha", "alpha", "ALPHA", "first", "ONE"):
+        assert registry.canonical(name) == "Alpha"
+        assert registry.get(name) is Widget
+    assert list(registry.settings("one")) == ["size"]
+    assert registry.build("first", {"size": 3}).size == 3
+
+
+@pytest.mark.parametrize("names", [("Alpha",), ("alpha",), ("first",), ("Beta", "ONE"), ("beta", "Alpha")])
+def test_duplicates_are_refused_and_leave_no_trace(registry: Registry[Widget], names: tuple[str, ...]) -> None:
+    @dataclass(kw_only=True)
+    class Other(Widget):
+        pass
+
+    with pytest.raises(ValueError, match=f"widget {names[-1]} is registered already"):
+        registry.register(*names)(Other)
+    assert registry.names() == ["Alpha"]
+    assert registry.get("alpha") is Widget
+    with pytest.raises(InputError):
+        registry.get("beta")
+
+
+def test_only_dataclasses(registry: Registry[Widget]) -> None:
+    class Plain:
+        pass
+
+    with pytest.raises(ValueError, match="Plain must be a dataclass: its init fields are the widget's settings"):
+        registry.register("plain")(Plain)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "words"),
+    [
+        (ATTACKS, "acumulative", "unknown attack 'acumulative'; did you mean accumulative?"),
+        (ATTACKS, "NOISY", "unknown attack 'NOISY'; did you mean noise?"),
+        (DEFENSES, "trade", "unknown defence 'trade'; did you mean trades?"),
+        (DEFENSES, "zzz", "unknown defence 'zzz'; choose from "),
+    ],
+)
+def test_did_you_mean(registry: Registry[Any], name: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        registry.get(name)
+    assert words in str(caught.value)
+
+
+def test_names_of_the_papers() -> None:
+    assert DEFENSES.get("OURS") is DEFENSES.get("dsc") is DiscrepancyCorrection
+    assert DEFENSES.canonical("ours") == "DSC"
+    assert DEFENSES.get("none") is DEFENSES.get("st") is Defense
+    assert ATTACKS.get("clean") is ATTACKS.get("None") is Clean
+    assert ATTACKS.canonical("greedy") == "direct"
+
+
+class EntryPoint:
+    """Stands in for one that an installed package declares."""
+
+    def __init__(self, registry: Registry[Widget]) -> None:
+        self.registry, self.loaded = registry, 0
+
+    def load(self) -> None:
+        self.loaded += 1
+
+        @self.registry.register("Plugged")
+        @dataclass(kw_only=True)
+        class Plugged(Widget):
+            pass
+
+
+def test_plugins_are_loaded_once(registry: Registry[Widget], monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin, groups = EntryPoint(registry), []
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        groups.append(group)
+        return [plugin]
+
+    monkeypatch.setattr("accupoison.registry.entry_points", entry_points)
+    assert registry.names() == ["Alpha", "Plugged"]
+    assert registry.get("plugged").__name__ == "Plugged"
+    assert groups == ["accupoison.widgets"]
+    assert plugin.loaded == 1
+
+
+def test_state_is_a_copy_that_brings_back_none() -> None:
+    widget = Widget()
+    empty = component_state(widget)
+    assert empty == {"made": None, "count": 0}  # neither settings nor what no checkpoint can hold
+    widget.made, widget.count = torch.ones(2), 5
+    full = component_state(widget)
+    widget.made += 1
+    assert torch.equal(full["made"], torch.ones(2))  # type: ignore[arg-type]
+    restore_component(widget, full)
+    assert torch.equal(widget.made, torch.ones(2))
+    widget.made += 1
+    assert torch.equal(full["made"], torch.ones(2))  # type: ignore[arg-type]
+    restore_component(widget, empty)
+    assert widget.made is None
+    assert widget.count == 0

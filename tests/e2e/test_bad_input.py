@@ -1,0 +1,226 @@
+"""Whatever is wrong: one sentence that names the value and the fix, exit code 2, and what was saved stays."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from accupoison import checkpoint
+from accupoison.rundir import RunDirectory
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, ROOT, call, done, outcome, refused, sentence
+
+SET = "--set"
+
+
+def resaved(path: Path, change: Callable[[dict[str, Any]], None], to: str = "other.pt") -> Path:
+    """Write a sound base checkpoint that differs from the one at ``path``."""
+    payload = checkpoint.load(path, "base-model")
+    change(payload)
+    checkpoint.save(Path(to), "base-model", payload)
+    return Path(to)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps", "-1"], r"attack.eps -1.0 is outside \[0, 1\]; give a radius"),
+        (["--eps", "2"], r"attack.eps 2.0 is outside \[0, 1\]; give a radius"),
+        (["--eps", "8/0"], r"attack.accumulative.eps = '8/0' divides by zero; write a fraction such as 8/255"),
+        (["--eps", "abc"], r"attack.accumulative.eps = 'abc' is not a number; write one such as"),
+        (["--eps", "nan"], r"attack.accumulative.eps = 'nan' is not a number; write one such as"),
+        (["--steps", "-1"], r"-1 steps and 1 after the trigger: neither may be negative"),
+        (["--after", "-2"], r"3 steps and -2 after the trigger: neither may be negative"),
+        (["--steps", "ten"], r"Invalid value for '--steps': 'ten' is not a valid integer"),
+        ([SET, "attack.steps=0"], r"attack.steps 0 is below 1; give the number of gradient steps"),
+        ([SET, "run.save_every=0"], r"run.save_every 0 is below 1; give a number of steps"),
+        ([SET, "optim.lr=0"], r"optim.lr 0.0 is not a number above 0; give a learning rate such as 0.1"),
+        ([SET, "optim.lr=-0.1"], r"optim.lr -0.1 is not a number above 0; give a learning rate"),
+        ([SET, "optim.lr=inf"], r"optim.lr inf is not a number above 0; give a learning rate"),
+        ([SET, "optim.momentum=1"], r"optim.momentum 1.0 is outside \[0, 1\); 0.9 is usual"),
+        ([SET, "optim.weight_decay=inf"], r"optim.weight_decay inf is not a number of 0 or more"),
+        (["--clip-norm", "0"], r"optim.clip_norm 0.0 is not above 0; give a gradient norm such as 1.0"),
+        ([SET, "optim.clip_kind=l1"], r"unknown gradient norm 'l1'; did you mean l2\?"),
+        (["--med", "OUR"], r"unknown defence 'OUR'; did you mean ours\?"),
+        (["--med", "TRADE"], r"unknown defence 'TRADE'; did you mean trades\?"),
+        (["--attack", "acumulative"], r"unknown attack 'acumulative'; did you mean accumulative\?"),
+        (["--trigger", "coats"], r"unknown trigger 'coats'; did you mean coast\?"),
+        (["--trigger", "coast,clean,coast"], r"triggers 'coast,clean,coast' must be one or more different names"),
+        (["--trigger", ""], r"triggers '' must be one or more different names"),
+        (["--trigger", "optimised,clean"], r"the optimised trigger .* needs a run of its own"),
+        (["--stream", "idd"], r"unknown stream.kind 'idd'; did you mean iid\?"),
+        (["--stream", "shift:blurr"], r"unknown stream.kind 'shift:blurr'; did you mean shift:blur\?"),
+        (["--model", "resnt8"], r"unknown model 'resnt8'; did you mean resnet8\?"),
+        (["--norm", "bach"], r"unknown model.norm 'bach'; did you mean batch\?"),
+        (["--width", "0"], r"model.width 0 is below 1; give a number of channels"),
+        (["--preset", "frehs"], r"unknown online preset 'frehs'; did you mean fresh\?"),
+        (["--device", "cdua"], r"unknown device 'cdua'; did you mean cuda\?"),
+        (["--device", "cuda:99"], r"device 'cuda:99' is not on this machine; use --device auto"),
+        (["--data", "digitz"], r"unknown data set 'digitz'; did you mean digits\?"),
+        (["--update-mode", "trian"], r"unknown optim.update_mode 'trian'; choose train or eval"),
+        ([SET, "stream.augment=bfore"], r"unknown stream.augment 'bfore'; did you mean before\?"),
+        ([SET, "data.splits=offical"], r"unknown data.splits 'offical'; did you mean official\?"),
+        ([SET, "evaluate.images=-1"], r"evaluate.images -1 is negative; give the number of images, or 0"),
+        ([SET, "evaluate.test=mark"], r"unknown evaluate.test 'mark'; choose marks or every"),
+        ([SET, "stop.error_rise=lots"], r"stop.error_rise = 'lots' is not a number"),
+        ([SET, "stream.stepz=3"], r"unknown setting stream.stepz; did you mean steps\?"),
+        ([SET, "strem.steps=3"], r"unknown section 'strem'; did you mean stream\?"),
+        ([SET, "defense.AT.stepz=3"], r"unknown setting defense.AT.stepz; did you mean steps\?"),
+        ([SET, "stream.steps"], r"--set 'stream.steps' is not of the form section.key=value"),
+        ([SET, "steps=3"], r"--set 'steps=3' is not of the form section.key=value"),
+        ([SET, "a.b.c.d=3"], r"--set 'a.b.c.d=3' is not of the form section.key=value"),
+        ([SET, "attack.eps=1", SET, "attack.eps.x=1"], r"--set 'attack.eps.x=1' takes eps for a table .*; drop one"),
+        ([SET, "attack.eps.x=1", SET, "attack.eps=1"], r"--set 'attack.eps=1' gives a value to eps.*; drop one"),
+        (["--config", "none.toml"], r"cannot read the configuration none.toml: No such file or directory; check"),
+        (["--out", "x", "--resume", "y"], r"--out x and --resume y exclude each other"),
+        (["--resume", "nowhere"], r"there is no run in nowhere; check the path, or start one without --resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_of_a_stream(arguments: list[str], message: str, work: Path) -> None:
+    shutil.rmtree(work / "checkpoints")  # found out before anything is loaded
+    assert re.match(f"Error: {message}", refused(*ONLINE, *arguments))
+    assert not (work / "logs").exists()
+
+
+def test_dry_run_checks_the_settings(work: Path) -> None:
+    assert "did you mean coast?" in refused(*ONLINE, "--dry-run", "--trigger", "coats")
+    assert "did you mean before?" in refused(*ONLINE, "--dry-run", SET, "stream.augment=bfore")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], r"train.epochs 0 is below 1; give a positive whole number"),
+        (["--recipe", "lvie"], r"unknown burnin preset 'lvie'; did you mean live\?"),
+        (["--model", "resnet81"], r"unknown model 'resnet81'; did you mean resnet8\?"),
+        (["--model", "nobody:net"], r"model 'nobody:net' cannot be imported \(.*No module named 'nobody'\)"),
+        (["--model", ":net"], r"model ':net' cannot be imported"),
+        (["--model", "math:nothing"], r"model 'math:nothing' cannot be imported"),
+        (["--model", "os:getcwd"], r"model 'os:getcwd' failed when called with num_classes=10 .*; it must take this"),
+        (["--width", "9000000"], r"a resnet8 of width 9000000 does not fit into memory; give a smaller width"),
+        ([SET, "train.batch_size=201"], r"a batch of 201 images is larger than the burn-in part of 200; use a smaller"),
+        ([SET, "train.lr=0"], r"train.lr 0.0 is not a number above 0; give a learning rate"),
+        ([SET, "train.lr=1e20"], r"the burn-in diverged \(loss nan at step \d\); use a lower train.lr"),
+        ([SET, "train.last_epochs=-1"], r"train.last_epochs -1 is negative; give 0 or more"),
+        ([SET, "train.early=3"], r"snapshot epoch 3 is outside 1 to 2, the epochs of this burn-in"),
+        ([SET, "train.snapshots=1,x"], r"train.snapshots = 'x' is not a whole number"),
+        ([SET, "train.schedule=cosine"], r"unknown train.schedule 'cosine'; choose constant or onecycle"),
+        ([SET, "train.label_smoothing=1"], r"train.label_smoothing 1.0 is outside \[0, 1\); 0.1 is usual"),
+        ([SET, "data.burnin=0"], r"a batch of 20 images is larger than the burn-in part of 0; use a smaller"),
+        ([SET, "data.monitor=0"], r"the monitor split is empty .*; give data.monitor 1 or more"),
+        ([SET, "data.stream=-1"], r"the size of the stream split is -1; give 0 or more"),
+        (["--data", "cifar10", "--offline", "--data-dir", "."], r"CIFAR-10 in .* is absent .* downloads are off; put"),
+        (["--data", "cifar10", "--data-dir", "nodir"], r"the data directory nodir does not exist; create it or correct"),
+        (["--data", "npz:none.npz"], r"no such file: none.npz; give an .npz file with"),
+        (["--data", "npz:"], r"data set 'npz:' names no file; write npz:PATH"),
+        (["--out", "tiny.toml"], r"cannot write tiny.toml \(File exists\); free space there or choose another directory"),
+        (["--out", "tiny.toml/run"], r"cannot write tiny.toml/run \(Not a directory\)"),
+        (["--out", "."], r". holds other files, such as checkpoints; choose another name for the run"),
+        ([], rf"{CHECKPOINT.parent} already holds a run; continue it with --resume or choose another name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_of_a_burn_in(arguments: list[str], message: str, work: Path) -> None:
+    kept = CHECKPOINT.read_bytes()
+    place = [] if "--out" in arguments or not arguments else ["--out", "new"]
+    assert re.match(f"Error: {message}", refused(*BURNIN, *place, *arguments))
+    assert CHECKPOINT.read_bytes() == kept
+    assert not (work / "new" / "final.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stream\nsteps = 1", r"c.toml is not valid TOML: "),
+        ("\xff", r"c.toml is not valid TOML: "),
+        ("steps = 1", r"unknown section 'steps'; did you mean stop\?|unknown section 'steps'"),
+        ("stream = 1", r"stream = 1 is not a section; write stream.KEY = VALUE"),
+        ("[stream]\nsteps = 1.5", r"stream.steps = 1.5 has the wrong type; it takes a value of type int"),
+        ("[trigger]\ndeliver = 1", r"trigger.deliver = 1 is not a list; write several values with commas"),
+        ("[trigger.deliver]\ncoast = 1", r"trigger.deliver = {'coast': 1} is not a list"),
+        ("[stream]\nquantise = 1", r"stream.quantise = 1 is neither true nor false; write one of these"),
+        ("[attack]\nname = 5", r"unknown attack '5'"),
+        ("[data]\nname = 5", r"data.name = 5 has the wrong type; it takes a value of type str"),
+        ("[attack]\neps = 1979-05-27", r"attack.accumulative.eps = .* is not a number"),
+    ],
+)
+def test_a_configuration_file(text: str, message: str, work: Path) -> None:
+    Path("c.toml").write_bytes(text.encode("latin-1"))
+    assert re.match(f"Error: {message}", refused("online", "--config", "c.toml"))
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("executed",))
+
+
+def damage(kind: str, path: Path) -> None:
+    whole = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "flipped":
+        payload = checkpoint.load(path, "base-model")
+        weights = payload["weights"]["conv1.weight"].numpy().tobytes()
+        position = whole.index(weights) + 5
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "foreign":
+        torch.save({"state_dict": {"w": torch.ones(1)}}, path)
+    elif kind == "malicious":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif kind == "malicious zip":
+        torch.save({"net": Evil()}, path)
+    elif kind == "run state":
+        checkpoint.save(path, "run-state", {"a": 1})
+    elif kind == "released of another network":
+        torch.save({"net": {"module.weight": torch.ones(3)}}, path)
+    elif kind == "released without shapes":
+        torch.save({"net": {"module.conv1.weight": torch.tensor(1.0), "module.fc.weight": torch.tensor(1.0)}}, path)
+    elif kind == "released with parts missing":
+        torch.save({"net": {"conv1.weight": torch.ones(4, 3, 3, 3), "fc.weight": torch.ones(10, 32)}}, path)
+
+
+@pytest.mark.parametrize("which", ["final.pt", "early.pt"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "there is no"),
+        ("empty", "not a readable checkpoint"),
+        ("truncated", "not a readable checkpoint"),
+        ("flipped", "not a readable checkpoint"),
+        ("text", "not a readable checkpoint"),
+        ("foreign", "is not a checkpoint of accupoison; give a file that accupoison wrote"),
+        ("malicious", "not a readable checkpoint"),
+        ("malicious zip", "not a readable checkpoint"),
+        ("run state", "holds a run-state where a base-model is needed"),
+        ("released of another network", "has no weights of a ResNet-18; give an epochN.pth"),
+        ("released without shapes", "has no weights of a ResNet-18; give an epochN.pth"),
+        ("released with parts missing", "do not fit a resnet18 of width 4|a model with name resnet"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint(kind: str, message: str, which: str, work: Path) -> None:
+    path = CHECKPOINT.with_name(which)
+    damage(kind, path)
+    text = refused(*ONLINE, "--med", "OURS", "--model", "resnet8" if which == "early.pt" else "resnet18", *(
+        [] if which == "early.pt" else ["--checkpoint", str(path)]
+    ))
+    assert re.search(message, text)
+    assert str(path) in text
+    assert not Path("executed").exists()
+    assert not Path("logs").exists()

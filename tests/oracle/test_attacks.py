@@ -1,0 +1,225 @@
+"""Crafting held to softmax regression in closed form and to central differences."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
+from accupoison.attacks.trigger import craft_trigger
+from accupoison.data import quantise
+from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.learner import view_of
+from accupoison.types import Batch, Grads
+from tests.nets import random_batch, random_net
+from tests.oracle import linear
+from tests.oracle.linear import Array
+
+EPS = 0.05
+
+
+def slope(function: Callable[[Array], float], at: Array, h: float = 1e-6) -> Array:
+    """Return central differences of ``function`` in every entry."""
+    out = np.zeros_like(at)
+    for index in np.ndindex(at.shape):
+        ahead, behind = at.copy(), at.copy()
+        ahead[index] += h
+        behind[index] -= h
+        out[index] = (function(ahead) - function(behind)) / (2 * h)
+    return out
+
+
+def test_gradient() -> None:
+    net, batch = linear.linear_net(0), linear.images(1)
+    exact = linear.gradient(*linear.arrays(net), batch.x.numpy(), batch.y.numpy())
+    for ours, theirs in zip(gradient(view_of(net), batch.x, batch.y), exact, strict=True):
+        torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=0, atol=1e-14)
+
+
+def test_units_are_taken_tensor_by_tensor() -> None:
+    grads = (torch.tensor([[3.0, 4.0]]), torch.zeros(2), torch.tensor([-1e-9]))
+    ours = unit(grads)
+    torch.testing.assert_close(ours, (torch.tensor([[0.6, 0.8]]), torch.zeros(2), torch.tensor([-1.0])))
+    assert float(inner(ours, ours)) == pytest.approx(2.0)  # one for every tensor that is not zero
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alignment(seed: int) -> None:
+    net, a, b = linear.linear_net(seed), linear.images(seed + 10), linear.images(seed + 20, rows=5)
+    exact = linear.cosine(*linear.arrays(net), a, b)
+    assert float(alignment(view_of(net), a, b)) == pytest.approx(exact, abs=1e-13)
+    assert float(alignment(view_of(net), a, a)) == pytest.approx(2.0, abs=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_step_of_the_trigger(seed: int) -> None:
+    net, clean, val = linear.linear_net(seed), linear.images(seed + 10), linear.images(seed + 20, rows=5)
+    weight, bias = linear.arrays(net)
+    down = -slope(lambda x: linear.cosine(weight, bias, clean.with_x(torch.from_numpy(x)), val), clean.x.numpy())
+    crafted = craft_trigger(view_of(net), clean, val, eps=EPS, steps=1)
+    _moved_along(crafted, clean.x, down)
+
+
+@pytest.mark.parametrize("objective", ["reg", "second"])
+@pytest.mark.parametrize("seed", range(3))
+def test_first_step_of_the_poison(seed: int, objective: str) -> None:
+    net, clean = linear.linear_net(seed), linear.images(seed + 10)
+    trigger, val, gamma = linear.images(seed + 20), linear.images(seed + 30, rows=5), 0.7
+    weight, bias = linear.arrays(net)
+    second = [
+        slope(lambda w: linear.cosine(w, bias, trigger, val), weight),
+        slope(lambda b: linear.cosine(weight, b, trigger, val), bias),
+    ]
+    goal, y = linear.units(second), clean.y.numpy()
+    if objective == "reg":
+        normal = linear.units(linear.gradient(weight, bias, clean.x.numpy(), y))
+        goal = [gamma * n + s for n, s in zip(normal, goal, strict=True)]
+
+    def agreement(x: Array) -> float:
+        return linear.dot(linear.units(linear.gradient(weight, bias, x, y)), goal)
+
+    settings = {"eps": EPS, "objective": objective, "gamma": gamma}
+    crafted = craft_accumulative(view_of(net), trigger, clean, val, steps=1, **settings)  # type: ignore[arg-type]
+    _moved_along(crafted, clean.x, slope(agreement, clean.x.numpy()))
+    small = {**settings, "eps": 0.005}
+    nearby = craft_accumulative(view_of(net), trigger, clean, val, steps=4, **small)  # type: ignore[arg-type]
+    assert agreement(nearby.numpy()) > agreement(clean.x.numpy()) + 1e-4
+
+
+def _moved_along(crafted: Tensor, clean: Tensor, direction: Array) -> None:
+    """Assert that a single step of 2 eps, cut back to eps, went along the sign of a direction."""
+    expected = clean + EPS * torch.from_numpy(np.sign(direction))
+    certain = torch.from_numpy(np.abs(direction) > 1e-7)  # beyond the error of the differences
+    assert float(certain.double().mean()) > 0.95
+    torch.testing.assert_close(crafted[certain], expected[certain], rtol=0, atol=1e-15)
+
+
+def test_the_poison_of_objective_normal_stays_where_its_gradient_is_zero() -> None:
+    """Agreement with one's own gradient is greatest at home; the steps that rounding starts lead back toward it."""
+    net, clean, other = linear.linear_net(0), linear.images(1), linear.images(2)
+    view = view_of(net)
+    own = unit(gradient(view, clean.x, clean.y))
+    (at_home,) = torch.autograd.grad(inner(unit(gradient(view, _leaf(clean), clean.y, graph=True)), own), _LEAVES[-1])
+    assert float(at_home.abs().max()) < 1e-14
+    far = clean.with_x(clean.x + 0.2)
+    x = craft_accumulative(view, other, far, other, eps=EPS, steps=3, objective="normal", gamma=2.0)
+    assert float((x - far.x).abs().max()) <= EPS + 1e-15
+
+
+_LEAVES: list[Tensor] = []
+
+
+def _leaf(batch: Batch) -> Tensor:
+    _LEAVES.append(batch.x.clone().requires_grad_())
+    return _LEAVES[-1]
+
+
+def smooth_net(seed: int) -> nn.Sequential:
+    """Return a network without kinks: across a ReLU's kink a gradient jumps, and differences of it mean nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.Softplus(),
+            nn.AvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(16, 10),
+        )
+    return net.double().eval()
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_tilt_is_the_slope_of_the_alignment(seed: int, train: bool) -> None:
+    """A five-point stencil errs by h^4 / 30 times a fifth derivative and by some 1e-15 / h: 1e-9 leaves room for both.
+
+    The slope itself is of order 0.01 to 1.
+    """
+    net, trigger, val = smooth_net(seed), random_batch(seed + 10), random_batch(seed + 20)
+    view, rng, h = view_of(net), torch.Generator().manual_seed(seed), 1e-3
+    second, value = tilt(view, trigger, val, train=train)
+    assert value == pytest.approx(float(alignment(view, trigger, val, train=train)), abs=1e-14)
+    start = [p.detach().clone() for p in net.parameters()]
+    for _ in range(3):
+        direction = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in start]
+        length = torch.cat([d.flatten() for d in direction]).norm()
+        direction = [d / length for d in direction]
+
+        def at(step: float, along: list[Tensor] = direction) -> float:
+            with torch.no_grad():
+                for p, p0, d in zip(net.parameters(), start, along, strict=True):
+                    p.copy_(p0 + step * d)
+            return float(alignment(view, trigger, val, train=train))
+
+        measured = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+        exact = float(inner(second, tuple(direction)))
+        assert abs(exact) > 1e-4
+        assert measured == pytest.approx(exact, abs=1e-9)
+        at(0.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crafting_does_what_it_is_for(seed: int) -> None:
+    """Small steps along the crafted gradients: the poison lowers the alignment, the trigger raises the loss on val."""
+    net, clean, trigger = random_net(seed), random_batch(seed + 10), random_batch(seed + 20)
+    view, val, eps = view_of(net), random_batch(seed + 30, rows=12), 16 / 255
+    crafted = trigger.with_x(craft_trigger(view, trigger, val, eps=eps, steps=4))
+    assert float(alignment(view, crafted, val)) < float(alignment(view, trigger, val)) - 0.05
+    second = tilt(view, crafted, val)[0]
+    for objective in ("reg", "second"):
+        x = craft_accumulative(view, crafted, clean, val, eps=eps, steps=4, objective=objective)
+        helps = [float(inner(unit(gradient(view, images, clean.y)), second)) for images in (clean.x, x)]
+        assert helps[1] > helps[0]  # a step against the gradient lowers the alignment by that much
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 16 / 255, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantised_poison_stays_in_the_ball(eps: float, dtype: torch.dtype) -> None:
+    view = view_of(random_net(0, dtype))
+    clean, trigger, val = (random_batch(seed, dtype=dtype) for seed in (1, 2, 3))
+    for x in (
+        craft_trigger(view, clean, val, eps=eps, steps=3),
+        craft_accumulative(view, trigger, clean, val, eps=eps, steps=3),
+    ):
+        levels, before = (quantise(x, clean.x) * 255).double(), (clean.x * 255).double()
+        moved = (levels - before).abs().round()
+        assert int(moved.max()) == int(eps * 255 + 1e-6)  # the whole budget, not a level more
+        assert float((levels - levels.round()).abs().max()) < 1e-4
+        assert float((moved > 0).double().mean()) > 0.25
+
+
+def test_signed_ascent() -> None:
+    """On a linear objective every step goes the same way, so the ball or the range stops each pixel."""
+    clean = torch.tensor([[0.5, 0.5, 0.02, 0.99, 0.5]], dtype=torch.float64)
+    pull = torch.tensor([1.0, -2.0, -1.0, 3.0, 0.0], dtype=torch.float64)
+    x = signed_ascent(clean, lambda v: (v * pull).sum(), eps=0.1, steps=4)
+    torch.testing.assert_close(x, torch.tensor([[0.6, 0.4, 0.0, 1.0, 0.5]], dtype=torch.float64))
+    one = signed_ascent(clean, lambda v: (v * pull).sum(), eps=0.1, steps=8)
+    torch.testing.assert_close(one, x)
+    quarter = signed_ascent(clean, lambda v: -((v - 0.51) ** 2).sum(), eps=0.1, steps=10)
+    assert float((quarter[0, :2] - 0.51).abs().max()) <= 0.02 + 1e-12  # steps of 2 eps / steps
+    assert not x.requires_grad
+
+
+def test_a_zero_gradient_leaves_the_rest_in_charge() -> None:
+    """One tensor without gradient must not silence the attack, as t / |t| would."""
+    net = linear.linear_net(0)
+    view, batch, val = view_of(net), linear.images(1), linear.images(2)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    y = torch.arange(linear.CLASSES)  # one image of each class: the bias has no gradient at all
+    even = Batch(batch.x[:1].expand(linear.CLASSES, -1, -1, -1) + 0.01 * torch.rand(4, 2, 3, 3), y, y)
+    assert float(gradient(view, even.x, even.y)[1].abs().max()) == 0.0
+    crafted = craft_trigger(view, even, val, eps=EPS, steps=1)
+    assert bool(crafted.isfinite().all())
+    assert float((crafted - even.x).abs().max()) == pytest.approx(EPS)
+
+
+def test_gradients_are_in_parameter_order() -> None:
+    net, batch = random_net(0), random_batch(1)
+    found: Grads = gradient(view_of(net), batch.x, batch.y)
+    assert [g.shape for g in found] == [p.shape for p in net.parameters()]

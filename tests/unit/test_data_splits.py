@@ -1,0 +1,114 @@
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from accupoison.data import DataSet, Splits, SplitSizes, split
+from accupoison.errors import InputError
+
+PARTS = ("burnin", "stream", "trigger", "val", "trusted", "monitor")
+SMALL = SplitSizes(burnin=40, stream=20, trigger=5, val=6, trusted=7, monitor=8)
+
+
+def blank(train: int, test: int) -> DataSet:
+    def x(n: int) -> Tensor:
+        return torch.zeros(n, 3, 1, 1, dtype=torch.uint8)
+
+    def y(n: int) -> Tensor:
+        return torch.zeros(n, dtype=torch.int64)
+
+    return DataSet("blank", x(train), y(train), x(test), y(test), ("a",), flip=True)
+
+
+def counts(splits: Splits) -> dict[str, int]:
+    return {name: len(getattr(splits, name)) for name in PARTS}
+
+
+def joined(splits: Splits) -> list[int]:
+    return torch.cat([getattr(splits, name) for name in PARTS]).tolist()
+
+
+def equal(a: Splits, b: Splits) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in (*PARTS, "test"))
+
+
+def test_defaults_are_those_of_cifar() -> None:
+    assert [getattr(SplitSizes(), f.name) for f in fields(SplitSizes)] == [40_000, 5_000, 500, 500, 2_000, 2_000]
+    splits = split(blank(50_000, 10))
+    assert sorted(joined(splits)) == list(range(50_000))
+    assert splits.note == ""
+
+
+def test_fresh_parts_are_disjoint_train_images() -> None:
+    splits = split(blank(100, 9), sizes=SMALL)
+    assert counts(splits) == {"burnin": 40, "stream": 20, "trigger": 5, "val": 6, "trusted": 7, "monitor": 8}
+    ids = joined(splits)
+    assert len(set(ids)) == len(ids) == 86
+    assert set(ids) < set(range(100))
+    assert splits.test.tolist() == list(range(100, 109))
+    assert all(getattr(splits, name).dtype == torch.int64 for name in (*PARTS, "test"))
+    assert splits.note == ""
+    assert ids != sorted(ids)
+
+
+@pytest.mark.parametrize("protocol", ["fresh", "official"])
+def test_only_the_seed_decides(protocol: str) -> None:
+    data = blank(100, 50)
+    first = split(data, protocol=protocol, seed=3, sizes=SMALL)
+    torch.rand(7)  # the global generator has no say
+    assert equal(first, split(data, protocol=protocol, seed=3, sizes=SMALL))
+    assert not equal(first, split(data, protocol=protocol, seed=4, sizes=SMALL))
+
+
+def test_small_sets_scale_and_say_so() -> None:
+    splits = split(blank(1547, 250))
+    assert counts(splits) == {
+        "burnin": 1237, "stream": 154, "trigger": 15, "val": 15, "trusted": 61, "monitor": 61
+    }  # fmt: skip
+    assert len(set(joined(splits))) == 1543
+    assert splits.note == (
+        "blank has 1547 train images for 50000 wanted, so sizes were scaled to burnin 1237, stream 154, trigger 15, "
+        "val 15, trusted 61, monitor 61."
+    )
+
+
+@pytest.mark.parametrize("train", [6, 7, 10, 20, 49])
+def test_tiny_sets_leave_no_part_empty(train: int) -> None:
+    splits = split(blank(train, 1))
+    assert min(counts(splits).values()) == 1
+    ids = joined(splits)
+    assert len(set(ids)) == len(ids) <= train
+
+
+def test_a_part_nobody_wants_stays_empty() -> None:
+    splits = split(blank(20, 1), sizes=SplitSizes(burnin=30, stream=10, trigger=0, val=0, trusted=0, monitor=0))
+    assert counts(splits) == {"burnin": 15, "stream": 5, "trigger": 0, "val": 0, "trusted": 0, "monitor": 0}
+
+
+def test_official_parts_overlap_as_released() -> None:
+    splits = split(blank(100, 30), protocol="official", sizes=SMALL)
+    everything, test = list(range(100)), set(range(100, 130))
+    assert splits.burnin.tolist() == splits.stream.tolist() == splits.trigger.tolist() == everything
+    assert counts(splits) == {"burnin": 100, "stream": 100, "trigger": 100, "val": 6, "trusted": 7, "monitor": 8}
+    for name, pool in {"val": test, "monitor": test, "trusted": set(everything)}.items():
+        ids = getattr(splits, name).tolist()
+        assert len(set(ids)) == len(ids)
+        assert set(ids) < pool
+    assert set(splits.test.tolist()) == test
+    assert splits.note == ""
+
+
+def test_official_cuts_to_what_there_is() -> None:
+    splits = split(blank(100, 5), protocol="official", sizes=SMALL)
+    assert sorted(splits.val.tolist()) == sorted(splits.monitor.tolist()) == [100, 101, 102, 103, 104]
+    assert splits.note == "blank has fewer images than wanted, so sizes were cut to val 5, monitor 5."
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match=r"^unknown protocol 'frsh'; did you mean fresh\?$"):
+        split(blank(10, 1), protocol="frsh")
+    with pytest.raises(InputError, match="blank has 5 train images for 6 splits; give at least 6"):
+        split(blank(5, 1))
+    with pytest.raises(InputError, match="the size of the val split is -1; give 0 or more"):
+        SplitSizes(val=-1)

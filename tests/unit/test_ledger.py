@@ -1,0 +1,225 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from accupoison.errors import InputError
+from accupoison.ledger import PHASES, ROW, Ledger, Pseudonyms
+from accupoison.types import Batch, Phase, Step, Verdict
+
+FLAGS = ("offered", "sent", "changed", "corrected", "used")
+
+
+def batch(ids: list[int], seed: int = 0) -> Batch:
+    """Images that depend on id and seed alone."""
+    x = torch.tensor([[[[(i % 97) / 100 + seed / 1000]]] for i in ids]).reshape(len(ids), 1, 1, 1)
+    return Batch(x, torch.tensor([i % 10 for i in ids], dtype=torch.int64), torch.tensor(ids, dtype=torch.int64))
+
+
+def step(
+    clean: Batch,
+    sent: Batch,
+    seen: Batch,
+    *,
+    t: int = 0,
+    branch: str = "",
+    phase: Phase = Phase.ORDINARY,
+    verdict: Verdict = Verdict.COMMIT,
+) -> Step:
+    return Step(t, branch, phase, clean, sent, seen, {}, verdict)
+
+
+def flags(ledger: Ledger) -> dict[int, str]:
+    """The flags of each id, as the first letters of those that are set ("h" for changed)."""
+    letters = {"offered": "o", "sent": "s", "changed": "h", "corrected": "c", "used": "u"}
+    return {int(row["id"]): "".join(letters[name] for name in FLAGS if row[name]) for row in ledger.rows}
+
+
+def test_a_clean_step() -> None:
+    ledger, b = Ledger(), batch([5, 6, 17])
+    ledger.add(step(b, b, b, t=3, phase=Phase.FIRE, branch="clean"))
+    assert ledger.rows["id"].tolist() == [5, 6, 17]
+    assert ledger.rows["label"].tolist() == [5, 6, 7]
+    assert ledger.rows["step"].tolist() == [3, 3, 3]
+    assert [PHASES[i] for i in ledger.rows["phase"]] == [Phase.FIRE] * 3
+    assert ledger.branches == ("clean",)
+    assert set(flags(ledger).values()) == {"osu"}
+
+
+def test_who_was_changed_corrected_and_used() -> None:
+    clean = batch([1, 2, 3, 4])
+    sent = Batch(clean.x.clone(), clean.y.clone(), clean.ids)
+    sent.x[1] += 1e-7  # the smallest change counts
+    sent.y[2] = 9  # and so does a flipped label
+    seen = Batch(sent.x.clone(), sent.y, sent.ids).rows(torch.tensor([3, 0, 1]))  # drops 3, reorders the rest
+    seen.x[2] += 0.1
+    ledger = Ledger()
+    ledger.add(step(clean, sent, seen))
+    assert flags(ledger) == {1: "osu", 2: "oshcu", 3: "osh", 4: "osu"}
+    assert ledger.rows["label"].tolist() == [1, 2, 9, 4]
+
+
+def test_nothing_is_used_unless_committed() -> None:
+    ledger, b = Ledger(), batch([1, 2])
+    ledger.add(step(b, b, b, verdict=Verdict.SKIP))
+    assert flags(ledger) == {1: "os", 2: "os"}
+
+
+def test_a_defence_may_drop_everything() -> None:
+    ledger, b = Ledger(), batch([1, 2])
+    ledger.add(step(b, b, b.rows(slice(0, 0)), verdict=Verdict.SKIP))
+    assert flags(ledger) == {1: "os", 2: "os"}
+
+
+def test_fabricated_and_withheld_samples() -> None:
+    clean = batch([1, 2, 3])
+    sent = Batch.concat([clean.rows(torch.tensor([0, 2])), batch([-7])])
+    ledger = Ledger()
+    ledger.add(step(clean, sent, sent))
+    assert flags(ledger) == {1: "osu", 3: "osu", -7: "shu", 2: "o"}
+
+
+def test_repeated_ids_are_matched_in_order() -> None:
+    clean = batch([4, 4, 5])
+    sent = clean.with_x(clean.x + torch.tensor([0.0, 0.1, 0.0]).reshape(3, 1, 1, 1))
+    ledger = Ledger()
+    ledger.add(step(clean, sent, sent.rows(torch.tensor([0, 2]))))
+    assert ledger.rows["changed"].tolist() == [False, True, False]
+    assert ledger.rows["used"].tolist() == [True, False, True]
+
+
+def test_not_a_number_counts_as_a_change() -> None:
+    clean = batch([1])
+    sent = clean.with_x(torch.full_like(clean.x, float("nan")))
+    ledger = Ledger()
+    ledger.add(step(clean, sent, sent))
+    assert flags(ledger) == {1: "oshcu"}  # a NaN differs from itself too: nobody can say that it passed unaltered
+
+
+def test_a_step_without_a_batch_adds_nothing() -> None:
+    ledger, none = Ledger(), batch([])
+    ledger.add(step(none, none, none, branch="coast"))
+    assert len(ledger) == 0
+    assert ledger.branches == ()
+
+
+def test_it_grows_and_stays_small() -> None:
+    ledger = Ledger()
+    for t in range(60):
+        b = batch(list(range(100 * t, 100 * t + 100)))
+        ledger.add(step(b, b, b, t=t))
+    assert ledger.rows["id"].tolist() == list(range(6000))
+    assert ledger.rows["step"].tolist() == [t for t in range(60) for _ in range(100)]
+    assert ROW.itemsize <= 24
+    with pytest.raises(ValueError, match="read-only"):
+        ledger.rows["id"][0] = 3
+
+
+def branched(ledger: Ledger, start: int, end: int) -> None:
+    names = ["", "", "coast", "clean", "coast", "clean"]
+    for t in range(start, end):
+        b = batch([10 * t, 10 * t + 1])
+        empty = names[t] == "coast" and t == 2
+        b = b.rows(slice(0, 0)) if empty else b
+        ledger.add(step(b, b, b, t=t, branch=names[t]))
+
+
+@pytest.mark.parametrize("cut", range(7))
+def test_resume_is_exact(tmp_path: Path, cut: int) -> None:
+    whole, first = Ledger(), Ledger()
+    branched(whole, 0, 6)
+    branched(first, 0, cut)
+    rows = len(first)
+    branched(first, cut, 6)  # the run went on after the checkpoint, and was killed
+    first.save(tmp_path / "a.npz")
+    resumed = Ledger.load(tmp_path / "a.npz")
+    resumed.truncate(rows)
+    branched(resumed, cut, 6)
+    assert resumed.branches == whole.branches == ("", "clean", "coast")
+    assert resumed.rows.tobytes() == whole.rows.tobytes()
+    resumed.save(tmp_path / "a.npz")
+    whole.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_the_file_needs_only_numpy(tmp_path: Path) -> None:
+    ledger = Ledger()
+    branched(ledger, 0, 6)
+    ledger.save(tmp_path / "ledger.npz")
+    with np.load(tmp_path / "ledger.npz", allow_pickle=False) as stored:
+        assert stored["id"].tolist() == ledger.rows["id"].tolist()
+        assert stored["used"].dtype == np.bool_
+        assert stored["branches"].tolist() == ["", "clean", "coast"]
+        assert stored["phases"].tolist() == [phase.value for phase in Phase]
+
+
+def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
+    Ledger().save(tmp_path / "ledger.npz")
+    again = Ledger.load(tmp_path / "ledger.npz")
+    assert len(again) == 0
+    assert again.branches == ()
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.npz"
+    with pytest.raises(InputError, match="there is no ledger"):
+        Ledger.load(path)
+    ledger = Ledger()
+    branched(ledger, 0, 6)
+    ledger.save(path)
+    whole = path.read_bytes()
+    at = whole.index(ledger.rows["id"].tobytes())
+    for content in (b"", b"PK", whole[:-30], whole[: len(whole) // 2], whole[:at] + b"\xff" + whole[at + 1 :]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"ledger\.npz is not a readable ledger"):
+            Ledger.load(path)
+    np.savez(path, other=np.ones(2))
+    with pytest.raises(InputError, match="not a readable ledger"):
+        Ledger.load(path)
+    np.save(tmp_path / "ledger.npy", np.ones(2))
+    with pytest.raises(InputError, match="not a readable ledger"):
+        Ledger.load(tmp_path / "ledger.npy")
+
+
+def test_more_rows_than_there_are() -> None:
+    with pytest.raises(InputError, match="0 rows, not the 5 of the checkpoint"):
+        Ledger().truncate(5)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        Ledger().save(tmp_path / "file" / "ledger.npz")
+
+
+def test_pseudonyms_are_a_secret_bijection() -> None:
+    ids = torch.arange(1000)
+    hidden = Pseudonyms(3, 1000).hide(ids)
+    assert torch.equal(hidden.sort().values, ids)
+    assert int((hidden == ids).sum()) < 10
+    assert torch.equal(Pseudonyms(3, 1000).reveal(hidden), ids)
+    assert torch.equal(Pseudonyms(3, 1000).hide(ids), hidden)
+    assert not torch.equal(Pseudonyms(4, 1000).hide(ids), hidden)
+
+
+def test_fabricated_ids_pass_through() -> None:
+    names = Pseudonyms(0, 10)
+    ids = torch.tensor([3, -1, -(2**62), 9, 3])
+    hidden = names.hide(ids)
+    assert hidden[1:3].tolist() == [-1, -(2**62)]
+    assert torch.equal(names.reveal(hidden), ids)
+    assert hidden[0] == hidden[4]
+    assert torch.equal(ids, torch.tensor([3, -1, -(2**62), 9, 3]))  # the argument is left as it was
+
+
+@pytest.mark.parametrize("ids", [torch.empty(0, dtype=torch.int64), torch.tensor([-3, -4])])
+def test_no_real_ids(ids: Tensor) -> None:
+    for size in (0, 5):
+        assert torch.equal(Pseudonyms(0, size).hide(ids), ids)
+
+
+def test_an_id_outside_is_a_bug() -> None:
+    with pytest.raises(ValueError, match=r"id 10 is outside 0\.\.9"):
+        Pseudonyms(0, 10).hide(torch.tensor([1, 10]))

@@ -1,0 +1,206 @@
+import json
+import math
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from accupoison.board import _hparam
+from accupoison.errors import InputError
+from accupoison.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
+from accupoison.rundir import RunDirectory
+from accupoison.tags import LAYOUT
+
+ROOT = Path(__file__).parent.parent.parent
+DECIDED = """
+    test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated monitor/acc stream/acc
+    stream/loss attack/linf attack/alignment defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
+    defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps defense/rejected
+    optim/lr optim/grad_norm optim/update_norm optim/drift time/step_s time/attack_s time/defense_s time/update_s
+    time/evaluate_s time/epoch_s train/loss train/acc"""
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard would show of one run."""
+    events = EventAccumulator(str(directory)).Reload()
+    return {
+        tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+    }
+
+
+def next_second() -> None:
+    """Wait until a new event file sorts after the old ones: their names begin with the second."""
+    time.sleep(1.01 - time.time() % 1)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDirectory]:
+    with RunDirectory.create(tmp_path / "run", {"seed": 1, "defense": {"eps": math.inf}}, {}) as made:
+        yield made
+
+
+def test_tags_are_frozen() -> None:
+    assert set(TAGS) == set(DECIDED.split())
+    assert all(text and "\n" not in text and "|" not in text for text in TAGS.values())
+    assert {tag for charts in LAYOUT.values() for tags in charts.values() for tag in tags} <= set(TAGS)
+
+
+def test_the_list_of_tags_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == tags_markdown()
+
+
+def test_rows_come_back_and_are_strict_json(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m.jsonl")
+    log.log({"test/acc": 0.1, "x/mine": math.nan}, 0)
+    log.log({"test/loss": -math.inf, "defense/threshold": math.inf, "defense/inner_steps": 3}, 1, "coast")
+    rows = read_metrics(tmp_path / "m.jsonl")  # readable while it is open
+    log.close()
+    expected = [
+        {"step": 0, "branch": "", "test/acc": 0.1, "x/mine": math.nan},
+        {
+            "step": 1,
+            "branch": "coast",
+            "test/loss": -math.inf,
+            "defense/threshold": math.inf,
+            "defense/inner_steps": 3.0,
+        },
+    ]
+    assert repr(rows) == repr(expected)
+    assert json.loads((tmp_path / "m.jsonl").read_text().splitlines()[1])["test/loss"] == "-inf"
+
+
+@pytest.mark.parametrize("tag", ["test/accuracy", "acc", "X/mine", "step"])
+def test_an_unknown_tag_is_a_bug(run: RunDirectory, tag: str) -> None:
+    with RunRecorder(run, []) as recorder, pytest.raises(ValueError, match="unknown tag"):
+        recorder.log({"test/acc": 1.0, tag: 1.0}, 0)
+    assert read_metrics(run.path / "metrics.jsonl") == []
+    board = TensorBoard(run.path)
+    with pytest.raises(ValueError, match="unknown tag"):
+        board.log({tag: 1.0}, 0)
+    board.close()
+
+
+def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    log = MetricsLog(path)
+    log.log({"test/acc": 0.5}, 0)
+    log.log({"test/acc": 0.25}, 1)
+    log.close()
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(first, len(whole)):
+        path.write_bytes(whole[:size])
+        assert [row["step"] for row in read_metrics(path)] == ([0, 1] if size == len(whole) - 1 else [0])
+    path.write_bytes(whole[:5] + whole[first:])
+    with pytest.raises(InputError, match=r"line 1 of .* is damaged"):
+        read_metrics(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_metrics(tmp_path / "none.jsonl")
+
+
+def test_truncate_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    log = MetricsLog(path)
+    log.log({"test/acc": 0.5}, 0)
+    offset = log.sync()
+    assert offset == path.stat().st_size
+    log.log({"test/acc": 0.9}, 1)
+    log.close()
+    again = MetricsLog(path)
+    again.truncate(offset)
+    again.log({"test/acc": 0.25}, 1)
+    assert [row["test/acc"] for row in read_metrics(path)] == [0.5, 0.25]
+    with pytest.raises(InputError, match="fewer than the 10000 of the checkpoint"):
+        again.truncate(10_000)
+    again.close()
+
+
+def test_a_full_disk_is_one_sentence(run: RunDirectory) -> None:
+    recorder = RunRecorder(run, [])
+    recorder.log({"test/acc": 0.5}, 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (run.path.joinpath("metrics.jsonl").stat().st_size + 10, hard))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl \(File too large\)"):
+            recorder.log({"test/acc": 0.25}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    recorder.close()
+    assert [row["step"] for row in read_metrics(run.path / "metrics.jsonl")] == [0]
+
+
+def test_a_log_that_cannot_be_opened(run: RunDirectory) -> None:
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl \(Is a directory\)"):
+        RunRecorder(run, [])
+
+
+@pytest.mark.parametrize("purge_step", [0, 2, 3])
+def test_resume_hides_what_came_after_the_checkpoint_and_no_more(run: RunDirectory, purge_step: int) -> None:
+    with RunRecorder(run, ["coast"]) as first:
+        for step in range(3):
+            first.log({"test/acc": step / 10}, step, "coast" if step == 2 else "")
+        offset = first.sync()
+        kept = (run.path / "metrics.jsonl").read_bytes()
+        for step in (3, 4, 5):
+            first.log({"test/acc": 0.9}, step, "coast" if step == 5 else "")
+    next_second()
+    with RunRecorder(run, ["coast"], (offset, purge_step)) as second:
+        assert (run.path / "metrics.jsonl").read_bytes() == kept
+        second.log({"test/acc": 0.5}, 3, "coast")
+    shown = [(step, round(value, 6)) for step, value in scalars(run.path)["test/acc"]]
+    assert shown == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.5)]
+    assert [row["step"] for row in read_metrics(run.path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert not list(run.path.glob("branch-*")), "a single branch continues the trunk"
+
+
+def test_a_run_without_a_checkpoint_begins_again(run: RunDirectory) -> None:
+    for value in (0.9, 0.5):
+        with RunRecorder(run, ["a", "b"]) as recorder:
+            recorder.log({"test/acc": value}, 0)
+            if value == 0.9:
+                recorder.log({"test/acc": value}, 1, "b")
+        next_second()
+    assert [row["test/acc"] for row in read_metrics(run.path / "metrics.jsonl")] == [0.5]
+    assert scalars(run.path)["test/acc"] == [(0, 0.5)]
+    assert not scalars(run.path / "branch-b").get("test/acc")
+    assert "custom_scalars__config__" in EventAccumulator(str(run.path)).Reload().Tags()["tensors"]
+
+
+def test_metrics_cut_since_the_checkpoint(run: RunDirectory) -> None:
+    with pytest.raises(InputError, match=r"metrics\.jsonl has 0 bytes, fewer than the 100"):
+        RunRecorder(run, [], (100, 3))
+
+
+def test_close_writes_the_summary_once(run: RunDirectory) -> None:
+    with RunRecorder(run, []) as recorder:
+        recorder.log({"test/acc": 0.5}, 7)
+        recorder.close({"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}})
+    assert run.read_json("summary.json") == {"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}}
+    shown = scalars(run.path)
+    assert shown["summary/drop"] == [(7, 0.25)]
+    assert shown["summary/coast.after"] == [(7, 0.5)]
+
+
+def test_without_a_summary_nothing_claims_that_the_run_ended(run: RunDirectory) -> None:
+    with RunRecorder(run, []) as recorder:
+        recorder.log({"test/acc": 0.5}, 7)
+    assert not (run.path / "summary.json").exists()
+    assert not any("hparams" in tag for tag in EventAccumulator(str(run.path)).Reload().Tags()["tensors"])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (4, 2, 8, 8), (0, 3, 8, 8), (4, 10)])
+def test_images_of_another_shape_are_a_bug(run: RunDirectory, shape: tuple[int, ...]) -> None:
+    with RunRecorder(run, []) as recorder, pytest.raises(ValueError, match="images must be"):
+        recorder.images("images/sent", torch.zeros(shape), 0)
+
+
+def test_settings_become_hyperparameters_that_tensorboard_can_show() -> None:
+    values = [math.inf, math.nan, True, (1, 2), None, "a", 3, 0.5]
+    assert [_hparam(value) for value in values] == ["inf", "nan", "true", "[1, 2]", None, "a", 3, 0.5]
