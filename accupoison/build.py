@@ -142,13 +142,10 @@ def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> 
 
 
 def _check_parts(config: OnlineConfig, splits: Splits) -> None:
-    reestimate, monitor = config.evaluate.reestimate, config.evaluate.monitor
-    for name, needed, use in (
-        ("val", True, "are the attacker's own"),
-        ("trusted", reestimate, "re-estimate batch norm (or set evaluate.reestimate=false)"),
-        ("monitor", monitor, "follow accuracy (or set evaluate.monitor=false)"),
-    ):
-        if needed and not len(getattr(splits, name)):
-            raise InputError(
-                f"the {name} split is empty and its images {use}; give data.{name} 1 or more, as in the burn-in"
-            )
+    if not len(splits.val):
+        raise InputError("the val split is empty and its images are the attacker's own; give data.val 1 or more")
+    if config.evaluate.monitor and not len(splits.monitor):
+        raise InputError(
+            "the monitor split is empty and accuracy is followed on it; give data.monitor 1 or more, or set "
+            "evaluate.monitor=false"
+        )

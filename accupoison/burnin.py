@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,20 +177,14 @@ def run_burnin(
     Raises:
         InputError: Something the configuration names is not to be had, or ``out`` cannot be used.
     """
-    burnin = Burnin.prepare(config)
-    settings, env = plain(config), environment(str(burnin.learner.device))
-    run = RunDirectory.resume(out, at_home(settings, out)) if resume else RunDirectory.create(out, settings, env)
-    with run:
-        state = run.load_state() if resume else None
-        if state is None and (out / SUMMARY).exists():
-            raise InputError(f"{out} has lost its {STATE}; restore a copy or start the burn-in anew")
-        if state is not None:
-            if state["data"] != burnin.data.fingerprint():
-                raise InputError(
-                    f"{out} was started on other contents of {config.data.name}; bring those back to resume"
-                )
-            burnin.learner.restore(state["learner"])
-            burnin.step, burnin.sums = state["step"], tuple(state["sums"])
+    settings = plain(config)
+    with ExitStack() as stack:
+        if resume:
+            run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
+        burnin = Burnin.prepare(config)
+        if not resume:
+            run = stack.enter_context(RunDirectory.create(out, settings, environment(str(burnin.learner.device))))
+        state = _restored(burnin, run) if resume else None
         at = None if state is None else (state["offset"], burnin.step)
         with RunRecorder(run, [""], at) as recorder:
             finished = _train(burnin, run, recorder, progress, should_stop)
@@ -198,6 +193,21 @@ def run_burnin(
             summary = _summary(burnin, finished)
             recorder.close(summary)
     return summary
+
+
+def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
+    """Put the burn-in where its saved state says, and return that state; None if it was never saved."""
+    state = run.load_state()
+    if state is None and (run.path / SUMMARY).exists():
+        raise InputError(f"{run.path} has lost its {STATE}; restore a copy or start the burn-in anew")
+    if state is not None:
+        if state["data"] != burnin.data.fingerprint():
+            raise InputError(
+                f"{run.path} was started on other contents of {burnin.data.name}; bring those back to resume"
+            )
+        burnin.learner.restore(state["learner"])
+        burnin.step, burnin.sums = state["step"], tuple(state["sums"])
+    return state
 
 
 def _train(

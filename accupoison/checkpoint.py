@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,11 +129,13 @@ def _plain(value: object, where: str) -> object:
     if isinstance(value, Mapping):
         if wrong := [key for key in value if type(key) not in (str, int)]:
             raise TypeError(f"{where} has the key {wrong[0]!r}, neither str nor int")
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if type(value) in (list, tuple):
         items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]  # type: ignore[var-annotated, arg-type]
         return items if type(value) is list else tuple(items)
-    if value is None or type(value) in (int, float, str, bool):
+    if type(value) is str:
+        return sys.intern(value)  # a pickle tells equal strings from identical ones, and equal payloads shall be equal
+    if value is None or type(value) in (int, float, bool):
         return value
     raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings and None only")
 

@@ -38,6 +38,9 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
     Args:
         model: The network; left as it is.
         batches: Images [B, ...] in [0, 1], each batch weighing the same.
+
+    Raises:
+        ValueError: There is not a single image, so there are no statistics.
     """
     copied = copy.deepcopy(model).eval()
     norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -46,6 +49,9 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
         norm.momentum = None  # a cumulative average
         norm.train()
     if norms:
+        batches = [x for x in batches if len(x)]
+        if not batches:
+            raise ValueError("batch-norm statistics cannot be re-estimated without images")
         for x in batches:
             copied(x)
     return copied.eval()

@@ -146,7 +146,7 @@ class Meter:
 
         if shift is not None:
             metrics["test/shifted_acc"] = evaluate(learner.view(), self._data, test, shifted)[0]
-        if self._settings.reestimate and reestimate:
+        if self._settings.reestimate and reestimate and len(self._splits.trusted):
             batches = [self._data.batch(part) for part in torch.split(self._splits.trusted, CHUNK)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
             metrics["test/acc_bn_reestimated"] = evaluate(again, self._data, test)[0]

@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,19 +54,17 @@ class OnlineRun:
 
     def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
         self.config, self.out = config, out
-        self.simulation, data, splits = build_simulation(config, root)
-        self._inputs, self._diverged = _inputs(config, root, data), False
-        settings = plain(config)
-        env = {**environment(str(self.simulation.learner.device)), "note": splits.note, **self._inputs}
-        if resume:
-            self.directory = RunDirectory.resume(out, at_home(settings, out))
-        else:
-            self.directory = RunDirectory.create(out, settings, env)
-        try:
+        self._diverged, settings = False, plain(config)
+        with ExitStack() as stack:
+            if resume:
+                self.directory = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
+            self.simulation, data, splits = build_simulation(config, root)
+            self._inputs = _inputs(config, root, data)
+            if not resume:
+                env = {**environment(str(self.simulation.learner.device)), "note": splits.note, **self._inputs}
+                self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
-        except BaseException:
-            self.directory.close()
-            raise
+            stack.pop_all()  # from here on the directory is open until the run ends
 
     def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
         state = self.directory.load_state() if resume else None

@@ -12,8 +12,6 @@ from accupoison.errors import InputError, did_you_mean
 from accupoison.models import MODELS, NORMS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
 SCHEDULES = ("constant", "linear", "onecycle")
 
 
@@ -110,14 +108,14 @@ class TrainSettings:
         if self.last_epochs < 0:
             raise InputError(f"train.last_epochs {self.last_epochs} is negative; give 0 or more")
         if self.schedule not in SCHEDULES:
-            raise InputError(f"unknown train.schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}")
+            raise InputError(f"unknown train.schedule {self.schedule!r}{did_you_mean(self.schedule, SCHEDULES)}")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"train.label_smoothing {self.label_smoothing} is outside [0, 1); 0.1 is usual")
         for epoch in (*self.snapshots, *(() if self.early is None else (self.early,))):
             if not 1 <= epoch <= self.epochs:
                 raise InputError(f"snapshot epoch {epoch} is outside 1 to {self.epochs}, the epochs of this burn-in")
-        for rate in (self.lr, self.final_lr):
-            check_rate(rate, self.momentum, self.weight_decay, "train")
+        check_rate(self.lr, self.momentum, self.weight_decay, "train")
+        check_rate(self.final_lr, self.momentum, self.weight_decay, "train", key="final_lr")
 
     @property
     def early_epoch(self) -> int:
@@ -272,10 +270,10 @@ class RunSettings:
             raise InputError(f"unknown device {self.device!r}{did_you_mean(self.device, DEVICES)}")
 
 
-def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str) -> None:
+def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:
     """Raise InputError unless the optimiser's numbers make sense."""
     if lr is not None and not 0 < lr < math.inf:
-        raise InputError(f"{section}.lr {lr} is not a number above 0; give a learning rate such as 0.1")
+        raise InputError(f"{section}.{key} {lr} is not a number above 0; give a learning rate such as 0.1")
     if not 0 <= momentum < 1:
         raise InputError(f"{section}.momentum {momentum} is outside [0, 1); 0.9 is usual")
     if not 0 <= weight_decay < math.inf:

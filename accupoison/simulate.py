@@ -161,7 +161,7 @@ class Simulation:
 
     def state(self) -> dict[str, Any]:
         """Return everything that :meth:`restore` needs to go on bit for bit: plain tensors and numbers."""
-        position = {"t": self.t, "branch": self.branch, "horizon": self.horizon}
+        position = {"t": self.t, "branch": self.branch, "horizon": self.horizon, "ready": self._ready}
         last = self.branch == len(self.plan.triggers) - 1
         return {**position, "parts": self._parts(), "fork": None if last else self._fork}
 
@@ -170,7 +170,7 @@ class Simulation:
         self.t, self.branch, self.horizon = state["t"], state["branch"], state["horizon"]
         self._fork = state["fork"]
         self._restore_parts(state["parts"])
-        self._ready = True
+        self._ready = state["ready"]  # a state from before the first step still waits for its set-up
 
     def _setup(self) -> None:
         if not self._ready:

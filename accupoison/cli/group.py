@@ -1,5 +1,6 @@
 """The command group."""
 
+import threading
 from pathlib import Path
 
 import click
@@ -30,16 +31,23 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(accupoison.__version__, prog_name="accupoison")
 def cli() -> None:
-    r"""Poison a model that learns from a stream, defend it, and measure both.
+    """Poison a model that learns from a stream, defend it, and measure both.
 
     \b
     First a base model, then a poisoned stream, then the curves:
       python cli.py burnin
       python cli.py online --med OURS
       tensorboard --logdir logs
-    """
+    """  # noqa: D301
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Keep quiet about a full disk in TensorBoard's own thread: the main thread meets the same error and says it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def main() -> None:
     """Run the command line."""
+    threading.excepthook = _thread_failed
     cli.main(prog_name="accupoison")

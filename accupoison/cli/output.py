@@ -38,7 +38,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function to call with (steps done, steps in all, a few words)."""
-    words = ""
+    words, hidden = "", hidden or not sys.stderr.isatty()
     with click.progressbar(
         range(1), label=label, file=sys.stderr, hidden=hidden, item_show_func=lambda _: words, show_pos=True
     ) as bar:

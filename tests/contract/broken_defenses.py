@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses import Defense
-from accupoison.types import Batch, Context, Forward, Grads, ModelView
+from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
 
 
 @dataclass(kw_only=True)
@@ -244,6 +244,21 @@ class RemembersTooMuch(Defense):
 
 
 @dataclass(kw_only=True)
+class SavesAList(Defense):
+    def state(self) -> State:
+        return {**super().state(), "window": [1, 2]}  # type: ignore[dict-item]
+
+
+@dataclass(kw_only=True)
+class NotNeutralInEvalMode(Defense):
+    """Equals standard training while batch norm takes its statistics from the batch, not otherwise."""
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        losses = super().losses(forward, batch)
+        return losses if forward._model.training else 2 * losses  # type: ignore[attr-defined]
+
+
+@dataclass(kw_only=True)
 class NotNeutral(Defense):
     """Equals standard training in its loss, but tracks the halved images."""
 
@@ -297,5 +312,7 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (Forgets, r"went on differently after state\(\) was restored into a fresh one"),
     (RemembersTooMuch, r"went on differently after state\(\) was restored into the same one, gone on meanwhile"),
     (NotNeutral, r"at its neutral settings \{'weight': 0\.0\} differs from standard training in the model"),
+    (NotNeutralInEvalMode, r"differs from standard training in the model after 1 eval-mode updates"),
+    (SavesAList, r"has a list under 'window', which no checkpoint can hold"),
     (Logs, r"intercept logged an unknown tag 'defense/mood'"),
 ]

@@ -1,7 +1,9 @@
 """One tiny burn-in that the end-to-end tests share, and how they call the command line."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from accupoison.cli import cli
 from accupoison.recorder import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+"""Of child processes, which must compute as this one does."""
 NAME = "digits-resnet8-w4-batch-demo-seed0"
 CHECKPOINT = Path("checkpoints") / NAME / "final.pt"
 
@@ -33,14 +37,17 @@ TRAIN = """
 [train]
 epochs = 2
 batch_size = 20
+lr = 0.05
 """
 STREAM = """
 [stream]
 batch_size = 10
 steps = 3
 after = 1
+augment = "after"
 
 [attack]
+eps = 0.1
 steps = 1
 
 [evaluate]
@@ -48,6 +55,7 @@ test = "marks"
 images = 0
 """
 ONLINE = ("online", "--preset", "demo", "--config", "tiny.toml", "--quiet")
+SET = "--set"
 BURNIN = ("burnin", "--recipe", "demo", "--config", "train.toml", "--quiet")
 
 
@@ -86,6 +94,14 @@ def write_settings(folder: Path) -> None:
     """Write the settings of tiny runs."""
     (folder / "train.toml").write_text(TINY + TRAIN)
     (folder / "tiny.toml").write_text(TINY + STREAM)
+
+
+def resaved(path: Path, change: Callable[[dict[str, Any]], None], to: str = "other.pt") -> Path:
+    """Write a sound base checkpoint that differs from the one at ``path``."""
+    payload = checkpoint.load(path, "base-model")
+    change(payload)
+    checkpoint.save(Path(to), "base-model", payload)
+    return Path(to)
 
 
 @pytest.fixture(scope="session")

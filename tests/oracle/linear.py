@@ -1,4 +1,4 @@
-"""Softmax regression with its gradient in closed form, in numpy: nothing here comes from the package or from autograd."""
+"""Softmax regression with its gradient in closed form, in numpy: no autograd, nothing of the package."""
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def arrays(net: nn.Sequential) -> tuple[Array, Array]:
 
 
 def gradient(weight: Array, bias: Array, x: Array, y: Array) -> list[Array]:
-    """Return the gradient of the mean cross-entropy by weight and bias: mean of (p - onehot(y)) x^T and of p - onehot(y)."""
+    """Return the gradient of the mean cross-entropy: the means of (p - onehot(y)) x^T and of p - onehot(y)."""
     flat = x.reshape(len(x), -1)
     logits = flat @ weight.T + bias
     odds = np.exp(logits - logits.max(1, keepdims=True))

@@ -1,0 +1,204 @@
+"""Run directories that cannot be used or resumed, and disks that fill: what was saved stays."""
+
+import errno
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accupoison import checkpoint
+from accupoison.online import OnlineRun
+from accupoison.rundir import RunDirectory
+from accupoison.types import Step
+from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, done, outcome, refused, resaved, sentence
+
+
+def test_a_place_that_is_taken(work: Path) -> None:
+    done(*ONLINE, "--out", "run")
+    kept = outcome(Path("run"))
+    assert "run already holds a run; continue it with --resume or choose another name" in refused(
+        *ONLINE, "--out", "run"
+    )
+    assert ". holds other files, such as " in refused(*ONLINE, "--out", ".")
+    assert "cannot write tiny.toml (File exists)" in refused(*ONLINE, "--out", "tiny.toml")
+    Path("logs").write_text("a file where a directory is expected")
+    assert "cannot write logs/digits-accumulative-ST-seed0 (Not a directory)" in refused(*ONLINE)
+    with RunDirectory.resume(Path("run")):
+        assert "run is in use by another run; wait for it to end" in refused("online", "--resume", "run")
+    assert outcome(Path("run")) == kept
+
+
+def test_resuming_under_another_configuration(work: Path) -> None:
+    done(*ONLINE, "--out", "run", "--eps", "8/255")
+    kept = outcome(Path("run"))
+    for arguments, difference in [
+        (["--eps", "0.25"], "attack.eps: stored 0.03137254901960784, given 0.25"),
+        (["--attack", "noise"], 'attack.name: stored "accumulative", given "noise"'),
+        (["--preset", "official"], 'data.splits: stored "fresh", given "official"'),
+        ([SET, "stream.after=2"], "stream.after: stored 1, given 2"),
+        (["--seed", "1"], "run.seed: stored 0, given 1"),
+    ]:
+        text = refused("online", "--resume", "run", *arguments)
+        assert text.startswith("Error: run was started with another configuration (")
+        assert difference in text
+    assert outcome(Path("run")) == kept
+    done(*ONLINE, "--eps", "8/255", "--resume", "run")  # the same options again are no difference
+    assert outcome(Path("run")) == kept
+
+
+def test_resuming_what_the_other_command_started(work: Path) -> None:
+    place = CHECKPOINT.parent
+    assert f"{place} was started by burnin; resume it with: python cli.py burnin" in refused(
+        "online", "--resume", place
+    )
+    done(*ONLINE, "--out", "run")
+    assert "run was started by online; resume it with: python cli.py online" in refused("burnin", "--resume", "run")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("config.json", cut, "config.json is damaged; restore a copy or start the run anew"),
+        ("config.json", lambda path: path.write_text("[]"), "config.json is damaged; restore a copy or start"),
+        ("config.json", Path.unlink, "there is no run in run; check the path"),
+        ("state.pt", cut, "state.pt is not a readable checkpoint .*; make it anew"),
+        ("state.pt", Path.unlink, "run has lost its state.pt; restore a copy or start the run anew"),
+        (
+            "metrics.jsonl",
+            cut,
+            r"metrics.jsonl has \d+ bytes, fewer than the \d+ of the checkpoint; start the run anew",
+        ),
+        ("metrics.jsonl", Path.unlink, r"metrics.jsonl has 0 bytes, fewer than the \d+ of the checkpoint; start"),
+        ("ledger.npz", cut, "ledger.npz is not a readable ledger; restore a copy or run again"),
+        ("ledger.npz", Path.unlink, "there is no ledger run/ledger.npz; check the path"),
+    ],
+)
+def test_resuming_a_damaged_run(name: str, spoil: Callable[[Path], None], message: str, work: Path) -> None:
+    done(*ONLINE, "--out", "run")
+    spoil(Path("run") / name)
+    kept = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.name != "metrics.jsonl"}
+    assert re.match(f"Error: (run/)?{message}", refused("online", "--resume", "run"))
+    now = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.name != "metrics.jsonl"}
+    assert now == kept
+
+
+def test_resuming_from_other_files(work: Path) -> None:
+    done(*ONLINE, "--out", "run")
+    whole = CHECKPOINT.read_bytes()
+    resaved(CHECKPOINT, lambda p: p.update(epoch=3)).replace(CHECKPOINT)
+    assert "the checkpoint has changed since run was started; bring the old one back" in refused(
+        "online", "--resume", "run"
+    )
+    CHECKPOINT.write_bytes(whole)
+    CHECKPOINT.with_name("early.pt").unlink()
+    assert "the early snapshot has changed since run was started" in refused("online", "--resume", "run")
+
+
+def test_data_may_move_before_a_resume(work: Path) -> None:
+    for name in ("here", "there"):
+        Path(name).mkdir()
+    done(*ONLINE, "--out", "run", "--data-dir", "here")
+    Path("here").rmdir()
+    assert "the data directory here does not exist" in refused("online", "--resume", "run")
+    done("online", "--resume", "run", "--data-dir", "there")
+
+
+def shrinking_disk(monkeypatch: pytest.MonkeyPatch, limit: int, error: int) -> None:
+    """From step 3 on, no file may grow beyond ``limit`` bytes, or nothing can be written any more."""
+    record = OnlineRun._record
+
+    def filling(run: OnlineRun, step: Step) -> None:
+        if run.meter.steps == 2 and limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        elif run.meter.steps == 2:
+            monkeypatch.setattr(os, "fsync", full)
+        record(run, step)
+
+    def full(descriptor: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(OnlineRun, "_record", filling)
+
+
+@pytest.mark.parametrize(
+    ("limit", "error", "message"),
+    [
+        (50_000, 0, "cannot write run/state.pt (File too large); free space there or choose another directory"),
+        (0, errno.ENOSPC, "cannot write run/ledger.npz (No space left on device); free space there or choose"),
+    ],
+)
+def test_a_disk_that_fills_in_the_middle(limit: int, error: int, message: str, work: Path) -> None:
+    arguments = (*ONLINE, "--steps", "5", SET, "run.save_every=2")
+    done(*arguments, "--out", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        shrinking_disk(patch, limit, error)
+        try:
+            assert message in refused(*arguments, "--out", "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    state = checkpoint.load(Path("run/state.pt"), "run-state")
+    assert state["simulation"]["t"] == 2
+    assert not list(Path("run").glob("*.tmp")) + list(Path("run").glob(".*.tmp"))
+    done("online", "--resume", "run", "--quiet")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+FULL_DISK = """
+import resource
+from accupoison.cli import main
+from accupoison.online import OnlineRun
+record = OnlineRun._record
+def filling(run, step):
+    if run.meter.steps == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+    record(run, step)
+OnlineRun._record = filling
+main()
+"""
+
+
+def test_a_disk_that_fills_under_tensorboard(work: Path) -> None:
+    arguments = (*ONLINE, "--steps", "5", SET, "run.save_every=2", SET, "evaluate.images=8")
+    child = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments, "--out", "run"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    text = sentence(child.returncode, child.stderr)
+    assert text == "Error: cannot write run (File too large); free space there or choose another directory"
+    done("online", "--resume", "run", "--quiet")
+    done(*arguments, "--out", "whole")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+@pytest.mark.parametrize("rate", ["1e20", "1e12"])
+@pytest.mark.parametrize(("attack", "defense"), [("accumulative", "OURS"), ("direct", "AT"), ("none", "TRADES")])
+def test_divergence_is_a_result(attack: str, defense: str, rate: str, work: Path) -> None:
+    arguments = ["--attack", attack, "--med", defense, SET, f"optim.lr={rate}", "--out", "run"]
+    result = done(*ONLINE, *arguments)
+    assert "diverged: weights or gradients are no longer finite numbers" in result.stdout
+    kept = outcome(Path("run"))
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "diverged"
+    assert checkpoint.load(Path("run/state.pt"), "run-state")["diverged"] is True
+    again = json.loads(done("online", "--resume", "run", "--json").stdout, parse_constant=pytest.fail)
+    assert again["status"] == "diverged"
+    assert outcome(Path("run")) == kept
+
+
+def test_a_checkpoint_that_diverged(work: Path) -> None:
+    def spoil(payload: dict[str, Any]) -> None:
+        payload["weights"]["conv1.weight"].fill_(float("nan"))
+
+    path = resaved(CHECKPOINT, spoil)
+    for attack in ("accumulative", "noise"):
+        result = done(*ONLINE, "--checkpoint", path, "--attack", attack, "--json")
+        assert json.loads(result.stdout)["status"] == "diverged"

@@ -1,0 +1,192 @@
+"""The command line is one program, says what it does, and docs/cli.md says the same."""
+
+import configparser
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from accupoison.cli import cli
+from accupoison.cli.docs import cli_markdown
+from accupoison.cli.output import json_text, progress_bar
+from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, call, done
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command with the words that call it."""
+    yield path, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_docs_are_up_to_date() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == cli_markdown(), "write it anew; the command is in its first lines"
+
+
+def test_docs_name_every_command_and_option() -> None:
+    text = cli_markdown()
+    for path, command in commands():
+        assert f"\n## {' '.join(('accupoison', *path))}\n" in text
+        assert command.help, path
+        section = text.split(f"\n## {' '.join(('accupoison', *path))}\n")[1].split("\n## ")[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (path, parameter.name)
+                assert all(f"{option}" in section for option in parameter.opts), (path, parameter.name)
+            else:
+                assert parameter.make_metavar(click.Context(command)) in section
+
+
+def test_docs_keep_tables_and_examples_whole() -> None:
+    @click.group(help="Do things.\n\n\b\nFirst:\n  a | b")
+    def group() -> None: ...
+
+    @group.command()
+    @click.option("--kind", type=click.Choice(["a", "b"]), help="One of two.")
+    def leaf(kind: str) -> None:
+        """Be a leaf."""
+
+    @group.command(hidden=True)
+    def secret() -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accupoison.cli.docs.cli", group)
+        text = cli_markdown()
+    assert (
+        "\n\nDo things.\n\n```\nFirst:\n  a | b\n```\n\n| command | meaning |\n|---|---|\n| `leaf` | Be a leaf. |\n"
+        in text
+    )
+    assert r"| `--kind [a\|b]` | One of two. |" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("words", [path for path, _ in commands()], ids=" ".join)
+def test_help(words: tuple[str, ...]) -> None:
+    short, long = done(*words, "-h"), done(*words, "--help")
+    assert short.output == long.output
+    assert short.output.startswith("Usage: ")
+    assert "\\b" not in short.output
+
+
+ENTRY = """
+import sys
+from importlib import import_module
+module, _, function = {target!r}.partition(":")
+sys.argv[0] = "accupoison"
+getattr(import_module(module), function)()
+"""
+NO_TORCH = """
+import sys
+from accupoison.cli import cli
+for words in {words!r}:
+    try:
+        cli.main([*words, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, words
+heavy = {{"torch", "numpy", "sklearn", "tensorboard", "matplotlib", "scipy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def child(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def test_the_ways_to_start_it_are_one_program() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    name, _, target = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    assert name == "accupoison"
+    ways = [["cli.py"], ["-m", "accupoison"], ["-c", ENTRY.format(target=target)]]
+    for words in (["--help"], ["online", "--help"], ["--version"], ["online", "--med"]):
+        answers = [child(*(str(ROOT / part) if part == "cli.py" else part for part in way), *words) for way in ways]
+        said = {(answer.returncode, answer.stdout, answer.stderr) for answer in answers}
+        assert len(said) == 1, said
+        assert answers[0].stdout or answers[0].returncode == 2
+
+
+def test_help_loads_nothing_heavy() -> None:
+    answer = child("-c", NO_TORCH.format(words=[list(path) for path, _ in commands()]))
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_json_is_all_that_json_prints(work: Path) -> None:
+    for command in (ONLINE, (*BURNIN, "--out", "again")):
+        result = done(*(word for word in command if word != "--quiet"), "--json")
+        assert result.stderr == ""
+        printed = json.loads(result.stdout, parse_constant=pytest.fail)
+        assert printed["status"] == "finished"
+        assert {**printed, "run": ""} == {**json.loads(Path(printed["run"], "summary.json").read_text()), "run": ""}
+
+
+def test_json_has_no_numbers_that_json_lacks() -> None:
+    text = json_text({"a": float("nan"), "b": [float("inf"), {"c": float("-inf")}], "d": 0.5})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": "nan", "b": ["inf", {"c": "-inf"}], "d": 0.5}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "hidden", "shown"),
+    [
+        (Terminal, False, True),
+        (Terminal, True, False),
+        (io.StringIO, False, False),
+    ],
+)
+def test_the_progress_bar_is_for_people(
+    stream: type[io.StringIO], hidden: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stream()
+    monkeypatch.setattr(sys, "stderr", out)
+    with progress_bar("burn-in", hidden=hidden) as show:
+        show(3, 10, "loss 0.5")
+        show(10, 10, "loss 0.25")
+    assert ("burn-in" in out.getvalue()) == shown
+    assert ("10/10" in out.getvalue()) == shown
+    assert ("loss 0.25" in out.getvalue()) == shown
+
+
+def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
+    result = done(*ONLINE, "--trigger", "coast,adversarial")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("attacker (accumulative) sees the weights at every step")
+    labels = ["start", "before the trigger (step 3)", "coast: after the trigger", "coast: at the end"]
+    labels += ["adversarial: after the trigger", "adversarial: at the end"]
+    assert [line.partition(" test accuracy ")[0].strip() for line in lines[1:7]] == labels
+    assert all("%" in line for line in lines[1:7])
+    assert lines[7] == "wrote logs/digits-accumulative-ST-seed0; curves: tensorboard --logdir logs"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [ONLINE, BURNIN])
+def test_dry_run_writes_nothing_and_shows_every_setting(words: tuple[str, ...], work: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    result = done(*words, "--dry-run", "--seed", "7", "--out", "new")
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
+    shown = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert shown["run"]["seed"] == 7
+    assert shown["model"]["width"] == 4
+    assert ("threat_model" in shown) == (words is ONLINE)
+    if words is ONLINE:
+        assert shown["optim"]["clip_norm"] == "inf"
+        assert shown["defense"] == {"name": "ST"}
+
+
+def test_an_unknown_command_or_option() -> None:
+    for words, message in [(["onlin"], "No such command 'onlin'"), (["online", "--mde", "AT"], "No such option")]:
+        result = call(*words)
+        assert result.exit_code == 2
+        assert f"Error: {message}" in result.stderr

@@ -1,0 +1,55 @@
+"""``list``, ``doctor`` and ``demo`` as a new user runs them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from accupoison.attacks import ATTACKS
+from accupoison.cli import cli, demo
+from accupoison.defenses import DEFENSES
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_list_has_every_component_with_its_settings() -> None:
+    found = json.loads(run("list", "--json"))
+    assert set(found["attacks"]) == set(ATTACKS.names())
+    assert set(found["defences"]) == set(DEFENSES.names())
+    assert "threshold=None" in found["defences"]["DSC"]
+    assert "ours" in found["defences"]["DSC"]
+    text = run("list")
+    assert all(name in text for name in (*ATTACKS.names(), *DEFENSES.names(), "fresh", "official", "shift:fog"))
+
+
+def test_doctor_says_what_is_missing() -> None:
+    found = json.loads(run("doctor", "--json"))
+    assert found["matrix product, GFLOP/s"] > 0
+    assert "not here" in found["CIFAR-10"]
+    assert "python cli.py burnin" in found["checkpoints"]
+    assert "torch" in run("doctor")
+
+
+def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STREAMS", 1)
+    text = run("demo", "--quiet", "--jobs", "1")
+    for words in ("ST, clean stream", "FREEZE, poisoned stream", "AT, poisoned stream", "DSC, poisoned stream"):
+        assert words in text
+    assert "FREEZE drops every batch" in text
+    assert "tensorboard --logdir" in text
+    assert Path("logs/demo/curves.png").read_bytes()[:4] == b"\x89PNG"
+    summary = json.loads(Path("logs/demo/none-ST-b0-s0/summary.json").read_text())
+    assert summary["start"]["acc"] > 0.9
+    again = run("demo", "--quiet", "--jobs", "1")
+    assert "logs/demo-2" in again

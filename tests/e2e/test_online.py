@@ -1,0 +1,179 @@
+"""An online run: what it records, and that runs which should agree do."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accupoison import checkpoint
+from accupoison.base_model import BaseModel
+from accupoison.ledger import Ledger
+from accupoison.models import ModelSpec, build_model
+from accupoison.recorder import read_metrics
+from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, done, outcome, refused
+
+
+def online(*arguments: str | Path) -> dict[str, Any]:
+    """Carry out a tiny run and return its summary."""
+    return dict(json.loads(done(*ONLINE, *arguments, "--json").stdout))
+
+
+def test_what_a_run_records(work: Path) -> None:
+    summary = online(SET, "evaluate.images=2", "--med", "OURS")
+    run = Path("logs/digits-accumulative-DSC-seed0")
+    assert summary["run"] == str(run)
+    names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.iterdir()}
+    files = {"config.json", "env.json", "lock", "metrics.jsonl", "state.pt", "summary.json", "events.out.tfevents"}
+    assert names == files | {"ledger.npz"}
+    stored = json.loads((run / "summary.json").read_text())
+    assert {"run": str(run), **stored} == summary
+    assert (summary["status"], summary["horizon"], summary["test_images"]) == ("finished", 3, 250)
+    assert summary["branches"].keys() == {"adversarial"}
+    assert summary["branches"]["adversarial"].keys() == {"after", "end"}
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [(row["step"], row["branch"]) for row in rows] == [
+        (0, ""),
+        (1, ""),
+        (2, ""),
+        (3, ""),
+        (4, "adversarial"),
+        (5, "adversarial"),
+    ]
+    assert [row["step"] for row in rows if "test/acc" in row] == [0, 3, 4, 5]
+    eps = json.loads((run / "config.json").read_text())["attack"]["eps"]
+    assert all(0 < row["attack/linf"] <= eps + 1e-6 for row in rows[1:5])
+    assert rows[5]["attack/linf"] == 0
+    env = json.loads((run / "env.json").read_text())
+    assert {"checkpoint", "early", "data", "torch", "commit", "device"} <= env.keys()
+    again = done(*ONLINE, "--med", "OURS")
+    assert "wrote logs/digits-accumulative-DSC-seed0-2; curves: tensorboard --logdir logs" in again.stdout
+
+
+def test_the_numbers_are_those_of_the_rows(work: Path) -> None:
+    summary = online("--out", "run", "--trigger", "coast,adversarial")
+    rows = read_metrics(Path("run/metrics.jsonl"))
+    by_step = {(row["step"], row["branch"]): row for row in rows}
+    assert summary["start"]["acc"] == by_step[0, ""]["test/acc"]
+    assert summary["before"]["acc"] == by_step[3, ""]["test/acc"]
+    for name in ("coast", "adversarial"):
+        assert summary["branches"][name]["after"]["acc"] == by_step[4, name]["test/acc"]
+        assert summary["branches"][name]["end"]["acc"] == by_step[5, name]["test/acc"]
+        assert summary["branches"][name]["end"]["drift"] == by_step[5, name]["optim/drift"]
+    trunk = [row["optim/grad_norm"] for row in rows if row["branch"] == "" and row["step"]]
+    assert summary["means"]["optim/grad_norm"] == pytest.approx(sum(trunk) / 3)
+
+
+def test_the_start_is_the_base_model(work: Path) -> None:
+    burnin = json.loads((CHECKPOINT.parent / "summary.json").read_text())
+    assert online()["start"]["acc"] == burnin["test_acc"]
+
+
+def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
+    for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        online("--out", out, "--seed", seed, "--med", "OURS", SET, "defense.threshold=0")
+    assert outcome(Path("a")) == outcome(Path("b"))
+    a, c = (json.loads(Path(out, "summary.json").read_text()) for out in ("a", "c"))
+    assert a["clean_ids"] != c["clean_ids"]
+
+
+def test_the_defence_does_not_change_the_data(work: Path) -> None:
+    summaries = [online("--out", med, "--med", med) for med in ("ST", "OURS", "FREEZE", "TRADES")]
+    assert len({summary["clean_ids"] for summary in summaries}) == 1
+    ledgers = [Ledger.load(Path(med, "ledger.npz")).rows for med in ("ST", "OURS", "FREEZE", "TRADES")]
+    assert all((rows["id"] == ledgers[0]["id"]).all() for rows in ledgers)
+    assert ledgers[0]["used"].all()
+    assert not ledgers[2]["used"].any()
+    frozen = summaries[2]
+    assert frozen["start"] == {key: value for key, value in frozen["before"].items() if key != "drift"}
+    assert frozen["branches"]["adversarial"]["end"]["drift"] == 0
+
+
+def test_a_neutral_defence_is_standard_training(work: Path) -> None:
+    for out, arguments in {
+        "st": ["--med", "ST"],
+        "dsc": ["--med", "OURS", SET, "defense.threshold=inf"],
+        "clip": ["--med", "CLIP", SET, "defense.max_norm=inf"],
+        "trades": ["--med", "TRADES", SET, "defense.beta=0"],
+    }.items():
+        online("--out", out, *arguments)
+    losses = {out: _curve(out, "test/loss") for out in ("st", "dsc", "clip", "trades")}
+    assert losses["dsc"] == losses["clip"] == losses["st"]
+    assert losses["trades"] == pytest.approx(losses["st"])
+
+
+def _curve(out: str, tag: str) -> list[float]:
+    return [row[tag] for row in read_metrics(Path(out, "metrics.jsonl")) if tag in row]
+
+
+@pytest.mark.parametrize("deliver", ["coast", "clean", "adversarial", "none"])
+def test_a_branch_does_not_depend_on_the_others(deliver: str, work: Path) -> None:
+    online("--out", "all", "--trigger", "none,coast,clean,adversarial")
+    online("--out", "one", "--trigger", deliver)
+    alone, among = (json.loads(Path(out, "summary.json").read_text())["branches"][deliver] for out in ("one", "all"))
+    assert alone == among
+
+
+def test_without_ordinary_steps_there_is_the_trigger_alone(work: Path) -> None:
+    summary = online("--steps", "0", "--after", "0")
+    assert summary["horizon"] == 0
+    assert summary["before"] == summary["start"]
+    assert summary["branches"]["adversarial"]["after"] == summary["branches"]["adversarial"]["end"]
+    assert summary["means"] == {}
+    nothing = online("--steps", "0", "--after", "0", "--trigger", "none")
+    assert nothing["branches"] == {}
+    assert nothing["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("rule", "horizon"), [("stop.error_above=0", 1), ("stop.error_above=1", 3), ("stop.error_rise=1", 3)]
+)
+def test_stop_rules(rule: str, horizon: int, work: Path) -> None:
+    summary = online(SET, rule, "--out", "run")
+    assert summary["horizon"] == horizon
+    steps = [(row["step"], row["branch"]) for row in read_metrics(Path("run/metrics.jsonl"))]
+    assert steps == [*((t, "") for t in range(horizon + 1)), (horizon + 1, "adversarial"), (horizon + 2, "adversarial")]
+    assert summary["before"]["acc"] == _curve("run", "test/acc")[-3]
+
+
+def test_a_shifting_stream_is_measured_under_its_shift(work: Path) -> None:
+    online("--stream", "shift:contrast", "--out", "run", SET, "evaluate.test=every")
+    rows = read_metrics(Path("run/metrics.jsonl"))
+    assert all("test/shifted_acc" in row for row in rows)
+    assert "test/shifted_acc_bn_reestimated" in rows[3]
+    assert rows[0]["test/shifted_acc"] == rows[0]["test/acc"]
+    assert any(row["test/shifted_acc"] != row["test/acc"] for row in rows)
+
+
+def test_the_flags_reach_the_run(work: Path) -> None:
+    online("--out", "run", "--eps", "8/255", "--update-mode", "eval", "--clip-norm", "0.01", SET, "optim.lr=0.5")
+    rows = read_metrics(Path("run/metrics.jsonl"))[1:]
+    assert all(row["attack/linf"] <= 8 / 255 + 1e-6 for row in rows)
+    assert all(row["optim/lr"] == 0.5 for row in rows)
+    statistics = {name: buffer for name, buffer in BaseModel.load(CHECKPOINT).weights.items() if "running" in name}
+    model = checkpoint.load(Path("run/state.pt"), "run-state")["simulation"]["parts"]["learner"]["model"]
+    assert all(torch.equal(model[name], buffer) for name, buffer in statistics.items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_a_released_checkpoint(prefix: str, work: Path) -> None:
+    spec = ModelSpec(name="resnet18", width=4)
+    weights = {f"{prefix}{name}": value for name, value in build_model(spec, seed=5).state_dict().items()}
+    torch.save({"net": weights, "epoch": 40, "acc": 81.5}, "epoch40.pth")
+    arguments = ("online", "--config", "tiny.toml", "--data", "digits", "--checkpoint", "epoch40.pth", "--quiet")
+    text = refused(*arguments)
+    assert "epoch40.pth does not say at what learning rate" in text
+    assert "--set optim.lr=0.1" in text
+    summary = json.loads(done(*arguments, SET, "optim.lr=0.1", "--json", "--out", "run").stdout)
+    assert summary["status"] == "finished"
+    assert all(row["optim/lr"] == 0.1 for row in read_metrics(Path("run/metrics.jsonl"))[1:])
+    base = BaseModel.load(Path("epoch40.pth"))
+    assert (base.spec.name, base.spec.width, base.spec.num_classes) == ("resnet18", 4, 10)
+    assert base.spec.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_a_checkpoint_may_be_named_by_its_directory(work: Path) -> None:
+    place = CHECKPOINT.parent.rename("elsewhere")
+    assert online("--checkpoint", place, "--med", "OURS")["status"] == "finished"

@@ -1,0 +1,135 @@
+"""Grids and reports through the command line, on digits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from accupoison.cli import cli
+from accupoison.errors import InputError
+from accupoison.sweep import read_grid
+
+GRID = """
+[burnin]
+preset = "demo"
+seeds = [0, 1]
+[burnin.train]
+epochs = 1
+
+[online]
+preset = "demo"
+[online.stream]
+steps = 2
+after = 1
+[online.attack]
+steps = 1
+
+[[runs]]
+name = "clean"
+seeds = [0]
+[runs.attack]
+name = "none"
+[runs.trigger]
+deliver = ["clean", "adversarial"]
+[runs.each]
+"defense.name" = ["ST", "FREEZE"]
+
+[[runs]]
+name = "noise"
+seeds = [0, 1]
+burnins = [1]
+[runs.attack]
+name = "noise"
+[runs.each]
+"attack.kind" = ["uniform", "rademacher"]
+"""
+
+RUNS = [
+    "clean-FREEZE-b0-s0",
+    "clean-FREEZE-b1-s0",
+    "clean-ST-b0-s0",
+    "clean-ST-b1-s0",
+    "noise-rademacher-b1-s0",
+    "noise-rademacher-b1-s1",
+    "noise-uniform-b1-s0",
+    "noise-uniform-b1-s1",
+]
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.toml"
+    path.write_text(GRID)
+    return path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
+    planned = run("sweep", str(grid), "--dry-run").splitlines()
+    assert sorted(Path(line).name for line in planned if line.startswith("logs")) == RUNS
+    assert not Path("logs").exists()
+
+    run("sweep", str(grid), "--quiet")
+    folders = sorted(path.name for path in Path("logs/small").iterdir())
+    assert folders == RUNS
+    first = {name: (Path("logs/small") / name / "metrics.jsonl").read_bytes() for name in RUNS}
+
+    (Path("logs/small") / RUNS[0] / "summary.json").unlink()
+    run("sweep", str(grid), "--quiet")
+    assert {name: (Path("logs/small") / name / "metrics.jsonl").read_bytes() for name in RUNS} == first
+
+    table = run("report", "logs/small")
+    assert "noise (kind rademacher)" in table
+    assert "cost against ST" in table
+    assert (Path("logs/small") / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert Path("logs/small/report.md").read_text() in table
+    assert len(json.loads(run("report", "logs/small", "--json"))) == len(RUNS)
+
+
+def test_processes_side_by_side_give_the_same_numbers(grid: Path) -> None:
+    grid.write_text(
+        GRID.replace("seeds = [0, 1]\n[burnin", "seeds = [1]\n[burnin").split('[[runs]]\nname = "noise"')[0]
+    )
+    run("sweep", str(grid), "--quiet", "--out", "logs/one")
+    run("sweep", str(grid), "--quiet", "--out", "logs/two", "--jobs", "2")
+    for name in ("clean-ST-b1-s0", "clean-FREEZE-b1-s0"):
+        one, two = (json.loads(Path(f"logs/{out}/{name}/summary.json").read_text()) for out in ("one", "two"))
+        assert one["start"] == two["start"]
+        assert one["clean_ids"] == two["clean_ids"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[runs]]", "[[run]]", "unknown key 'run'; did you mean runs?"),
+        ("seeds = [0]", "seeds = 0", "runs.seeds = 0 is not a list of whole numbers"),
+        ("burnins = [1]", "burnins = [7]", "burn-in 7, which is not in burnin.seeds"),
+        ('name = "noise"\nseeds', 'title = "noise"\nseeds', "has no name"),
+        ('"attack.kind" = ["uniform", "rademacher"]', '"attack.kind" = ["pink"]', "unknown attack.kind 'pink'"),
+        ('["uniform", "rademacher"]', '["uniform", "uniform"]', "two runs called noise-uniform-b1-s0"),
+    ],
+)
+def test_a_wrong_grid_is_one_sentence(grid: Path, old: str, new: str, message: str) -> None:
+    grid.write_text(GRID.replace(old, new))
+    result = CliRunner().invoke(cli, ["sweep", str(grid), "--dry-run"])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_grid_needs_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no runs"):
+        read_grid({"burnin": {"seeds": [0]}}, tmp_path, tmp_path)
+
+
+def test_report_without_runs_is_one_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no run has ended" in result.stderr

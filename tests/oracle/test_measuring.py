@@ -1,0 +1,134 @@
+"""Evaluation, batch-norm re-estimation and probes against values worked out another way."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from accupoison.data import DataSet
+from accupoison.discrepancy import batch_discrepancy
+from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm
+from accupoison.learner import view_of
+from accupoison.probes import probe, separation
+from accupoison.rng import generator
+from tests.nets import random_batch, random_net
+
+
+def data(count: int) -> DataSet:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (count, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    y = torch.randint(10, (count,), generator=rng)
+    return DataSet("random", x[:10], y[:10], x[10:], y[10:], tuple("abcdefghij"), flip=True)
+
+
+def test_evaluate_weighs_every_image_the_same() -> None:
+    net, images = random_net(0, torch.float32), data(10 + CHUNK + 7)
+    ids = torch.arange(5, images.size)
+    accuracy, loss = evaluate(view_of(net), images, ids)
+    batch = images.batch(ids)
+    with torch.no_grad():
+        logits = net(batch.x)
+    assert accuracy == pytest.approx(float((logits.argmax(1) == batch.y).double().mean()), abs=1e-12)
+    assert loss == pytest.approx(float(F.cross_entropy(logits, batch.y)), rel=1e-5)
+    seen: list[Tensor] = []
+
+    def invert(x: Tensor, part: Tensor) -> Tensor:
+        seen.append(part)
+        return 1 - x
+
+    _, other = evaluate(view_of(net), images, ids, invert)
+    with torch.no_grad():
+        assert other == pytest.approx(float(F.cross_entropy(net(1 - batch.x), batch.y)), rel=1e-5)
+    assert torch.equal(torch.cat(seen), ids)
+
+
+def test_reestimated_statistics_are_pooled_averages() -> None:
+    """Over batches of one size: the mean is that of all images, the variance the mean of the batches' (unbiased)."""
+    net = random_net(0)
+    batches = [random_batch(seed).x for seed in range(4)]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    copied = reestimate_batchnorm(net, batches)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(m.training for m in (*net.modules(), *copied.modules()))
+    for old, new in zip(net.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert old is not new
+    inputs = batches  # layer by layer, each batch normalised with its own statistics on the way
+    for module, again in zip(net, copied.children(), strict=True):
+        if isinstance(module, nn.BatchNorm2d):
+            assert isinstance(again, nn.BatchNorm2d)
+            mean, var = torch.cat(inputs).mean((0, 2, 3)), torch.stack([x.var((0, 2, 3)) for x in inputs]).mean(0)
+            torch.testing.assert_close(again.running_mean, mean, rtol=0, atol=1e-12)
+            torch.testing.assert_close(again.running_var, var, rtol=0, atol=1e-12)
+            inputs = [F.batch_norm(x, None, None, module.weight, module.bias, training=True) for x in inputs]
+        else:
+            with torch.no_grad():
+                inputs = [module(x) for x in inputs]
+    assert float((copied(batches[0]) - net(batches[0])).detach().abs().max()) > 0.01
+
+
+def test_no_images_no_statistics() -> None:
+    for nothing in ([], [random_batch(0).x[:0]]):
+        with pytest.raises(ValueError, match="cannot be re-estimated without images"):
+            reestimate_batchnorm(random_net(0), nothing)
+
+
+def test_a_network_without_batch_norm_comes_back_equal() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 10)).double()
+    batch = random_batch(0)
+    assert torch.equal(reestimate_batchnorm(net, [batch.x])(batch.x), net(batch.x))
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "auc"),
+    [
+        ([2.0, 3.0], [0.0, 1.0], 1.0),
+        ([0.0, 1.0], [2.0, 3.0], 0.0),
+        ([1.0, 1.0], [1.0, 1.0], 0.5),
+        ([1.0, 2.0, 3.0], [0.0, 1.5, 2.5], 6 / 9),
+        ([1.0, 2.0], [1.0, 0.0], 3.5 / 4),
+    ],
+)
+def test_separation(high: list[float], low: list[float], auc: float) -> None:
+    assert separation(torch.tensor(high), torch.tensor(low)) == pytest.approx(auc, abs=1e-12)
+
+
+def test_separation_is_the_auc_of_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    high, low = rng.normal(0.5, 1, 40), rng.normal(0, 2, 60)
+    expected = roc_auc_score([1] * 40 + [0] * 60, np.concatenate([high, low]))
+    assert 0.5 < expected < 1
+    assert separation(torch.from_numpy(high), torch.from_numpy(low)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_separation_passes_nan_on(bad: float) -> None:
+    assert math.isnan(separation(torch.tensor([1.0, bad]), torch.tensor([0.0, 1.0])))
+    assert math.isnan(separation(torch.tensor([1.0]), torch.tensor([0.0, bad])))
+
+
+def test_probe() -> None:
+    live, early, clean = view_of(random_net(0)), view_of(random_net(1)), random_batch(2)
+    sent, seen = clean.with_x((clean.x + 0.1).clamp(0, 1)), clean.with_x(1 - clean.x).rows(slice(0, 4))
+    values = probe(live, early, clean, sent, seen, generator(0, "probe"))
+    for name, batch in (("clean", clean), ("sent", sent), ("seen", seen)):
+        assert values[f"defense/discrepancy_{name}"] == pytest.approx(batch_discrepancy(live, early, batch.x))
+    assert values.keys() >= {"defense/discrepancy_auc_clean", "defense/discrepancy_auc_noise"}
+    assert 0 <= values["defense/discrepancy_auc_noise"] <= 1
+    nothing = probe(live, early, clean, clean, seen.rows(slice(0, 0)), generator(0, "probe"))
+    assert nothing.keys() == {"defense/discrepancy_clean", "defense/discrepancy_sent"}
+
+
+def test_probe_compares_with_noise_of_the_same_size() -> None:
+    """Where the sent batch *is* Rademacher noise from the probe's own generator, the two look alike: 0.5."""
+    live, early, clean = view_of(random_net(0)), view_of(random_net(1)), random_batch(2)
+    rng = generator(0, "probe")
+    signs = torch.where(torch.rand(clean.x.shape, generator=rng, dtype=clean.x.dtype) * 2 - 1 < 0, -1.0, 1.0)
+    sent = clean.with_x((clean.x + 0.25 * signs).clamp(0, 1))
+    values = probe(live, early, clean, sent, sent, generator(0, "probe"))
+    assert values["defense/discrepancy_auc_noise"] == 0.5
+    assert values["defense/discrepancy_auc_clean"] != 0.5

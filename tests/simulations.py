@@ -1,0 +1,105 @@
+"""Small simulations that the tests of the loop share."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks import ATTACKS, Attack
+from accupoison.data import DataSet, SplitSizes, make_stream, split
+from accupoison.defenses import DEFENSES, Defense
+from accupoison.learner import Learner, view_of
+from accupoison.simulate import Plan, Simulation, StepContext
+from accupoison.types import Step
+from accupoison.updates import SGD
+from tests.nets import random_net
+
+ROWS, EPS = 6, 16 / 255
+BRANCHES = ("none", "coast", "clean", "adversarial")
+SIZES = SplitSizes(burnin=6, stream=60, trigger=12, val=8, trusted=20, monitor=4)
+
+
+@cache
+def data() -> DataSet:
+    """Return 120 random images of 8x8 pixels."""
+    rng = torch.Generator().manual_seed(5)
+    x = torch.randint(256, (120, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    y = torch.randint(10, (120,), generator=rng)
+    return DataSet("random", x[:110], y[:110], x[110:], y[110:], tuple("abcdefghij"), flip=True)
+
+
+def attack_of(name: str, **settings: object) -> Attack:
+    """Return an attack that takes two steps."""
+    return ATTACKS.build(name, {"steps": 2} | settings)
+
+
+def defense_of(name: str) -> Defense:
+    """Return a defence with few inner steps; DSC corrects the first two batches and leaves the others."""
+    settings: dict[str, dict[str, Any]] = {
+        "AT": {"steps": 1},
+        "TRADES": {"steps": 1},
+        "DSC": {"steps": 2, "threshold": 0.0, "slope": 0.015},
+        "CLIP": {"max_norm": 0.5},
+    }
+    return DEFENSES.build(name, settings.get(name, {}))
+
+
+def simulation(
+    attack: Attack | str = "accumulative",
+    defense: Defense | str = "ST",
+    triggers: tuple[str, ...] = ("adversarial",),
+    *,
+    horizon: int = 3,
+    after: int = 1,
+    augment: str = "after",
+    quantise: bool = True,
+    kind: str = "iid",
+    seed: int = 0,
+) -> Simulation:
+    """Return a simulation on a tiny network with momentum; the same arguments give the same one."""
+    images = data()
+    parts = split(images, sizes=SIZES)
+    learner = Learner(random_net(0, torch.float32), lr=0.05, weight_decay=1e-3)
+    SGD().step(learner, Defense(), images.batch(parts.burnin), StepContext(0, "burnin", 0, {}))
+    return Simulation(
+        learner=learner,
+        stream=make_stream(kind, images, parts, batch_size=ROWS, length=horizon + 1 + after, seed=seed),
+        attack=attack_of(attack) if isinstance(attack, str) else attack,
+        defense=defense_of(defense) if isinstance(defense, str) else defense,
+        update=SGD(),
+        plan=Plan(horizon=horizon, after=after, triggers=triggers, augment=augment, quantise=quantise),
+        reference=view_of(random_net(1, torch.float32)),
+        val=images.batch(parts.val),
+        trusted=[images.batch(part) for part in parts.trusted.view(-1, 5)],
+        seed=seed,
+        num_ids=images.size,
+        flip=images.flip,
+    )
+
+
+def run(*args: object, **kwargs: object) -> list[Step]:
+    """Return all steps of a simulation with these arguments."""
+    return list(simulation(*args, **kwargs).run())  # type: ignore[arg-type]
+
+
+def distance(step: Step) -> float:
+    """Return how far the farthest pixel went."""
+    return float((step.sent.x - step.clean.x).abs().max())
+
+
+def timeless(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what two runs of the same thing must agree on."""
+    return {tag: value for tag, value in metrics.items() if not tag.startswith("time/")}
+
+
+def outcome(step: Step) -> list[object]:
+    """Return all of a step that two runs of the same thing must agree on."""
+    return [step.t, step.branch, step.phase, step.clean, step.sent, step.seen, timeless(step.metrics), step.verdict]
+
+
+def weights_and_statistics(learner: Learner) -> dict[str, Tensor]:
+    """Return a copy of the model's state dict."""
+    model: dict[str, Tensor] = learner.state()["model"]
+    return model

@@ -1,0 +1,219 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from accupoison.base_model import BaseModel, check_images, data_identity, default_place, place, spec_for
+from accupoison.data import STATS, DataSet
+from accupoison.errors import InputError
+from accupoison.learner import Learner
+from accupoison.models import ModelSpec, build_model
+from accupoison.settings import DataSettings, ModelSettings
+
+CPU = torch.device("cpu")
+SPEC = ModelSpec(name="resnet8", width=4, num_classes=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+
+
+def data(seed: int = 0, classes: int = 3, size: int = 8) -> DataSet:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randint(256, (40, 3, size, size), generator=rng, dtype=torch.uint8)
+    y = torch.arange(40) % classes
+    names = tuple("abcdefghij"[:classes])
+    return DataSet("small", x[:30], y[:30], x[30:], y[30:], names, flip=True)
+
+
+@pytest.fixture
+def base() -> BaseModel:
+    learner = Learner(build_model(SPEC, seed=1), lr=0.3)
+    learner.apply(tuple(torch.ones_like(p) for p in learner.model.parameters()))
+    state = learner.state()
+    return BaseModel(SPEC, state["model"], state["optimizer"], 0.3, 7, data_identity(DataSettings(), data()))
+
+
+def test_a_checkpoint_comes_back(base: BaseModel, tmp_path: Path) -> None:
+    base.save(tmp_path / "final.pt")
+    back = BaseModel.load(tmp_path / "final.pt")
+    assert (back.spec, back.lr, back.epoch, back.data) == (base.spec, base.lr, base.epoch, base.data)
+    assert {name: value.tolist() for name, value in back.weights.items()} == {
+        name: value.tolist() for name, value in base.weights.items()
+    }
+    assert back.optimizer is not None
+    assert base.optimizer is not None
+    for index, state in base.optimizer["state"].items():
+        assert torch.equal(back.optimizer["state"][index]["momentum_buffer"], state["momentum_buffer"])
+    x = torch.rand(2, 3, 8, 8)
+    models = [model.build(tmp_path, CPU) for model in (base, back)]
+    assert torch.equal(models[0](x), models[1](x))
+    assert not models[1].training
+
+
+def test_saving_twice_gives_the_same_bytes(base: BaseModel, tmp_path: Path) -> None:
+    base.save(tmp_path / "a.pt")
+    base.save(tmp_path / "b.pt")
+    BaseModel.load(tmp_path / "a.pt").save(tmp_path / "c.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_a_released_file_is_a_resnet18(prefix: str, tmp_path: Path) -> None:
+    model = build_model(ModelSpec(width=4, num_classes=10), seed=2)
+    weights = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
+    torch.save({"net": weights, "acc": 80.0, "epoch": 40}, tmp_path / "epoch40.pth")
+    base = BaseModel.load(tmp_path / "epoch40.pth")
+    mean, std = STATS["cifar10"]
+    assert base.spec == ModelSpec(name="resnet18", width=4, norm="batch", num_classes=10, mean=mean, std=std)
+    assert (base.optimizer, base.lr, base.data) == (None, None, {})
+    built = base.build(tmp_path, CPU).state_dict()
+    assert all(torch.equal(built[name], value) for name, value in model.state_dict().items())
+    base.check_data(DataSettings(), data(classes=10), tmp_path)  # nothing is known of its data
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            {"layer.weight": torch.ones(1)},
+            "has no weights of a ResNet-18; give an epochN.pth file of the released code",
+        ),
+        ({"conv1.weight": torch.tensor(1.0), "fc.weight": torch.ones(10, 4)}, "has no weights of a ResNet-18"),
+        ({"conv1.weight": torch.ones(4, 3, 3, 3), "fc.weight": torch.tensor(1.0)}, "has no weights of a ResNet-18"),
+        ({"conv1.weight": torch.ones(4, 3, 3, 3)}, "has no weights of a ResNet-18"),
+        ({"net": 1}, "has no weights under 'net'"),
+    ],
+)
+def test_a_released_file_of_another_layout(net: dict[str, Any], message: str, tmp_path: Path) -> None:
+    torch.save({"net": net}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=message):
+        BaseModel.load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("fc.bias"),
+        lambda weights: weights.update(extra=torch.ones(1)),
+        lambda weights: weights.update({"fc.weight": torch.ones(3, 5)}),
+    ],
+)
+def test_weights_that_do_not_fit(base: BaseModel, change: Callable[[dict[str, Tensor]], None]) -> None:
+    weights = dict(base.weights)
+    change(weights)
+    with pytest.raises(InputError, match=r"the weights in x\.pt do not fit a resnet8 of width 4"):
+        replace(base, weights=weights).build(Path("x.pt"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (ModelSettings(), None),
+        (ModelSettings(name="resnet8", width=4, norm="batch"), None),
+        (ModelSettings(name="convnet"), "x.pt holds a model with name resnet8 and this run asks for convnet; drop the"),
+        (ModelSettings(width=8), "x.pt holds a model with width 4 and this run asks for 8; drop the option or give"),
+        (ModelSettings(norm="group"), "x.pt holds a model with norm batch and this run asks for group; drop"),
+    ],
+)
+def test_the_model_must_be_the_one_asked_for(base: BaseModel, wanted: ModelSettings, message: str | None) -> None:
+    if message is None:
+        base.check_model(wanted, Path("x.pt"))
+    else:
+        with pytest.raises(InputError, match=message):
+            base.check_model(wanted, Path("x.pt"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "message"),
+    [
+        (DataSettings(), data(), None),
+        (DataSettings(name="digits", dir="elsewhere", offline=True), data(), None),
+        (
+            DataSettings(),
+            data(classes=4),
+            "x.pt tells 3 classes apart and small has 4; give the --data it was trained on",
+        ),
+        (DataSettings(), data(seed=1), "x.pt was trained on small with other contents than small has here; give the"),
+        (DataSettings(split_seed=1), data(), "with data.split_seed 0 and this run says 1, .*; set data.split_seed=0"),
+        (DataSettings(val=9), data(), "with data.val 500 and this run says 9, .*; set data.val=500"),
+        (DataSettings(splits="official", val=9), data(), None),
+        (DataSettings(splits="official"), data(seed=1), "was trained on small with other contents"),
+    ],
+)
+def test_the_data_must_be_those_of_the_burn_in(
+    base: BaseModel, settings: DataSettings, found: DataSet, message: str | None
+) -> None:
+    if message is None:
+        base.check_data(settings, found, Path("x.pt"))
+    else:
+        with pytest.raises(InputError, match=message):
+            base.check_data(settings, found, Path("x.pt"))
+
+
+def test_the_identity_of_data_begins_with_their_contents() -> None:
+    identity = data_identity(DataSettings(), data())
+    assert list(identity)[:2] == ["fingerprint", "name"]
+    assert not {"dir", "offline"} & identity.keys()
+    assert {"splits", "split_seed", "burnin", "stream", "trigger", "val", "trusted", "monitor"} <= identity.keys()
+
+
+def test_a_spec_takes_its_statistics_from_the_images_it_is_given() -> None:
+    found = data()
+    spec = spec_for(ModelSettings(name="convnet", width=5), found, torch.arange(10))
+    assert (spec.name, spec.width, spec.norm, spec.num_classes) == ("convnet", 5, "batch", 3)
+    pixels = found.train_x[:10].double() / 255
+    assert spec.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+    assert spec.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+    usual = spec_for(ModelSettings(), found, torch.arange(10))
+    assert (usual.name, usual.width) == ("resnet18", 64)
+    published = replace(found, stats=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    assert spec_for(ModelSettings(), published, torch.arange(10)).mean == (0.1, 0.2, 0.3)
+
+
+def test_a_constant_channel_divides_by_no_zero() -> None:
+    black = replace(data(), train_x=torch.zeros(30, 3, 8, 8, dtype=torch.uint8))
+    spec = spec_for(ModelSettings(name="resnet8", width=4), black, torch.arange(10))
+    assert min(spec.std) > 0
+    assert bool(build_model(spec)(torch.zeros(1, 3, 8, 8)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "directory"),
+    [
+        ("cifar10", ModelSettings(), "cifar10-resnet18-w64-batch-live-seed3"),
+        ("digits", ModelSettings(name="resnet8", width=8, norm="group"), "digits-resnet8-w8-group-live-seed3"),
+        ("npz:/data/my.set.npz", ModelSettings(), "my.set-resnet18-w64-batch-live-seed3"),
+        ("cifar10", ModelSettings(name="pkg.mod:net"), "cifar10-pkg.mod.net-w64-batch-live-seed3"),
+    ],
+)
+def test_every_burn_in_has_a_place(name: str, model: ModelSettings, directory: str) -> None:
+    assert default_place(Path("c"), name, model, "live", 3) == Path("c") / directory
+
+
+def test_place_keeps_the_function() -> None:
+    model, x = build_model(SPEC), torch.rand(2, 3, 8, 8)
+    before = model(x)
+    moved = place(model, CPU)
+    torch.testing.assert_close(moved(x), before)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in moved.parameters() if p.ndim == 4)
+
+
+def test_images_must_fit_the_model() -> None:
+    check_images(build_model(SPEC), "resnet8", data())
+    with pytest.raises(
+        InputError, match=r"model convnet cannot take images of shape \[3, 4, 4\] \(.*\); choose another"
+    ):
+        check_images(build_model(replace(SPEC, name="convnet")), "convnet", data(size=4))
+    with pytest.raises(InputError, match=r"model m maps 2 images to \[2, 192\]; it must return logits \[2, 3\]"):
+        check_images(nn.Flatten(), "m", data())
+
+
+class Tuples(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_a_model_must_return_a_tensor() -> None:
+    with pytest.raises(InputError, match="model m maps 2 images to tuple; it must return logits"):
+        check_images(Tuples(), "m", data())

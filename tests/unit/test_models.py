@@ -1,0 +1,197 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from accupoison.errors import InputError
+from accupoison.models import MODELS, NORMS, ModelSpec, build_model
+from accupoison.models.parts import Normalize
+
+
+def norm_keys(name: str) -> set[str]:
+    return {f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+
+
+def released_keys() -> set[str]:
+    """The names in the released ResNet-18's checkpoints, without ``module.``."""
+    keys = {"conv1.weight", "fc.weight", "fc.bias"} | norm_keys("bn1")
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            for part in (1, 2):
+                keys |= {f"layer{stage}.{block}.conv{part}.weight"} | norm_keys(f"layer{stage}.{block}.bn{part}")
+        if stage > 1:
+            keys |= {f"layer{stage}.0.downsample.0.weight"} | norm_keys(f"layer{stage}.0.downsample.1")
+    return keys
+
+
+def test_resnet18_has_the_released_layout() -> None:
+    assert set(build_model(ModelSpec(width=8)).state_dict()) == released_keys()
+
+
+def test_resnet18_has_torchvisions_shapes_beyond_the_first_convolution_and_the_head() -> None:
+    from torchvision.models import resnet18
+
+    mine, theirs = build_model(ModelSpec(width=64)).state_dict(), resnet18(num_classes=10).state_dict()
+    assert list(mine) == list(theirs)
+    different = {name for name in mine if mine[name].shape != theirs[name].shape}
+    assert different == {"conv1.weight"}
+    assert mine["conv1.weight"].shape == (64, 3, 3, 3)
+    assert mine["fc.weight"].shape == (10, 512)
+
+
+def test_resnet18_is_the_released_network() -> None:
+    """Conv 3x3 of stride 1, norm, ReLU, max-pool 3/2/1, torchvision's stages, global mean, linear."""
+    from torchvision.models import resnet18
+
+    model, other = build_model(ModelSpec(width=64), seed=3), resnet18(num_classes=10)
+    other.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    other.load_state_dict(model.state_dict())
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for train in (False, True):
+        mine, its = model.train(train)(x), other.train(train)((x - 0.5) / 0.25)
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_model_maps_images_to_logits(name: str, norm: str) -> None:
+    for size in (8, 16, 32):
+        model = build_model(ModelSpec(name=name, width=6, norm=norm, num_classes=7))
+        x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        logits = model(x)
+        assert logits.shape == (3, 7)
+        logits.square().sum().backward()
+        assert x.grad is not None
+        assert x.grad.abs().sum() > 0
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_normalisation_comes_first_and_stays_out_of_the_state(name: str) -> None:
+    spec = ModelSpec(name=name, width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    raw = ModelSpec(name=name, width=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    model, plain = build_model(spec, seed=1), build_model(raw, seed=1)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    torch.testing.assert_close(model(x), plain((x - mean) / std))
+    assert not any("mean" in key and "running" not in key for key in model.state_dict())
+    assert set(model.state_dict()) == set(plain.state_dict())
+    assert [type(module) for module in model.children()][0] is Normalize
+
+
+def test_normalisation_moves_with_the_model() -> None:
+    model = build_model(ModelSpec(name="resnet8", width=4)).to(torch.float64)
+    assert model(torch.rand(1, 3, 8, 8, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_group_norm_couples_no_rows_and_has_no_statistics(name: str) -> None:
+    model = build_model(ModelSpec(name=name, width=16, norm="group")).train()
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
+    assert not list(model.buffers())[2:]  # the normalisation's two constants alone
+    groups = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    assert groups
+    assert all(module.num_channels % module.num_groups == 0 for module in groups)
+    batch = build_model(ModelSpec(name=name, width=16)).train()
+    assert not torch.allclose(batch(x)[:1], batch(x[:2])[:1])
+
+
+@pytest.mark.parametrize("width", [1, 3, 12, 40])
+def test_group_norm_takes_any_width(width: int) -> None:
+    assert build_model(ModelSpec(name="resnet8", width=width, norm="group"))(torch.rand(1, 3, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "tests.nets:tiny_net"])
+def test_building_is_seeded_and_leaves_the_global_generator_alone(name: str) -> None:
+    def weights(seed: int) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in build_model(ModelSpec(name=name, width=4), seed).parameters()])
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = weights(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(weights(1), first)
+    assert not torch.equal(weights(2), first)
+
+
+def test_a_model_comes_in_eval_mode_with_inputs_left_as_they_are() -> None:
+    model = build_model(ModelSpec(name="resnet8", width=4))
+    x = torch.rand(2, 3, 8, 8)
+    kept = x.clone()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model(x)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(x, kept)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_relu_is_not_in_place() -> None:
+    models = [build_model(ModelSpec(name=name, width=4)) for name in MODELS]
+    assert not any(getattr(module, "inplace", False) for model in models for module in model.modules())
+
+
+def broken(num_classes: int) -> nn.Module:
+    raise RuntimeError("out of order\nfor a long time")
+
+
+def no_module(num_classes: int) -> str:
+    return "resnet"
+
+
+def no_parameters(num_classes: int) -> nn.Module:
+    return nn.Flatten()
+
+
+def no_keyword() -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+HERE = "tests.unit.test_models"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            ModelSpec(name="resnet-18"),
+            r"unknown model 'resnet-18'; did you mean resnet18\?, or give package.module:fac",
+        ),
+        (
+            ModelSpec(name="transformer"),
+            r"unknown model 'transformer'; choose from convnet, resnet18, resnet8, or give",
+        ),
+        (ModelSpec(name="resnet8", norm="bach"), r"unknown norm 'bach'; did you mean batch\?"),
+        (ModelSpec(width=0), r"model width 0 is below 1; give a whole number of channels"),
+        (ModelSpec(width=-4), r"model width -4 is below 1"),
+        (ModelSpec(name="resnet8", width=10**12), r"a resnet8 of width 1000000000000 does not fit into memory; give a"),
+        (
+            ModelSpec(name="nowhere:net"),
+            r"model 'nowhere:net' cannot be imported \(.*No module named 'nowhere'\); it must",
+        ),
+        (ModelSpec(name=f"{HERE}:nothing"), r"cannot be imported \(.*nothing.*\); it must name a callable on the path"),
+        (ModelSpec(name=":net"), r"model ':net' cannot be imported"),
+        (ModelSpec(name="..x:net"), r"model '..x:net' cannot be imported"),
+        (
+            ModelSpec(name=f"{HERE}:broken"),
+            r"failed when called with num_classes=10 \(RuntimeError: out of order\); it",
+        ),
+        (ModelSpec(name=f"{HERE}:no_keyword"), r"failed when called with num_classes=10 \(TypeError: "),
+        (ModelSpec(name=f"{HERE}:no_module"), r"returned a str; it must return a torch.nn.Module that can be trained"),
+        (ModelSpec(name=f"{HERE}:no_parameters"), r"returned a module without parameters; it must return a torch.nn"),
+    ],
+)
+def test_what_cannot_be_built(spec: ModelSpec, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
+        build_model(spec)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("failing", [broken, no_module])
+def test_a_failing_factory_leaves_the_global_generator_alone(failing: Callable[..., object]) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(InputError):
+        build_model(ModelSpec(name=f"{HERE}:{failing.__name__}"))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,158 @@
+"""Outcomes computed by hand from made-up runs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from accupoison.report import Run, brief, estimate, main_table, retention, retention_table
+from accupoison.report.collect import label
+from accupoison.report.outcomes import harm, trigger_effect, yardstick
+from accupoison.report.table import markdown
+from accupoison.settings import online_config
+
+
+def made_up(
+    attack: str,
+    defense: str,
+    after: dict[str, float],
+    *,
+    burnin: int = 0,
+    seed: int = 0,
+    stream: str = "iid",
+    settings: dict[str, Any] | None = None,
+) -> Run:
+    config = online_config(
+        [
+            {
+                "attack": {"name": attack},
+                "defense": {"name": defense, **(settings or {})},
+                "start": {"seed": burnin},
+                "stream": {"kind": stream},
+                "run": {"seed": seed},
+                "trigger": {"deliver": list(after)},
+            }
+        ]
+    )
+    marks = {
+        name: {mark: {"acc": value, "shifted_acc": value / 2, "drift": 1.5} for mark in ("after", "end")}
+        for name, value in after.items()
+    }
+    summary = {
+        "status": "finished",
+        "threat_model": "attacker; defender",
+        "start": {"acc": 0.8},
+        "before": {"acc": 0.7},
+        "branches": marks,
+        "means": {},
+        "horizon": 10,
+    }
+    return Run(Path("nowhere"), config, summary)
+
+
+def test_streams_of_one_base_model_are_averaged_before_the_interval() -> None:
+    found = estimate([("a", 0.1), ("a", 0.3), ("b", 0.5), ("b", None), ("c", 0.2)])
+    assert found is not None
+    units = [0.2, 0.5, 0.2]
+    assert found.mean == pytest.approx(np.mean(units))
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(units), scale=stats.sem(units))
+    assert found.half == pytest.approx((high - low) / 2)
+    assert (found.burnins, found.runs, found.over) == (3, 4, "burn-ins")
+
+
+def test_one_base_model_gives_an_interval_over_streams_and_says_so() -> None:
+    found = estimate([("a", 0.1), ("a", 0.3)])
+    assert found is not None
+    assert found.over == "streams"
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 1) * 0.1)
+
+
+def test_one_value_has_no_interval_and_none_has_no_estimate() -> None:
+    single = estimate([("a", 0.1)])
+    assert single is not None
+    assert math.isnan(single.half)
+    assert estimate([("a", None)]) is None
+
+
+def test_harm_is_measured_from_standard_training_on_the_same_images() -> None:
+    runs = [
+        made_up("none", "ST", {"clean": 0.80}),
+        made_up("none", "ST", {"clean": 0.60}, seed=1),
+        made_up("none", "CLIP", {"clean": 0.10}),
+        made_up("accumulative", "ST", {"adversarial": 0.55}),
+    ]
+    clean = yardstick(runs)
+    assert harm(runs[3], "adversarial", clean) == pytest.approx(0.25)
+    assert harm(made_up("accumulative", "ST", {"adversarial": 0.5}, seed=2), "adversarial", clean) is None
+
+
+def test_freezing_is_not_free() -> None:
+    clean = yardstick([made_up("none", "ST", {"clean": 0.82})])
+    assert harm(made_up("accumulative", "FREEZE", {"adversarial": 0.8}), "adversarial", clean) == pytest.approx(0.02)
+
+
+def test_trigger_effect_is_net_of_the_coast_step() -> None:
+    run = made_up("accumulative", "ST", {"coast": 0.6, "adversarial": 0.5})
+    assert trigger_effect(run, "adversarial") == pytest.approx(0.1)
+    assert trigger_effect(made_up("accumulative", "ST", {"adversarial": 0.5}), "adversarial") is None
+
+
+def test_retention_is_withheld_where_learning_is_not_told_from_noise() -> None:
+    pairs = [("live/0", seed, "shift:fog") for seed in range(3)]
+    frozen = dict.fromkeys(pairs, 0.5)
+    learning = dict(zip(pairs, (0.60, 0.62, 0.61), strict=True))
+    half = {pair: 0.5 + (value - 0.5) / 2 for pair, value in learning.items()}
+    assert retention(half, frozen, learning) == pytest.approx(0.5)
+    assert retention(frozen, frozen, learning) == pytest.approx(0)
+    assert retention(learning, frozen, learning) == pytest.approx(1)
+    noise = dict(zip(pairs, (0.50, 0.60, 0.41), strict=True))
+    assert retention(half, frozen, noise) is None
+
+
+def test_labels_show_what_differs_from_the_defaults_but_not_the_budget() -> None:
+    config = online_config(
+        [{"attack": {"eps": "8/255", "gamma": 2}, "defense": {"name": "AT", "direction": "descend"}}]
+    )
+    assert label("attack", config.attack) == "accumulative (gamma 2)"
+    assert label("defense", config.defense) == "AT (direction descend)"
+
+
+def test_main_table_pairs_and_marks() -> None:
+    runs = [made_up("none", "ST", {"clean": 0.80}, seed=seed) for seed in (0, 1)]
+    runs += [made_up("accumulative", "ST", {"coast": 0.7, "adversarial": 0.6}, seed=seed) for seed in (0, 1)]
+    rows = [line.split(" | ") for line in main_table(runs).splitlines()]
+    header = [cell.strip("| ") for cell in rows[0]]
+    last = dict(zip(header, (cell.strip("| ") for cell in rows[-1]), strict=True))
+    assert last["trigger"] == "adversarial"
+    assert last["after"] == "60.0 ± 0.0"
+    assert last["harm H"] == "20.0 ± 0.0"
+    assert last["trigger effect"] == "10.0 ± 0.0"
+    assert last["n"] == "1 x 2"
+
+
+def test_retention_table_uses_accuracy_under_the_shift() -> None:
+    runs = []
+    for seed in range(2):
+        for defense, value in {"ST": 0.8 + 0.01 * seed, "FREEZE": 0.6, "CLIP": 0.7 + 0.005 * seed}.items():
+            runs.append(made_up("none", defense, {"clean": value}, seed=seed, stream="shift:fog"))
+    table = retention_table(runs)
+    clip = next(line for line in table.splitlines() if "CLIP" in line)
+    assert "| 35.1 ±" in clip
+    assert "| 0.50 |" in clip
+    assert retention_table([run for run in runs if run.defense != "FREEZE"]) == ""
+
+
+def test_empty_columns_are_left_out() -> None:
+    assert markdown(["a", "b"], [["1", ""], ["2", ""]]) == "| a |\n| --- |\n| 1 |\n| 2 |"
+
+
+def test_brief_names_freeze_and_ours() -> None:
+    runs = [made_up("none", "ST", {"adversarial": 0.95})]
+    for defense, value in {"ST": 0.7, "FREEZE": 0.9, "OURS": 0.85}.items():
+        runs.append(made_up("accumulative", defense, {"adversarial": value}))
+    text = brief(runs, "adversarial")
+    assert "FREEZE drops every batch and ends at the 90.0%" in text
+    assert "+15.0 points against ST and 5.0 points below FREEZE" in text
