@@ -1,7 +1,6 @@
 """What a step's batches look like from the early model, measured before the update."""
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
 from accupoison.attacks.noise import noisy
@@ -43,6 +42,8 @@ def probe(
 
 def separation(high: Tensor, low: Tensor) -> float:
     """Return the AUC of telling ``high`` from ``low`` by value: 1 if every one of ``high`` is larger; NaN passes on."""
+    from sklearn.metrics import roc_auc_score  # here, because scikit-learn takes a second to load
+
     scores = torch.cat([high, low]).double().cpu()
     if not bool(scores.isfinite().all()):
         return float("nan")

@@ -44,13 +44,13 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: boo
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
     """
     from accupoison.files import write_atomically
-    from accupoison.report import collect, curves, main_table, retention_table
+    from accupoison.report import collect, curves, mechanism_table, outcome_table, retention_table
 
     runs = collect(paths)
     if as_json:
         click.echo(json.dumps({str(run.path): dict(run.summary) for run in runs}, indent=2))
         return
-    parts = [main_table(runs), retention_table(runs)]
+    parts = [outcome_table(runs), mechanism_table(runs), retention_table(runs)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     folder = out or paths[0]
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))

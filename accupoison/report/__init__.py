@@ -4,6 +4,17 @@ from accupoison.report.brief import brief
 from accupoison.report.collect import Run, collect
 from accupoison.report.figure import curves
 from accupoison.report.outcomes import Estimate, estimate, retention
-from accupoison.report.table import main_table, retention_table
+from accupoison.report.table import mechanism_table, outcome_table, retention_table
 
-__all__ = ["Estimate", "Run", "brief", "collect", "curves", "estimate", "main_table", "retention", "retention_table"]
+__all__ = [
+    "Estimate",
+    "Run",
+    "brief",
+    "collect",
+    "curves",
+    "estimate",
+    "mechanism_table",
+    "outcome_table",
+    "retention",
+    "retention_table",
+]

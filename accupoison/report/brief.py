@@ -51,7 +51,7 @@ def _meaning(poisoned: Sequence[Run], control: Sequence[Run], trigger: str) -> s
         gap = 100 * (reached - frozen)
         verdict = "level with" if abs(gap) < 0.5 else f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
         lines.append(
-            f"OURS (DSC) ends at {reached:.1%}, {100 * (reached - standard):+.1f} points against ST and {verdict} FREEZE; "
+            f"OURS (DSC) ends at {reached:.1%}, {100 * (reached - standard):+.1f} points against ST, {verdict} FREEZE; "
             f"its weights moved {_after(ours, trigger, 'drift'):.2f}, ST's on the clean stream "
             f"{_after(control, trigger, 'drift'):.2f}."
         )

@@ -1,4 +1,8 @@
-"""Markdown tables of outcomes."""
+"""Markdown tables of outcomes.
+
+Intervals are 95% t-intervals over base models, or over streams where there is one base model; n is base models x
+streams.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,47 +13,69 @@ from accupoison.report.outcomes import Estimate, estimate, harm, retention, trig
 Value = Callable[[Run], float | None]
 
 
-def main_table(runs: Sequence[Run]) -> str:
-    """Return one row for each stream, attack, defence and trigger, accuracies in points with 95% intervals."""
+def outcome_table(runs: Sequence[Run]) -> str:
+    """Return one row for each stream, attack, defence and trigger: accuracies and their differences, in points."""
     clean = yardstick(runs)
-    rows = [_row(group, trigger, clean) for group in _groups(runs) for trigger in group[0].summary["branches"]]
+    again = "acc_bn_reestimated"
+    rows = []
+    for group in _groups(runs):
+        for trigger in group[0].summary["branches"]:
+            values: list[Value] = [
+                lambda run: run.summary["start"]["acc"],
+                lambda run: run.summary.get("before", {}).get("acc"),
+                lambda run, to=trigger: run.after(to),  # type: ignore[misc]
+                lambda run, to=trigger: run.end(to),  # type: ignore[misc]
+                lambda run: run.summary.get("before", {}).get(again),
+                lambda run, to=trigger: run.after(to, again),  # type: ignore[misc]
+                lambda run, to=trigger: harm(run, to, clean),  # type: ignore[misc]
+                lambda run, to=trigger: harm(run, to, clean, again),  # type: ignore[misc]
+                lambda run, to=trigger: None if to == "coast" else trigger_effect(run, to),  # type: ignore[misc]
+            ]
+            rows.append([*_names(group), trigger, *(_points(_over(group, value)) for value in values), _count(group)])
     header = [
-        "stream", "attack", "defence", "trigger", "start", "before", "after", "end", "before, BN re-est.",
-        "after, BN re-est.", "harm H", "H, BN re-est.", "trigger effect", "MD AUC vs clean", "MD AUC vs noise",
-        "weight change", "grad norm", "s/step", "n",
-    ]  # fmt: skip
+        *("stream", "attack", "defence", "trigger", "start", "before", "after", "end"),
+        *("before, re-est.", "after, re-est.", "harm H", "H, re-est.", "trigger effect", "n"),
+    ]
     return markdown(header, rows)
 
 
-def _row(group: list[Run], trigger: str, clean: dict[tuple[str, int, str], Run]) -> list[str]:
-    def points(value: Value) -> str:
-        return _points(estimate((run.burnin, value(run)) for run in group))
-
-    def mean(tag: str) -> str:
-        return _plain(estimate((run.burnin, run.summary["means"].get(tag)) for run in group))
-
-    first, again = group[0], "acc_bn_reestimated"
-    return [
-        first.config.stream.kind,
-        first.attack,
-        first.defense,
-        trigger,
-        points(lambda run: run.summary["start"]["acc"]),
-        points(lambda run: run.summary.get("before", {}).get("acc")),
-        points(lambda run: run.after(trigger)),
-        points(lambda run: run.end(trigger)),
-        points(lambda run: run.summary.get("before", {}).get(again)),
-        points(lambda run: run.after(trigger, again)),
-        points(lambda run: harm(run, trigger, clean)),
-        points(lambda run: harm(run, trigger, clean, again)),
-        points(lambda run: trigger_effect(run, trigger)) if trigger != "coast" else "",
-        mean("defense/discrepancy_auc_clean"),
-        mean("defense/discrepancy_auc_noise"),
-        _plain(estimate((run.burnin, run.after(trigger, "drift")) for run in group)),
-        mean("optim/grad_norm"),
-        mean("time/step_s"),
-        f"{len({run.burnin for run in group})} x {len({run.config.run.seed for run in group})}",
+def mechanism_table(runs: Sequence[Run]) -> str:
+    """Return one row for each stream, attack and defence: what happened on the ordinary steps, as means over them."""
+    tags = (
+        "defense/discrepancy_clean",
+        "defense/discrepancy_sent",
+        "defense/discrepancy_auc_clean",
+        "defense/discrepancy_auc_noise",
+        "defense/inner_steps",
+        "optim/grad_norm",
+        "time/attack_s",
+        "time/defense_s",
+        "time/update_s",
+    )
+    rows = []
+    for group in _groups(runs):
+        means = [_over(group, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
+        moved = _over(group, lambda run: run.summary.get("before", {}).get("drift"))
+        horizon = _over(group, lambda run: run.summary["horizon"])
+        rows.append([*_names(group), _plain(horizon, 0), *(_plain(mean) for mean in means[:-3]), _plain(moved)])
+        rows[-1] += [*(_plain(mean) for mean in means[-3:]), _count(group)]
+    header = [
+        *("stream", "attack", "defence", "steps", "MD clean", "MD sent", "MD AUC vs clean", "MD AUC vs noise"),
+        *("inner steps", "gradient norm", "weights moved", "s attack", "s defence", "s update", "n"),
     ]
+    return markdown(header, rows)
+
+
+def _over(group: Sequence[Run], value: Value) -> Estimate | None:
+    return estimate((run.burnin, value(run)) for run in group)
+
+
+def _names(group: Sequence[Run]) -> list[str]:
+    return [group[0].config.stream.kind, group[0].attack, group[0].defense]
+
+
+def _count(group: Sequence[Run]) -> str:
+    return f"{len({run.burnin for run in group})} x {len({run.config.run.seed for run in group})}"
 
 
 def retention_table(runs: Sequence[Run]) -> str:
@@ -116,11 +142,12 @@ def _points(value: Estimate | None) -> str:
     return "" if value is None else _with_interval(100 * value.mean, 100 * value.half, 1)
 
 
-def _plain(value: Estimate | None) -> str:
-    return "" if value is None else _with_interval(value.mean, value.half, 2)
+def _plain(value: Estimate | None, digits: int = 2) -> str:
+    return "" if value is None else _with_interval(value.mean, value.half, digits)
 
 
 def _with_interval(mean: float, half: float, digits: int) -> str:
     if math.isnan(mean):
         return "nan"
-    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+    exact = math.isnan(half) or half == 0
+    return f"{mean:.{digits}f}" + ("" if exact else f" ± {half:.{digits}f}")

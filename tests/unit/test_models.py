@@ -77,7 +77,7 @@ def test_normalisation_comes_first_and_stays_out_of_the_state(name: str) -> None
     torch.testing.assert_close(model(x), plain((x - mean) / std))
     assert not any("mean" in key and "running" not in key for key in model.state_dict())
     assert set(model.state_dict()) == set(plain.state_dict())
-    assert [type(module) for module in model.children()][0] is Normalize
+    assert isinstance(next(model.children()), Normalize)
 
 
 def test_normalisation_moves_with_the_model() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from accupoison.report import Run, brief, estimate, main_table, retention, retention_table
+from accupoison.report import Run, brief, estimate, outcome_table, retention, retention_table
 from accupoison.report.collect import label
 from accupoison.report.outcomes import harm, trigger_effect, yardstick
 from accupoison.report.table import markdown
@@ -120,16 +120,16 @@ def test_labels_show_what_differs_from_the_defaults_but_not_the_budget() -> None
     assert label("defense", config.defense) == "AT (direction descend)"
 
 
-def test_main_table_pairs_and_marks() -> None:
+def test_outcome_table_pairs_and_marks() -> None:
     runs = [made_up("none", "ST", {"clean": 0.80}, seed=seed) for seed in (0, 1)]
     runs += [made_up("accumulative", "ST", {"coast": 0.7, "adversarial": 0.6}, seed=seed) for seed in (0, 1)]
-    rows = [line.split(" | ") for line in main_table(runs).splitlines()]
+    rows = [line.split(" | ") for line in outcome_table(runs).splitlines()]
     header = [cell.strip("| ") for cell in rows[0]]
     last = dict(zip(header, (cell.strip("| ") for cell in rows[-1]), strict=True))
     assert last["trigger"] == "adversarial"
-    assert last["after"] == "60.0 ± 0.0"
-    assert last["harm H"] == "20.0 ± 0.0"
-    assert last["trigger effect"] == "10.0 ± 0.0"
+    assert last["after"] == "60.0"
+    assert last["harm H"] == "20.0"
+    assert last["trigger effect"] == "10.0"
     assert last["n"] == "1 x 2"
 
 
@@ -155,4 +155,4 @@ def test_brief_names_freeze_and_ours() -> None:
         runs.append(made_up("accumulative", defense, {"adversarial": value}))
     text = brief(runs, "adversarial")
     assert "FREEZE drops every batch and ends at the 90.0%" in text
-    assert "+15.0 points against ST and 5.0 points below FREEZE" in text
+    assert "+15.0 points against ST, 5.0 points below FREEZE" in text

@@ -1,0 +1,348 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from accupoison import config
+from accupoison.attacks import ATTACKS
+from accupoison.cli import cli
+from accupoison.cli.options import FLAGS
+from accupoison.config import Layer, assignments, coerce, number, plain, preset, presets, read_toml
+from accupoison.defenses import DEFENSES
+from accupoison.errors import InputError
+from accupoison.files import as_json
+from accupoison.rundir import RunDirectory, differences
+from accupoison.settings import BurninConfig, OnlineConfig, at_home, burnin_config, online_config
+
+HELP, PLACE = ["--help"], ["--out", "--resume", "--config", "--set", "--dry-run"]
+OUTPUT = ["--quiet", "--json"]
+SHARED = ["--data", "--data-dir", "--offline", "--model", "--width", "--norm", "--seed", "--device", *PLACE, *OUTPUT]
+STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--after", "--update-mode", "--clip-norm"]
+CLI_FLAGS: dict[str, list[str]] = {
+    "burnin": [*SHARED, "--recipe", "--epochs"],
+    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset"],
+    "demo": ["--jobs", "--quiet"],
+    "doctor": ["--data-dir", "--json"],
+    "list": ["--json"],
+    "report": ["--out", "--trigger", "--json"],
+    "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
+}
+"""Every flag of every command. A new one needs a reason that ``--set`` does not meet."""
+
+
+def shown(*arguments: str) -> dict[str, Any]:
+    """Return the resolved settings that ``online --dry-run`` prints."""
+    result = CliRunner().invoke(cli, ["online", *arguments, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_flags_are_frozen() -> None:
+    found = {
+        name: sorted(
+            p.opts[0] if p.opts[0].startswith("--") else p.opts[1]
+            for p in command.params
+            if p.param_type_name == "option"
+        )
+        for name, command in cli.commands.items()
+    }
+    assert found == {name: sorted(flags) for name, flags in CLI_FLAGS.items()}
+
+
+def test_every_flag_stands_for_a_setting_that_exists() -> None:
+    sections = {**plain(burnin_config([])), **plain(online_config([]))}
+    for flag, (section, key) in FLAGS.items():
+        assert key in sections[section], flag
+        assert any(f"--{flag.replace('_', '-')}" in flags for flags in CLI_FLAGS.values())
+
+
+def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
+    file = tmp_path / "run.toml"
+    file.write_text('[attack]\neps = "4/255"\n[stream]\nsteps = 7\n')
+    steps: list[tuple[list[str], float, int]] = [
+        ([], 16 / 255, 10),
+        (["--preset", "official"], 0.2, 100),
+        (["--config", str(file)], 4 / 255, 7),
+        (["--eps", "0.5", "--steps", "8"], 0.5, 8),
+        (["--set", "attack.eps=0.25", "--set", "stream.steps=9"], 0.25, 9),
+        (["--set", "attack.eps=1/8"], 0.125, 9),
+    ]
+    given: list[str] = []
+    for more, eps, count in steps:
+        given = [*given, *more]
+        found = shown(*given)
+        assert (found["attack"]["eps"], found["stream"]["steps"]) == (eps, count)
+    assert shown("--set", "attack.eps=0.25", "--eps", "0.5")["attack"]["eps"] == 0.25
+
+
+def test_the_data_directory_comes_from_the_environment_unless_a_flag_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCUPOISON_DATA", "one")
+    assert shown()["data"]["dir"] == "one"
+    assert shown("--data-dir", "two")["data"]["dir"] == "two"
+    monkeypatch.delenv("ACCUPOISON_DATA")
+    assert shown()["data"]["dir"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (0.1, 0.1),
+        (1, 1.0),
+        ("8/255", 8 / 255),
+        (" 8 / 255 ", 8 / 255),
+        ("1e-3", 1e-3),
+        ("inf", math.inf),
+        ("-inf", -math.inf),
+        (math.inf, math.inf),
+        ("-1/2", -0.5),
+        ("0/5", 0.0),
+    ],
+)
+def test_numbers(value: object, result: float) -> None:
+    assert number(value, "a.b") == result
+    assert coerce(value, float, "a.b") == result
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("8/0", "a.b = '8/0' divides by zero; write a fraction such as 8/255"),
+        ("0/0", "a.b = '0/0' divides by zero"),
+        ("nan", "a.b = 'nan' is not a number; write one such as 0.1 or 8/255"),
+        (math.nan, "a.b = nan is not a number"),
+        ("inf/inf", "a.b = 'inf/inf' is not a number"),
+        ("", "a.b = '' is not a number"),
+        ("8/", "a.b = '8/' is not a number"),
+        ("1/2/3", "a.b = '1/2/3' is not a number"),
+        ("0,1", "a.b = '0,1' is not a number"),
+        (True, "a.b = True is not a number"),
+        (None, "a.b = None is not a number"),
+        ([1], r"a.b = \[1\] is not a number"),
+    ],
+)
+def test_what_is_no_number(value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        number(value, "a.b")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "result"),
+    [
+        ("none", float | None, None),
+        ("None", int | None, None),
+        (None, str | None, None),
+        ("0.5", float | None, 0.5),
+        ("none", str, "none"),
+        (" x ", str, "x"),
+        ("7", int, 7),
+        ("-7", int, -7),
+        ("True", bool, True),
+        ("false", bool, False),
+        (False, bool, False),
+        ("a, b", tuple[str, ...], ("a", "b")),
+        ("none", tuple[str, ...], ("none",)),
+        (["a", "b"], tuple[str, ...], ("a", "b")),
+        ((), tuple[str, ...], ()),
+        ("", tuple[int, ...], ()),
+        ("1,2", tuple[int, ...], (1, 2)),
+        ("8/255,inf", tuple[float, ...], (8 / 255, math.inf)),
+    ],
+)
+def test_texts_become_values(value: object, hint: object, result: object) -> None:
+    found = coerce(value, hint, "a.b")
+    assert found == result
+    assert type(found) is type(result)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ("1.5", int, "a.b = '1.5' is not a whole number; write one such as 10"),
+        (1.0, int, "a.b = 1.0 has the wrong type; it takes a value of type int"),
+        (True, int, "a.b = True has the wrong type"),
+        (1, str, "a.b = 1 has the wrong type; it takes a value of type str"),
+        ("yes", bool, "a.b = 'yes' is neither true nor false; write one of these"),
+        (1, bool, "a.b = 1 is neither true nor false"),
+        ("none", float, "a.b = 'none' is not a number"),
+        (3, tuple[int, ...], "a.b = 3 is not a list; write several values with commas between them"),
+        ({"x": 1}, tuple[str, ...], "is not a list"),
+        ("1,,2", tuple[int, ...], "a.b = '' is not a whole number"),
+        ([1, None], tuple[int, ...], "a.b = None has the wrong type"),
+    ],
+)
+def test_values_that_do_not_fit(value: object, hint: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        coerce(value, hint, "a.b")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"strem": {}}, "unknown section 'strem'; did you mean stream?"),
+        ({"zzz": {}}, "unknown section 'zzz'; choose from attack, data, defense"),
+        ({"stream": 3}, "stream = 3 is not a section; write stream.KEY = VALUE"),
+        ({"stream": {"stps": 3}}, "unknown setting stream.stps; did you mean steps?"),
+        ({"attack": {"epz": 3}}, "unknown setting attack.accumulative.epz; did you mean eps?"),
+        ({"attack": {"kind": "uniform"}}, "unknown setting attack.accumulative.kind; "),
+        ({"defense": {"steps": 3}}, "unknown setting defense.ST.steps; defense.ST has no settings"),
+        ({"defense": {"TRADE": {"beta": 3}}}, "unknown defence 'TRADE'; did you mean trades?"),
+        ({"defense": {"AT": {"stepz": 3}}}, "unknown setting defense.AT.stepz; did you mean steps?"),
+        ({"defense": {"name": "AT", "steps": {"x": 1}}}, "unknown defence 'steps'"),
+        ({"attack": {"name": "noize"}}, "unknown attack 'noize'; did you mean noise?"),
+        ({"attack": {"name": ["noise"]}}, "unknown attack \"['noise']\""),
+        ({"trigger": {"deliver": 3}}, "trigger.deliver = 3 is not a list"),
+    ],
+)
+def test_unknown_names_come_with_the_closest(layer: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        online_config([layer])
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_settings_without_a_name_beside_them_belong_to_whichever_is_chosen() -> None:
+    common = {"attack": {"eps": 0.25, "steps": 3}}
+    for name in ATTACKS.names():
+        chosen = online_config([common, {"attack": {"name": name}}]).attack
+        assert (chosen.name, chosen.settings["eps"], chosen.settings["steps"]) == (name, 0.25, 3)
+
+
+def test_settings_with_a_name_beside_them_go_with_it() -> None:
+    tied = {"attack": {"name": "noise", "kind": "rademacher", "eps": 0.25}}
+    assert online_config([tied]).attack.settings["kind"] == "rademacher"
+    other = online_config([tied, {"attack": {"name": "direct"}}]).attack
+    assert (other.name, other.settings["eps"]) == ("direct", 16 / 255)
+    back = online_config([tied, {"attack": {"name": "direct"}}, {"attack": {"name": "noise"}}]).attack
+    assert back.settings["kind"] == "rademacher"
+    later = online_config([tied, {"attack": {"eps": 0.5}}]).attack
+    assert (later.settings["kind"], later.settings["eps"]) == ("rademacher", 0.5)
+
+
+def test_tables_by_name_count_only_if_it_is_chosen() -> None:
+    tables = {"defense": {"DSC": {"threshold": 0.5}, "AT": {"direction": "descend"}}}
+    assert online_config([tables]).defense.settings == {}
+    assert online_config([tables, {"defense": {"name": "ours"}}]).defense.settings["threshold"] == 0.5
+    assert online_config([tables, {"defense": {"name": "at"}}]).defense.settings["direction"] == "descend"
+    alias = {"defense": {"name": "AT", "OURS": {"threshold": 0.25}}}
+    assert online_config([alias, {"defense": {"name": "DSC"}}]).defense.settings["threshold"] == 0.25
+    over = online_config([tables, {"defense": {"name": "DSC", "threshold": 0.75}}]).defense
+    assert over.settings["threshold"] == 0.75
+    calibrated = online_config([tables, assignments(["defense.DSC.threshold=none", "defense.name=DSC"])]).defense
+    assert calibrated.settings["threshold"] is None
+
+
+@pytest.mark.parametrize("alias", ["ours", "OURS", "Dsc"])
+def test_names_are_canonical(alias: str) -> None:
+    assert online_config([{"defense": {"name": alias}}]).defense.name == "DSC"
+
+
+def test_assignments() -> None:
+    pairs = ["a.b=1", "a.c = x=y ", "a.N.d=2", "a.N.e=3", "a.b=4"]
+    assert assignments(pairs) == {"a": {"b": "4", "c": "x=y", "N": {"d": "2", "e": "3"}}}
+    assert assignments([]) == {}
+    assert assignments(["a.b="]) == {"a": {"b": ""}}
+
+
+@pytest.mark.parametrize("pair", ["", "a", "a.b", "a=1", "=1", "a.=1", ".b=1", "a.b.c.d=1", "a..b=1"])
+def test_assignments_of_another_form(pair: str) -> None:
+    with pytest.raises(InputError, match=r"is not of the form section.key=value, such as attack.eps=8/255"):
+        assignments([pair])
+
+
+@pytest.mark.parametrize("pairs", [["a.b=1", "a.b.c=2"], ["a.b.c=2", "a.b=1"]])
+def test_assignments_that_contradict_each_other(pairs: list[str]) -> None:
+    with pytest.raises(InputError, match=rf"--set '{pairs[1]}' .*; drop one"):
+        assignments(pairs)
+
+
+def test_a_file_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[stream]\nkind = "iid"\n')
+    assert read_toml(tmp_path / "a.toml") == {"stream": {"kind": "iid"}}
+    (tmp_path / "b.toml").write_text("[stream\n")
+    (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
+    for name, message in [("b", "is not valid TOML: "), ("c", "is not valid TOML: "), ("d", "No such file")]:
+        with pytest.raises(InputError, match=message) as refusal:
+            read_toml(tmp_path / f"{name}.toml")
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(InputError, match="Is a directory; check the path"):
+        read_toml(tmp_path)
+
+
+@pytest.mark.parametrize("name", presets("online"))
+@pytest.mark.parametrize("attack", ATTACKS.names())
+@pytest.mark.parametrize("defense", DEFENSES.names())
+def test_every_preset_resolves_for_every_pair_and_comes_back(name: str, attack: str, defense: str) -> None:
+    chosen: Layer = {"attack": {"name": attack}, "defense": {"name": defense}, "optim": {"clip_norm": 2.0}}
+    made = online_config([preset("online", name), chosen])
+    assert (made.attack.name, made.defense.name) == (attack, defense)
+    assert online_config([plain(made)]) == made
+    assert online_config([as_json(plain(made))]) == made
+    assert set(made.attack.settings) == set(ATTACKS.settings(attack))
+
+
+@pytest.mark.parametrize("name", presets("burnin"))
+def test_every_recipe_resolves_and_comes_back(name: str) -> None:
+    made = burnin_config([preset("burnin", name), {"train": {"snapshots": "1,2"}}])
+    assert made.train.recipe == name
+    assert made.train.snapshots == (1, 2)
+    assert burnin_config([as_json(plain(made))]) == made
+
+
+def test_infinity_survives_its_storage() -> None:
+    made = online_config([])
+    assert made.optim.clip_norm == math.inf
+    assert online_config([as_json(plain(made))]) == made
+
+
+def test_the_default_presets_are_the_defaults() -> None:
+    assert (
+        online_config([preset("online", "fresh")]) == online_config([]) == OnlineConfig(attack=online_config([]).attack)
+    )
+    assert burnin_config([preset("burnin", "live")]) == burnin_config([]) == BurninConfig()
+
+
+def test_the_released_protocol_is_what_the_paper_ran() -> None:
+    made = online_config([preset("online", "official"), {"defense": {"name": "OURS"}}])
+    assert (made.stream.kind, made.stream.batch_size, made.stream.steps) == ("official", 100, 100)
+    assert (made.attack.settings["eps"], made.attack.settings["steps"]) == (0.2, 2)
+    assert (made.defense.settings["threshold"], made.defense.settings["slope"]) == (0.5, 0.02)
+    assert (made.optim.lr, made.optim.momentum, made.optim.weight_decay) == (0.1, 0.9, 0.0)
+    trained = burnin_config([preset("burnin", "official")]).train
+    assert (trained.epochs, trained.batch_size, trained.lr, trained.early_epoch) == (40, 256, 0.1, 20)
+
+
+def test_presets_are_found_by_name() -> None:
+    assert {"fresh", "official", "demo"} <= set(presets("online"))
+    with pytest.raises(InputError, match=r"unknown online preset 'offical'; did you mean official\?"):
+        preset("online", "offical")
+    with pytest.raises(InputError, match="unknown burnin preset 'fresh'"):
+        preset("burnin", "fresh")
+
+
+@pytest.mark.parametrize(("epochs", "early", "epoch"), [(40, None, 20), (1, None, 1), (7, None, 3), (7, 7, 7)])
+def test_the_early_snapshot_is_half_way(epochs: int, early: int | None, epoch: int) -> None:
+    assert burnin_config([{"train": {"epochs": epochs, "early": early}}]).train.early_epoch == epoch
+
+
+def test_data_that_moved_are_no_difference(tmp_path: Path) -> None:
+    stored, now = (plain(burnin_config([{"data": {"dir": name, "val": val}}])) for name, val in (("a", 1), ("b", 2)))
+    run = tmp_path / "run"
+    assert at_home(now, run) == now
+    RunDirectory.create(run, stored, {}).close()
+    assert differences(stored, at_home(now, run)) == ["data.val: stored 1, given 2"]
+
+
+def test_configurations_are_frozen() -> None:
+    made = online_config([])
+    for section in ("data", "stream", "attack"):
+        with pytest.raises(AttributeError):
+            setattr(made, section, None)
+    with pytest.raises(AttributeError):
+        made.stream.steps = 3  # type: ignore[misc]
+    assert config.Component(name="a").settings == {}
