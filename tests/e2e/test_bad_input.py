@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, refused
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SET, refused, sentence
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,15 @@ def test_a_setting_of_a_stream(arguments: list[str], message: str, work: Path) -
     shutil.rmtree(work / "checkpoints")  # found out before anything is loaded
     assert re.match(f"Error: {message}", refused(*ONLINE, *arguments))
     assert not (work / "logs").exists()
+
+
+def test_a_real_process(work: Path) -> None:
+    command = [sys.executable, str(ROOT / "cli.py"), *ONLINE, "--eps", "8/0"]
+    child = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert child.stdout == ""
+    assert sentence(child.returncode, child.stderr) == (
+        "Error: attack.accumulative.eps = '8/0' divides by zero; write a fraction such as 8/255"
+    )
 
 
 def test_dry_run_checks_the_settings(work: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from accupoison import checkpoint
+from accupoison.ledger import Ledger
 from accupoison.online import OnlineRun
 from accupoison.rundir import RunDirectory
 from accupoison.types import Step
@@ -66,6 +67,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[0] ^= 1
+    path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
@@ -80,6 +87,8 @@ def cut(path: Path) -> None:
             r"metrics.jsonl has \d+ bytes, fewer than the \d+ of the checkpoint; start the run anew",
         ),
         ("metrics.jsonl", Path.unlink, r"metrics.jsonl has 0 bytes, fewer than the \d+ of the checkpoint; start"),
+        ("metrics.jsonl", flip, "line 1 of run/metrics.jsonl is damaged; restore a copy or run again"),
+        ("ledger.npz", Ledger().save, r"the ledger has 0 rows, not the \d+ of the checkpoint; start the run anew"),
         ("ledger.npz", cut, "ledger.npz is not a readable ledger; restore a copy or run again"),
         ("ledger.npz", Path.unlink, "there is no ledger run/ledger.npz; check the path"),
     ],
@@ -157,6 +166,7 @@ def test_a_disk_that_fills_in_the_middle(limit: int, error: int, message: str, w
 FULL_DISK = """
 import resource
 from accupoison.cli import main
+from accupoison.ledger import Ledger
 from accupoison.online import OnlineRun
 record = OnlineRun._record
 def filling(run, step):

@@ -108,7 +108,7 @@ def test_processes_side_by_side_give_the_same_numbers(grid: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[[runs]]", "[[run]]", "unknown key 'run'; did you mean runs?"),
+        ("[online]", "[onlin]", "unknown key 'onlin'; did you mean online?"),
         ("seeds = [0]", "seeds = 0", "runs.seeds = 0 is not a list of whole numbers"),
         ("burnins = [1]", "burnins = [7]", "burn-in 7, which is not in burnin.seeds"),
         ('name = "noise"\nseeds', 'title = "noise"\nseeds', "has no name"),
