@@ -13,7 +13,7 @@ TAGS: dict[str, str] = {
     "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
     "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
     "train/acc": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
-    "monitor/acc": "accuracy on the held-out monitor images, which stop rules may look at; fraction in [0, 1]",
+    "monitor/acc": "accuracy on the held-out monitor images; fraction in [0, 1]",
     "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
     "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
     "attack/linf": "largest distance between a sent and a clean pixel; pixel units in [0, 1]",

@@ -25,13 +25,14 @@ def _attacker(config: OnlineConfig) -> str:
         "none": "no augmentation",
     }[stream.augment]
     rounding = ", then 8-bit rounding" if stream.quantise else ""
-    knows = REGISTRIES["attack"].get(config.attack.name).knows
+    kind = REGISTRIES["attack"].get(config.attack.name)
+    knows, labels = kind.knows, "keeps labels" if kind.keeps_labels else "may change labels"
     extra = f" and {', '.join(sorted(knows))}" if knows else ""
     blind = config.attack.name == "noise" and not crafted
     sees = "sees nothing of the model" if blind else f"sees the weights at every step{extra}"
-    held = "its images and labels are test data" if config.data.splits == "official" else "held-out images of its own"
+    held = "images of the test set" if config.data.splits == "official" else "held-out images of its own"
     return (
-        f"attacker ({config.attack.name}) {sees}, perturbs {what} within {limit} ({order}{rounding}), keeps labels, "
+        f"attacker ({config.attack.name}) {sees}, perturbs {what} within {limit} ({order}{rounding}), {labels}, "
         f"has {held}, does not know the defence; trigger: {', '.join(config.trigger.deliver)}"
     )
 

@@ -23,6 +23,7 @@ CHECKPOINT = Path("checkpoints") / NAME / "final.pt"
 
 TINY = """
 [data]
+name = "digits"
 burnin = 200
 stream = 260
 trigger = 20
@@ -31,6 +32,7 @@ trusted = 40
 monitor = 20
 
 [model]
+name = "resnet8"
 width = 4
 """
 TRAIN = """
@@ -38,9 +40,12 @@ TRAIN = """
 epochs = 2
 batch_size = 20
 lr = 0.05
+schedule = "constant"
+last_epochs = 0
 """
 STREAM = """
 [stream]
+kind = "iid"
 batch_size = 10
 steps = 3
 after = 1
@@ -52,8 +57,11 @@ steps = 1
 
 [evaluate]
 test = "marks"
+monitor = true
+reestimate = true
 images = 0
 """
+"""Whatever the tests rely on is said here, so that the presets may change."""
 ONLINE = ("online", "--preset", "demo", "--config", "tiny.toml", "--quiet")
 SET = "--set"
 BURNIN = ("burnin", "--recipe", "demo", "--config", "train.toml", "--quiet")

@@ -161,7 +161,7 @@ def test_a_released_checkpoint(prefix: str, work: Path) -> None:
     spec = ModelSpec(name="resnet18", width=4)
     weights = {f"{prefix}{name}": value for name, value in build_model(spec, seed=5).state_dict().items()}
     torch.save({"net": weights, "epoch": 40, "acc": 81.5}, "epoch40.pth")
-    arguments = ("online", "--config", "tiny.toml", "--data", "digits", "--checkpoint", "epoch40.pth", "--quiet")
+    arguments = ("online", "--config", "tiny.toml", "--model", "resnet18", "--checkpoint", "epoch40.pth", "--quiet")
     text = refused(*arguments)
     assert "epoch40.pth does not say at what learning rate" in text
     assert "--set optim.lr=0.1" in text

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from accupoison.attacks import Noise
 from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import quantise
 from accupoison.gradients import gradient, inner, signed_ascent, unit
 from accupoison.learner import view_of
+from accupoison.simulate import StepContext
 from accupoison.types import Batch, Grads
 from tests.nets import random_batch, random_net
 from tests.oracle import linear
@@ -185,17 +187,42 @@ def test_quantised_poison_stays_in_the_ball(eps: float, dtype: torch.dtype) -> N
         assert float((moved > 0).double().mean()) > 0.25
 
 
-def test_signed_ascent() -> None:
-    """On a linear objective every step goes the same way, so the ball or the range stops each pixel."""
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_signed_ascent(steps: int) -> None:
+    """On a linear objective every step goes the same way, 2 eps / steps far, until the ball or the range stops it."""
     clean = torch.tensor([[0.5, 0.5, 0.02, 0.99, 0.5]], dtype=torch.float64)
     pull = torch.tensor([1.0, -2.0, -1.0, 3.0, 0.0], dtype=torch.float64)
-    x = signed_ascent(clean, lambda v: (v * pull).sum(), eps=0.1, steps=4)
-    torch.testing.assert_close(x, torch.tensor([[0.6, 0.4, 0.0, 1.0, 0.5]], dtype=torch.float64))
-    one = signed_ascent(clean, lambda v: (v * pull).sum(), eps=0.1, steps=8)
-    torch.testing.assert_close(one, x)
-    quarter = signed_ascent(clean, lambda v: -((v - 0.51) ** 2).sum(), eps=0.1, steps=10)
-    assert float((quarter[0, :2] - 0.51).abs().max()) <= 0.02 + 1e-12  # steps of 2 eps / steps
+    visited: list[Tensor] = []
+
+    def objective(x: Tensor) -> Tensor:
+        visited.append(x.detach().clone())
+        return (x * pull).sum()
+
+    x = signed_ascent(clean, objective, eps=0.1, steps=steps)
     assert not x.requires_grad
+    assert len(visited) == steps
+    for taken, at in enumerate([*visited, x]):
+        expected = (clean + pull.sign() * min(taken * 0.2 / steps, 0.1)).clamp(0, 1)
+        torch.testing.assert_close(at, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(x, torch.tensor([[0.6, 0.4, 0.0, 1.0, 0.5]], dtype=torch.float64))
+
+
+def test_noise() -> None:
+    """Uniform noise has standard deviation eps / sqrt 3, Rademacher noise eps; both are drawn anew at each step."""
+    clean, eps, view = linear.images(0, rows=200), 0.05, view_of(linear.linear_net(0))
+    for kind, spread in (("uniform", eps / 3**0.5), ("rademacher", eps)):
+        attack = Noise(kind=kind, eps=eps)
+        moved = [
+            attack.poison(view, clean, StepContext(seed, "attack", t, {})).x - clean.x
+            for seed, t in ((0, 0), (0, 1), (1, 0))
+        ]
+        for noise in moved:
+            assert float(noise.std()) == pytest.approx(spread, rel=0.05)
+            assert abs(float(noise.mean())) < 4 * spread / noise.numel() ** 0.5
+        for other in moved[1:]:
+            shared = float((moved[0] * other).mean()) / spread**2
+            assert abs(shared) < 4 / other.numel() ** 0.5
+    torch.testing.assert_close(moved[0].abs(), torch.full_like(clean.x, eps))  # rademacher: the whole budget everywhere
 
 
 def test_a_zero_gradient_leaves_the_rest_in_charge() -> None:
