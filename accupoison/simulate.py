@@ -162,7 +162,7 @@ class Simulation:
     def state(self) -> dict[str, Any]:
         """Return everything that :meth:`restore` needs to go on bit for bit: plain tensors and numbers."""
         position = {"t": self.t, "branch": self.branch, "horizon": self.horizon, "ready": self._ready}
-        last = self.branch == len(self.plan.triggers) - 1
+        last = self.branch >= len(self.plan.triggers) - 1
         return {**position, "parts": self._parts(), "fork": None if last else self._fork}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Markdown tables of outcomes.
 
-Intervals are 95% t-intervals over base models, or over streams where there is one base model; n is base models x
-streams.
+Intervals are 95% t-intervals over base models, or over streams where there is one base model; n is base models /
+runs.
 """
 
 import math
@@ -75,7 +75,7 @@ def _names(group: Sequence[Run]) -> list[str]:
 
 
 def _count(group: Sequence[Run]) -> str:
-    return f"{len({run.burnin for run in group})} x {len({run.config.run.seed for run in group})}"
+    return f"{len({run.burnin for run in group})} / {len(group)}"
 
 
 def retention_table(runs: Sequence[Run]) -> str:

@@ -130,7 +130,7 @@ def test_outcome_table_pairs_and_marks() -> None:
     assert last["after"] == "60.0"
     assert last["harm H"] == "20.0"
     assert last["trigger effect"] == "10.0"
-    assert last["n"] == "1 x 2"
+    assert last["n"] == "1 / 2"
 
 
 def test_retention_table_uses_accuracy_under_the_shift() -> None:
