@@ -103,7 +103,7 @@ class BaseModel:
                 "give the --data it was trained on"
             )
         here = data_identity(wanted, data)
-        keys = ["fingerprint"] if wanted.splits == "official" else list(here)
+        keys = ["fingerprint"] if wanted.splits == "official" else [key for key in here if key != "name"]
         for key in keys if self.data else ():
             if self.data[key] != here[key]:
                 if key == "fingerprint":
@@ -140,7 +140,7 @@ def check_images(model: nn.Module, name: str, data: DataSet) -> None:
 
 def data_identity(settings: DataSettings, data: DataSet) -> dict[str, Any]:
     """Return what decides which images the burn-in saw: contents first, then the division."""
-    parts = {key: value for key, value in asdict(settings).items() if key not in ("name", "dir", "offline")}
+    parts = {key: value for key, value in asdict(settings).items() if key not in ("name", "dir", "offline", "flip")}
     return {"fingerprint": data.fingerprint(), "name": data.name, **parts}
 
 

@@ -9,6 +9,7 @@ import torch
 from accupoison.base_model import BaseModel, check_images, default_place
 from accupoison.burnin import EARLY, FINAL
 from accupoison.data import DataSet, Splits, make_stream
+from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
@@ -105,12 +106,12 @@ def build_simulation(config: OnlineConfig, root: Path) -> tuple[Simulation, Data
 
 
 def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
-    """Return 20 batches of trusted images, going round again where there are too few."""
+    """Return the batches that a defence calibrates on: of trusted images, going round again where there are too few."""
     ids = splits.trusted
     if len(ids) == 0:
         return []
-    rounds = ids.repeat(math.ceil(20 * size / len(ids)))
-    return [data.batch(part) for part in torch.split(rounds[: 20 * size], size)]
+    rounds = ids.repeat(math.ceil(CALIBRATION_BATCHES * size / len(ids)))
+    return [data.batch(part) for part in torch.split(rounds[: CALIBRATION_BATCHES * size], size)]
 
 
 def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:

@@ -27,7 +27,7 @@ from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import BurninConfig, TrainSettings, at_home
 from accupoison.tags import SUMMARY
 
-FINAL, EARLY = "final.pt", "early.pt"
+FINAL, EARLY, LATEST = "final.pt", "early.pt", "latest.pt"
 
 Progress = Callable[[int, int, str], None]
 """Told (steps done, steps in all, a few words) after every step."""
@@ -133,7 +133,7 @@ class Burnin:
             self.spec,
             state["model"],
             state["optimizer"],
-            self.learner.lr,
+            None if self.config.train.schedule == "onecycle" else self.learner.lr,  # nobody goes on at almost zero
             self.position()[0],
             data_identity(self.config.data, self.data),
         )
@@ -164,8 +164,9 @@ def run_burnin(
 ) -> dict[str, Any]:
     """Train, record and save in ``out``; return the summary.
 
-    ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``epochN.pt`` for other epochs asked for, and the
-    files of a run directory. Stopped by ``should_stop``, it saves its state and can be resumed bit for bit.
+    ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``latest.pt``, ``epochN.pt`` for
+    other epochs asked for, and the files of a run directory. Stopped by ``should_stop``, it saves its state and can be
+    resumed bit for bit.
 
     Args:
         config: All settings.
@@ -241,6 +242,7 @@ def _train(
 
 
 def _save(burnin: Burnin, run: RunDirectory, recorder: RunRecorder) -> None:
+    burnin.base_model().save(run.path / LATEST)
     offset = recorder.sync()
     state = {"learner": burnin.learner.state(), "step": burnin.step, "sums": burnin.sums, "offset": offset}
     run.save_state({**state, "data": burnin.data.fingerprint()})

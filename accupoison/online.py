@@ -5,11 +5,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accupoison.build import build_simulation, burnin_command, find_checkpoint, trusted_batches
+from accupoison.build import build_simulation, find_checkpoint
 from accupoison.burnin import Progress, never
 from accupoison.config import plain
 from accupoison.data import DataSet, Splits
@@ -23,8 +22,6 @@ from accupoison.settings import OnlineConfig, at_home
 from accupoison.tags import SUMMARY
 from accupoison.threat import threat_model
 from accupoison.types import Phase, Step
-
-__all__ = ["OnlineRun", "build_simulation", "burnin_command", "describe", "find_checkpoint", "trusted_batches"]
 
 LEDGER = "ledger.npz"
 
@@ -174,4 +171,4 @@ class OnlineRun:
 
 def describe(config: OnlineConfig) -> dict[str, Any]:
     """Return the resolved settings with the threat model: what ``--dry-run`` shows."""
-    return {"threat_model": threat_model(config), **plain(config), "trigger": asdict(config.trigger)}
+    return {"threat_model": threat_model(config), **plain(config)}

@@ -1,6 +1,6 @@
 """From settings to images and their parts."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -17,5 +17,7 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
     """
     folder = None if settings.dir is None else Path(settings.dir)
     data = load(settings.name, data_dir=folder, offline=settings.offline)
+    if settings.flip is not None:
+        data = replace(data, flip=settings.flip)
     sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
     return data.to(device), split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes)

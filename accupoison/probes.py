@@ -15,7 +15,8 @@ def probe(
     """Return the mean discrepancy of the three batches, and how well it tells poisoned rows apart.
 
     The second comparison is with Rademacher noise of the same size on the same images: a discrepancy that only noise
-    raises as much says nothing about poison.
+    raises as much says nothing about poison. The noise is put on the images as they reach the defence, so unlike poison
+    that was sent before the crop, it covers the padding too and is not rounded.
 
     Args:
         live: The model before the update.

@@ -134,7 +134,7 @@ class RunRecorder:
         return self._metrics.sync()
 
     def close(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Close all files; with the run's ``summary``, write summary.json and the hyperparameters before.
+        """Close all files; with the run's ``summary``, write summary.json before, and the hyperparameters if it ended.
 
         Raises:
             InputError: A file cannot be written.
@@ -145,7 +145,8 @@ class RunRecorder:
                 self.run.write_json(SUMMARY, summary)
         finally:
             self._metrics.close()
-            self._board.close(self.run.config, summary)
+            ended = summary is not None and summary.get("status") != "interrupted"
+            self._board.close(self.run.config, summary if ended else None)
 
     def __enter__(self) -> Self:
         return self

@@ -25,6 +25,7 @@ class DataSettings(SplitSizes):
         offline: Never download.
         splits: "fresh" (disjoint parts) or "official" (the released protocol).
         split_seed: Of the draw that makes the parts.
+        flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
     """
 
     name: str = "cifar10"
@@ -32,6 +33,7 @@ class DataSettings(SplitSizes):
     offline: bool = False
     splits: str = "fresh"
     split_seed: int = 0
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,8 +78,9 @@ class TrainSettings:
         momentum: SGD momentum.
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum.
-        schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``, which the last
-            epochs keep); or "onecycle" (up over the first fifth, then linearly to zero).
+        schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``,
+            reached when the share of epochs before the last ones is done); or "onecycle" (up over the first fifth,
+            then linearly to zero).
         final_lr: What the linear schedule ends at, and so the rate of the stream.
         label_smoothing: In [0, 1).
         last_epochs: This many of the epochs, at the end, use ``last_batch_size``.
@@ -219,6 +222,12 @@ class StopSettings:
 
     error_rise: float | None = None
     error_above: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("error_rise", "error_above"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"stop.{name} {value} is outside [0, 1]; give a fraction such as 0.056")
 
     @property
     def active(self) -> bool:

@@ -30,7 +30,7 @@ TAGS: dict[str, str] = {
     "defense/inner_steps": "iterations of the defence's inner loop; count, >= 0",
     "defense/rejected": "rows that reached the defence and were kept from the update; fraction in [0, 1]",
     "optim/lr": "learning rate of the update; > 0",
-    "optim/grad_norm": "l2 norm of the gradient that the defence passed on; >= 0",
+    "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",
     "optim/update_norm": "l2 norm of the change of the weights in this step; >= 0",
     "optim/drift": "l2 norm of the weights minus the weights at the start; >= 0",
     "time/epoch_s": "wall time of an epoch of the burn-in with its evaluation; seconds",

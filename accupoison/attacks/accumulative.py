@@ -115,8 +115,9 @@ class Accumulative(Attack):
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch moved toward the trigger's purpose; logs the alignment it works on."""
         aimed = self.trigger(view, self.access.trigger, ctx)
-        direction, value = tilt(view, aimed, self.access.val)
-        ctx.log("attack/alignment", value)
-        second = None if self.objective == "normal" else direction
+        second = None
+        if self.objective != "normal":
+            second, value = tilt(view, aimed, self.access.val)
+            ctx.log("attack/alignment", value)
         x = _follow(view, batch, second, eps=self.eps, steps=self.steps, objective=self.objective, gamma=self.gamma)
         return batch.with_x(x)

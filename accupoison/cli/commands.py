@@ -67,7 +67,7 @@ def burnin(
 
 @cli.command()
 @click.option("--med", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ...")
-@click.option("--attack", metavar="NAME", help="none, noise, direct or accumulative (default).")
+@click.option("--attack", metavar="NAME", help="none (before the trigger), noise, direct or accumulative (default).")
 @click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
 @click.option(
     "--trigger",

@@ -1,6 +1,7 @@
 """The whole story on digits in a minute: ``demo``."""
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -35,7 +36,8 @@ def demo(jobs: int | None, quiet: bool) -> None:
     runs = collect([logs])
     picture = logs / "curves.png"
     curves(runs, picture, trigger="adversarial", title="accumulative poisoning of digits, l_inf 0.2")
-    click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}\ncurves:  tensorboard --logdir {logs}")
+    click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}")
+    click.echo(f"curves:  {sys.executable} -m tensorboard.main --logdir {logs}")
 
 
 def _grid() -> dict[str, Any]:
@@ -47,6 +49,7 @@ def _grid() -> dict[str, Any]:
                 "name": attack,
                 "seeds": list(range(STREAMS)),
                 "attack": {"name": attack},
+                "trigger": {"deliver": ["clean" if attack == "none" else "adversarial"]},
                 "defense": {"name": defense},
                 "each": {"defense.name": [defense]},
             }

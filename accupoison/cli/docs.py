@@ -21,7 +21,8 @@ def cli_markdown() -> str:
 {REGENERATE} -->
 
 `python cli.py` from a checkout, `python -m accupoison` and, once installed, `accupoison` are the same program.
-Bad input ends with one line on standard error and exit code 2; Ctrl-C saves and ends with exit code 130.
+Bad input ends with one line on standard error and exit code 2; Ctrl-C in `burnin` and
+`online` saves and ends with exit code 130; `sweep` goes on from the last saved steps when called again.
 
 {sections}"""
 

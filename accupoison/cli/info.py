@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -58,7 +59,8 @@ def _components(registry: "Registry[Any]") -> dict[str, str]:
         instance = registry.build(name, {})
         settings = ", ".join(f"{key}={_shown(getattr(instance, key))}" for key in registry.settings(name))
         also = f" (also {', '.join(registry.aliases(name))})" if registry.aliases(name) else ""
-        found[name] = f"{(cls.__doc__ or '').splitlines()[0]}{also} [{settings}]"
+        words = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", (cls.__doc__ or "").splitlines()[0])
+        found[name] = f"{words}{also} [{settings}]"
     return found
 
 

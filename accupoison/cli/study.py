@@ -1,12 +1,11 @@
 """Many runs and their tables: ``sweep`` and ``report``."""
 
-import json
 from pathlib import Path
 
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.output import progress_bar
+from accupoison.cli.output import json_text, progress_bar
 
 
 @cli.command()
@@ -44,17 +43,19 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: boo
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
     """
     from accupoison.files import write_atomically
-    from accupoison.report import collect, curves, mechanism_table, outcome_table, retention_table
+    from accupoison.report import CAPTION, collect, curves, mechanism_table, outcome_table, retention_table
 
     runs = collect(paths)
     if as_json:
-        click.echo(json.dumps({str(run.path): dict(run.summary) for run in runs}, indent=2))
+        click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
-    parts = [outcome_table(runs), mechanism_table(runs), retention_table(runs)]
+    parts = [outcome_table(runs), mechanism_table(runs), retention_table(runs), CAPTION]
     text = "\n\n".join(part for part in parts if part) + "\n"
     folder = out or paths[0]
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
     iid = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
     if any(trigger in run.summary["branches"] for run in iid):
         curves(iid, folder / "curves.png", trigger=trigger, title=folder.name)
+    else:
+        click.echo(f"no figure: no run on a steady stream has the {trigger} trigger", err=True)
     click.echo(text)

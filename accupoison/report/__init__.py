@@ -4,9 +4,10 @@ from accupoison.report.brief import brief
 from accupoison.report.collect import Run, collect
 from accupoison.report.figure import curves
 from accupoison.report.outcomes import Estimate, estimate, retention
-from accupoison.report.table import mechanism_table, outcome_table, retention_table
+from accupoison.report.table import CAPTION, mechanism_table, outcome_table, retention_table
 
 __all__ = [
+    "CAPTION",
     "Estimate",
     "Run",
     "brief",

@@ -36,7 +36,7 @@ def _line(label: str, runs: Sequence[Run], trigger: str) -> str:
 
 
 def _after(runs: Sequence[Run], trigger: str, key: str = "acc") -> float:
-    return fmean(value for run in runs if (value := run.after(trigger, key)) is not None)
+    return fmean(value for run in runs if (value := run.after(run.followed(trigger), key)) is not None)
 
 
 def _meaning(poisoned: Sequence[Run], control: Sequence[Run], trigger: str) -> str:

@@ -9,7 +9,7 @@ from accupoison.config import Component
 from accupoison.errors import InputError
 from accupoison.files import read_json
 from accupoison.recorder import read_metrics
-from accupoison.rundir import RunDirectory
+from accupoison.rundir import CONFIG, ENV, RunDirectory
 from accupoison.settings import REGISTRIES, OnlineConfig, online_config
 from accupoison.tags import METRICS, SUMMARY
 
@@ -25,11 +25,13 @@ class Run:
         path: Its directory.
         config: Its settings.
         summary: What it found.
+        burnin: Which base model it started from: a digest of the checkpoint.
     """
 
     path: Path
     config: OnlineConfig
     summary: Mapping[str, Any]
+    burnin: str
 
     @property
     def attack(self) -> str:
@@ -43,14 +45,14 @@ class Run:
         return f"{name} + clip {self.config.optim.clip_norm:g}" if self.config.optim.clip_norm < float("inf") else name
 
     @property
-    def burnin(self) -> str:
-        """Which base model it starts from."""
-        return self.config.start.checkpoint or f"{self.config.start.recipe}/{self.config.start.seed}"
+    def pair(self) -> tuple[str, int, str, str]:
+        """What runs must share to be compared one to one: base model, seed, stream and the clean images it gave."""
+        return self.burnin, self.config.run.seed, str(self.config.stream), str(self.summary["clean_ids"])
 
-    @property
-    def pair(self) -> tuple[str, int, str]:
-        """What runs must share to be compared row by row: base model, seed (hence images) and stream."""
-        return self.burnin, self.config.run.seed, self.config.stream.kind
+    def followed(self, trigger: str) -> str:
+        """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
+        clean = self.config.attack.name == "none" and "clean" in self.config.trigger.deliver
+        return "clean" if clean else trigger
 
     def after(self, trigger: str, key: str = "acc") -> float | None:
         """Return a measure right after the trigger, or None where this run has none."""
@@ -92,9 +94,10 @@ def collect(paths: Sequence[Path]) -> list[Run]:
     runs = []
     for folder in candidates:
         if RunDirectory.holds_run(folder) and (folder / SUMMARY).exists():
-            summary, stored = read_json(folder / SUMMARY), read_json(folder / "config.json")
+            summary, stored = read_json(folder / SUMMARY), read_json(folder / CONFIG)
             if summary["status"] in ("finished", "diverged") and "stream" in stored:
-                runs.append(Run(folder, online_config([stored]), summary))
+                env = read_json(folder / ENV)
+                runs.append(Run(folder, online_config([stored]), summary, env["checkpoint"]))
     if not runs:
         raise InputError(
             f"no run has ended in {', '.join(str(path) for path in paths)}; give directories of online runs"

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from accupoison.errors import InputError
 from accupoison.files import write_atomically
 from accupoison.report.collect import Run
 
@@ -14,34 +15,44 @@ from accupoison.report.collect import Run
 def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> None:
     """Draw accuracy against step, one line for each attack and defence: the mean over runs, and their range.
 
-    Test accuracy where it was measured at every step, accuracy on the monitor images elsewhere.
+    Accuracy on the monitor images where all runs have it, else test accuracy where it was measured. Runs on a clean
+    stream follow the clean trigger, where they have one.
 
     Args:
-        runs: Runs with the same stream kind and horizon.
+        runs: Runs with the same stream kind.
         path: The PNG to write.
         trigger: The path to follow after the horizon.
         title: Of the picture.
+
+    Raises:
+        InputError: There are more lines than colours.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if trigger in run.summary["branches"]:
+        if run.followed(trigger) in run.config.trigger.deliver:
             groups.setdefault(_label(run), []).append(run)
+    colors = matplotlib.color_sequences["tab10" if len(groups) <= 10 else "tab20"]
+    if len(groups) > len(colors):
+        raise InputError(f"{len(groups)} lines are too many for one figure; report fewer runs at once")
     every = all(run.config.evaluate.test == "every" for run in runs)
-    tag, axis = ("test/acc", "test accuracy") if every else ("monitor/acc", "accuracy on monitor images")
+    monitor = not every and all(run.config.evaluate.monitor for run in runs)
+    tag = "monitor/acc" if monitor else "test/acc"
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    colors = matplotlib.color_sequences["tab10"]
-    for color, (label, group) in zip(colors, groups.items(), strict=False):
-        points = [dict(run.curve(tag, trigger)) for run in group]
+    for color, (label, members) in zip(colors, groups.items(), strict=False):
+        points = [dict(run.curve(tag, run.followed(trigger))) for run in members]
         steps = sorted(set.intersection(*(set(p) for p in points)))
         values = 100 * np.array([[p[step] for step in steps] for p in points])
-        axes.plot(steps, values.mean(0), label=f"{label} (n = {len(group)})", color=color)
-        if len(group) > 1:
+        marker = "" if monitor or every else "o"
+        axes.plot(steps, values.mean(0), label=f"{label} (n = {len(members)})", color=color, marker=marker)
+        if len(members) > 1:
             axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
-    horizon = max(run.summary["horizon"] for run in runs)
-    axes.axvline(horizon, color="0.5", linestyle=":", linewidth=1)
-    axes.annotate(f" {trigger} trigger", (horizon, axes.get_ylim()[0]), color="0.4", va="bottom")
-    axes.set(xlabel="updates", ylabel=f"{axis} (%)", title=title)
+    horizons = {run.summary["horizon"] for run in runs}
+    if len(horizons) == 1:
+        (horizon,) = horizons
+        axes.axvline(horizon, color="0.5", linestyle=":", linewidth=1)
+        axes.annotate(" trigger", (horizon, axes.get_ylim()[0]), color="0.4", va="bottom")
+    axes.set(xlabel="updates", ylabel=f"{'monitor' if monitor else 'test'} accuracy (%)", title=title)
     axes.legend(fontsize="small")
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
 

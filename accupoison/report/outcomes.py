@@ -4,11 +4,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from accupoison.errors import InputError
 from accupoison.report.collect import Run
+
+Pair = tuple[str, int, str, str]
+"""See :attr:`accupoison.report.collect.Run.pair`."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,22 @@ def half_width(values: Sequence[float]) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def yardstick(runs: Sequence[Run]) -> dict[tuple[str, int, str], Run]:
-    """Return, by pair, standard training on the clean stream: what every harm is measured from."""
-    return {run.pair: run for run in runs if run.config.attack.name == "none" and run.defense == "ST"}
+def yardstick(runs: Sequence[Run]) -> dict[Pair, Run]:
+    """Return, by pair, standard training on the clean stream with a clean trigger: what every harm is measured from.
+
+    Raises:
+        InputError: Two runs that differ would serve for one pair.
+    """
+    found: dict[Pair, Run] = {}
+    for run in runs:
+        if run.config.attack.name == "none" and run.defense == "ST" and run.after("clean") is not None:
+            other = found.setdefault(run.pair, run)
+            if other.after("clean") != run.after("clean"):
+                raise InputError(f"{other.path} and {run.path} are both the clean control; report them separately")
+    return found
 
 
-def harm(run: Run, trigger: str, clean: Mapping[tuple[str, int, str], Run], key: str = "acc") -> float | None:
+def harm(run: Run, trigger: str, clean: Mapping[Pair, Run], key: str = "acc") -> float | None:
     """Return H = A(ST, clean stream, clean trigger) - A(this run), after the trigger and on the same images."""
     control = clean.get(run.pair)
     undisturbed = None if control is None else control.after("clean", key)
@@ -80,18 +95,25 @@ def trigger_effect(run: Run, trigger: str) -> float | None:
 
 
 def retention(
-    defended: Mapping[tuple[str, int, str], float],
-    frozen: Mapping[tuple[str, int, str], float],
-    standard: Mapping[tuple[str, int, str], float],
-) -> float | None:
-    """Return R = (A_defence - A_freeze) / (A_ST - A_freeze) from accuracies by pair.
+    defended: Mapping[Pair, float], frozen: Mapping[Pair, float], standard: Mapping[Pair, float]
+) -> Estimate | None:
+    """Return R = (A_defence - A_freeze) / (A_ST - A_freeze) from accuracies by pair, with a jackknife interval.
 
-    None, withheld, where learning is not worth two standard errors: A_ST - A_freeze is then not told from zero.
+    The unit is the base model, or the stream where there is one base model. None, withheld, where learning is not worth
+    two standard errors: A_ST - A_freeze is then not told from zero.
     """
     pairs = sorted(set(defended) & set(frozen) & set(standard))
-    if len(pairs) < 2:
+    several = len({pair[0] for pair in pairs}) > 1
+    units: defaultdict[Any, list[tuple[float, float]]] = defaultdict(list)
+    for pair in pairs:
+        gains = (defended[pair] - frozen[pair], standard[pair] - frozen[pair])
+        units[pair[0] if several else pair].append(gains)
+    means = np.array([np.mean(values, axis=0) for values in units.values()])
+    if len(means) < 2 or means[:, 1].mean() < 2 * stats.sem(means[:, 1]):
         return None
-    gain = np.array([standard[pair] - frozen[pair] for pair in pairs])
-    if gain.mean() < 2 * stats.sem(gain):
-        return None
-    return float(np.mean([defended[pair] - frozen[pair] for pair in pairs]) / gain.mean())
+    kept, gain = means.sum(axis=0)
+    without = [(kept - k) / (gain - g) for k, g in means]
+    spread = np.sqrt((len(means) - 1) * np.var(without))
+    half = float(stats.t.ppf(0.975, len(means) - 1) * spread)
+    models = len({pair[0] for pair in pairs})
+    return Estimate(float(kept / gain), half, models, len(pairs), "burn-ins" if several else "streams")

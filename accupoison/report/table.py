@@ -1,16 +1,22 @@
-"""Markdown tables of outcomes.
-
-Intervals are 95% t-intervals over base models, or over streams where there is one base model; n is base models /
-runs.
-"""
+"""Markdown tables of outcomes."""
 
 import math
 from collections.abc import Callable, Sequence
 
 from accupoison.report.collect import Run
-from accupoison.report.outcomes import Estimate, estimate, harm, retention, trigger_effect, yardstick
+from accupoison.report.groups import Group, group
+from accupoison.report.outcomes import Estimate, Pair, estimate, harm, retention, trigger_effect, yardstick
 
 Value = Callable[[Run], float | None]
+
+CAPTION = """\
+Accuracies and their differences are in points; "re-est." is after batch-norm re-estimation on trusted images.
+H = A(ST on the clean stream with the clean trigger) - A(this run), after the trigger, on the same images; trigger
+effect = A(coast) - A(trigger) from the same state; retention R = (A - A of FREEZE) / (A of ST - A of FREEZE). MD is the
+memorization discrepancy in nats, its AUC that of telling poisoned rows from the clean ones, or from the clean ones with
+noise of equal size. ± is half a 95% t-interval over base models, or over streams where there is one base model, and
+then says nothing of other base models. n: base models / runs. A value that a diverged run of the group lacks is
+withheld. Times are of runs side by side."""
 
 
 def outcome_table(runs: Sequence[Run]) -> str:
@@ -18,8 +24,8 @@ def outcome_table(runs: Sequence[Run]) -> str:
     clean = yardstick(runs)
     again = "acc_bn_reestimated"
     rows = []
-    for group in _groups(runs):
-        for trigger in group[0].summary["branches"]:
+    for one in group(runs):
+        for trigger in one.first.config.trigger.deliver:
             values: list[Value] = [
                 lambda run: run.summary["start"]["acc"],
                 lambda run: run.summary.get("before", {}).get("acc"),
@@ -31,9 +37,9 @@ def outcome_table(runs: Sequence[Run]) -> str:
                 lambda run, to=trigger: harm(run, to, clean, again),  # type: ignore[misc]
                 lambda run, to=trigger: None if to == "coast" else trigger_effect(run, to),  # type: ignore[misc]
             ]
-            rows.append([*_names(group), trigger, *(_points(_over(group, value)) for value in values), _count(group)])
+            rows.append([*_names(one), trigger, *(_points(_over(one, value)) for value in values), _count(one)])
     header = [
-        *("stream", "attack", "defence", "trigger", "start", "before", "after", "end"),
+        *("stream", "attack", "defence", "setting", "trigger", "start", "before", "after", "end"),
         *("before, re-est.", "after, re-est.", "harm H", "H, re-est.", "trigger effect", "n"),
     ]
     return markdown(header, rows)
@@ -53,81 +59,70 @@ def mechanism_table(runs: Sequence[Run]) -> str:
         "time/update_s",
     )
     rows = []
-    for group in _groups(runs):
-        means = [_over(group, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
-        moved = _over(group, lambda run: run.summary.get("before", {}).get("drift"))
-        horizon = _over(group, lambda run: run.summary["horizon"])
-        rows.append([*_names(group), _plain(horizon, 0), *(_plain(mean) for mean in means[:-3]), _plain(moved)])
-        rows[-1] += [*(_plain(mean) for mean in means[-3:]), _count(group)]
+    for one in group(runs):
+        means = [_over(one, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
+        moved = _over(one, lambda run: run.summary.get("before", {}).get("drift"))
+        horizon = _over(one, lambda run: run.summary["horizon"])
+        rows.append([*_names(one), _plain(horizon, 0), *(_plain(mean) for mean in means[:-3]), _plain(moved)])
+        rows[-1] += [*(_plain(mean) for mean in means[-3:]), _count(one)]
     header = [
-        *("stream", "attack", "defence", "steps", "MD clean", "MD sent", "MD AUC vs clean", "MD AUC vs noise"),
+        *(
+            "stream",
+            "attack",
+            "defence",
+            "setting",
+            "steps",
+            "MD clean",
+            "MD sent",
+            "MD AUC vs clean",
+            "MD AUC vs noise",
+        ),
         *("inner steps", "gradient norm", "weights moved", "s attack", "s defence", "s update", "n"),
     ]
     return markdown(header, rows)
 
 
-def _over(group: Sequence[Run], value: Value) -> Estimate | None:
-    return estimate((run.burnin, value(run)) for run in group)
+def _over(one: Group, value: Value) -> Estimate | None:
+    values = [(run.burnin, value(run)) for run in one.runs]
+    if one.diverged and any(found is None for _, found in values):
+        return None  # the mean of the others would leave out where the attack did most
+    return estimate(values)
 
 
-def _names(group: Sequence[Run]) -> list[str]:
-    return [group[0].config.stream.kind, group[0].attack, group[0].defense]
+def _names(one: Group) -> list[str]:
+    return [one.first.config.stream.kind, one.first.attack, one.first.defense, one.setting]
 
 
-def _count(group: Sequence[Run]) -> str:
-    return f"{len({run.burnin for run in group})} / {len(group)}"
+def _count(one: Group) -> str:
+    diverged = f", {one.diverged} diverged" if one.diverged else ""
+    return f"{len({run.burnin for run in one.runs})} / {len(one.runs)}{diverged}"
 
 
 def retention_table(runs: Sequence[Run]) -> str:
     """Return the cost of each defence on clean streams, and the learning it retains where the world shifts.
 
-    Empty without clean runs of ST and FREEZE.
+    Empty without clean runs of ST and FREEZE on the same images.
     """
+    found: dict[str, dict[str, dict[Pair, float]]] = {}
+    for run in runs:
+        if run.config.attack.name == "none":
+            kind = run.config.stream.kind
+            value = run.end("clean", "shifted_acc" if kind.startswith("shift:") else "acc")
+            if value is not None:
+                found.setdefault(kind, {}).setdefault(run.defense, {})[run.pair] = value
     rows = []
-    clean = [run for run in runs if run.config.attack.name == "none"]
-    for kind in sorted({run.config.stream.kind for run in clean}):
-        here = [run for run in clean if run.config.stream.kind == kind]
-        by_defense = {group[0].defense: _accuracy_at_end(group) for group in _groups(here)}
-        if not {"ST", "FREEZE"} <= set(by_defense):
-            continue
-        for name, values in by_defense.items():
-            cost = estimate(
-                (pair[0], by_defense["ST"][pair] - values[pair]) for pair in values if pair in by_defense["ST"]
-            )
-            kept = retention(values, by_defense["FREEZE"], by_defense["ST"])
-            accuracy = estimate((pair[0], value) for pair, value in values.items())
-            rows.append(
-                [
-                    kind,
-                    name,
-                    _points(accuracy),
-                    _points(cost),
-                    "withheld" if kept is None else f"{kept:.2f}",
-                    str(len(values)),
-                ]
-            )
+    for kind, defenses in found.items():
+        standard, frozen = defenses.get("ST", {}), defenses.get("FREEZE", {})
+        for name, values in defenses.items() if set(standard) & set(frozen) else ():
+            paired = {pair: value for pair, value in values.items() if pair in standard and pair in frozen}
+            accuracy = estimate((pair[0], value) for pair, value in paired.items())
+            cost = estimate((pair[0], standard[pair] - value) for pair, value in paired.items())
+            kept = retention(paired, frozen, standard)
+            shown = "withheld" if kept is None else _plain(kept)
+            rows.append([kind, name, _points(accuracy), _points(cost), shown, str(len(paired))])
     if not rows:
         return ""
     return markdown(["clean stream", "defence", "accuracy at the end", "cost against ST", "retention R", "runs"], rows)
-
-
-def _accuracy_at_end(group: Sequence[Run]) -> dict[tuple[str, int, str], float]:
-    """Return, by pair, the last accuracy of clean runs: under the current corruption where the stream shifts."""
-    found = {}
-    for run in group:
-        key = "shifted_acc" if run.config.stream.kind.startswith("shift:") else "acc"
-        value = run.end("clean", key)
-        if value is not None:
-            found[run.pair] = value
-    return found
-
-
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    groups: dict[tuple[str, str, str, tuple[str, ...]], list[Run]] = {}
-    for run in runs:
-        key = (run.config.stream.kind, run.attack, run.defense, tuple(run.summary["branches"]))
-        groups.setdefault(key, []).append(run)
-    return list(groups.values())
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,10 +11,11 @@ import torch
 
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
+from accupoison.errors import InputError
 from accupoison.files import read_json
 from accupoison.online import OnlineRun
-from accupoison.rundir import RunDirectory, differences
-from accupoison.settings import BurninConfig
+from accupoison.rundir import CONFIG, RunDirectory, differences
+from accupoison.settings import BurninConfig, at_home
 from accupoison.sweep.grid import Grid, RunSpec
 from accupoison.tags import SUMMARY
 
@@ -38,7 +39,7 @@ def run_grid(grid: Grid, root: Path, *, jobs: int, report: Report) -> None:
     Raises:
         InputError: A directory holds something else, or a run cannot start.
     """
-    burnins = [(place, settings) for place, settings in grid.burnins if not (place / FINAL).exists()]
+    burnins = [(place, settings) for place, settings in grid.burnins if not _trained(place, settings)]
     runs = [spec for spec in grid.runs if not _finished(spec)]
     total = len(burnins) + len(runs)
     done = 0
@@ -76,11 +77,19 @@ def _make_run(spec: RunSpec, root: Path) -> str:
     return spec.out.name
 
 
+def _trained(place: Path, settings: BurninConfig) -> bool:
+    if not (place / FINAL).exists():
+        return False
+    if changes := differences(at_home(plain(settings), place), read_json(place / CONFIG)):
+        raise InputError(f"{place} was trained with other settings ({changes[0]}); move it away, or change the grid")
+    return True
+
+
 def _finished(spec: RunSpec) -> bool:
     summary = spec.out / SUMMARY
     if not summary.exists() or read_json(summary)["status"] not in DONE:
         return False
-    return not differences(read_json(spec.out / "config.json"), plain(spec.config))
+    return not differences(at_home(plain(spec.config), spec.out), read_json(spec.out / CONFIG))
 
 
 def _silent(done: int, total: int, words: str) -> None:

@@ -93,7 +93,7 @@ def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
     assert len(json.loads(run("report", "logs/small", "--json"))) == len(RUNS)
 
 
-def test_processes_side_by_side_give_the_same_numbers(grid: Path) -> None:
+def test_processes_side_by_side_see_the_same_data_and_models(grid: Path) -> None:
     grid.write_text(
         GRID.replace("seeds = [0, 1]\n[burnin", "seeds = [1]\n[burnin").split('[[runs]]\nname = "noise"')[0]
     )

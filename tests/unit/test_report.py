@@ -2,14 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from accupoison.errors import InputError
 from accupoison.report import Run, brief, estimate, outcome_table, retention, retention_table
 from accupoison.report.collect import label
+from accupoison.report.groups import group
 from accupoison.report.outcomes import harm, trigger_effect, yardstick
 from accupoison.report.table import markdown
 from accupoison.settings import online_config
@@ -23,17 +24,18 @@ def made_up(
     burnin: int = 0,
     seed: int = 0,
     stream: str = "iid",
-    settings: dict[str, Any] | None = None,
+    eps: str = "16/255",
+    status: str = "finished",
 ) -> Run:
     config = online_config(
         [
             {
-                "attack": {"name": attack},
-                "defense": {"name": defense, **(settings or {})},
+                "attack": {"name": attack, "eps": eps},
+                "defense": {"name": defense},
                 "start": {"seed": burnin},
                 "stream": {"kind": stream},
                 "run": {"seed": seed},
-                "trigger": {"deliver": list(after)},
+                "trigger": {"deliver": list(after) or ["adversarial"]},
             }
         ]
     )
@@ -42,7 +44,8 @@ def made_up(
         for name, value in after.items()
     }
     summary = {
-        "status": "finished",
+        "status": status,
+        "clean_ids": f"ids of {seed}",
         "threat_model": "attacker; defender",
         "start": {"acc": 0.8},
         "before": {"acc": 0.7},
@@ -50,7 +53,7 @@ def made_up(
         "means": {},
         "horizon": 10,
     }
-    return Run(Path("nowhere"), config, summary)
+    return Run(Path("nowhere"), config, summary, f"model {burnin}")
 
 
 def test_streams_of_one_base_model_are_averaged_before_the_interval() -> None:
@@ -100,16 +103,55 @@ def test_trigger_effect_is_net_of_the_coast_step() -> None:
     assert trigger_effect(made_up("accumulative", "ST", {"adversarial": 0.5}), "adversarial") is None
 
 
+def pairs(*burnins: int) -> list[tuple[str, int, str, str]]:
+    return [(f"model {burnin}", seed, "shift:fog", "ids") for burnin in burnins for seed in range(2)]
+
+
+def test_retention_is_a_ratio_of_gains_with_an_interval_over_base_models() -> None:
+    keys = pairs(0, 1, 2)
+    frozen = dict.fromkeys(keys, 0.5)
+    gains = np.array([0.10, 0.12, 0.11, 0.13, 0.09, 0.11])
+    learning = dict(zip(keys, 0.5 + gains, strict=True))
+    half = {key: 0.5 + (value - 0.5) / 2 for key, value in learning.items()}
+    found = retention(half, frozen, learning)
+    assert found is not None
+    assert found.mean == pytest.approx(0.5)
+    assert found.half == pytest.approx(0, abs=1e-12)
+    assert (found.burnins, found.runs, found.over) == (3, 6, "burn-ins")
+    uneven = dict(zip(keys, 0.5 + gains * [1, 1, 0.5, 0.5, 0, 0], strict=True))
+    spread = retention(uneven, frozen, learning)
+    assert spread is not None
+    assert spread.half > 0.5
+
+
 def test_retention_is_withheld_where_learning_is_not_told_from_noise() -> None:
-    pairs = [("live/0", seed, "shift:fog") for seed in range(3)]
-    frozen = dict.fromkeys(pairs, 0.5)
-    learning = dict(zip(pairs, (0.60, 0.62, 0.61), strict=True))
-    half = {pair: 0.5 + (value - 0.5) / 2 for pair, value in learning.items()}
-    assert retention(half, frozen, learning) == pytest.approx(0.5)
-    assert retention(frozen, frozen, learning) == pytest.approx(0)
-    assert retention(learning, frozen, learning) == pytest.approx(1)
-    noise = dict(zip(pairs, (0.50, 0.60, 0.41), strict=True))
-    assert retention(half, frozen, noise) is None
+    keys = pairs(0, 1)
+    frozen = dict.fromkeys(keys, 0.5)
+    learning = dict(zip(keys, (0.7, 0.7, 0.54, 0.54), strict=True))
+    assert retention(learning, frozen, learning) is None  # four gains look alike, two base models do not
+    assert retention(learning, frozen, dict.fromkeys(keys[:1], 0.9)) is None
+
+
+def test_experiments_with_other_budgets_or_horizons_are_rows_of_their_own() -> None:
+    runs = [made_up("accumulative", "ST", {"adversarial": 0.7}, eps=eps) for eps in ("8/255", "16/255", "16/255")]
+    groups = group(runs)
+    assert [(len(one.runs), one.setting) for one in groups] == [(1, "attack.eps 0.03137"), (2, "attack.eps 0.06275")]
+
+
+def test_a_diverged_run_withholds_the_mean_and_is_counted() -> None:
+    runs = [
+        made_up("accumulative", "ST", {"adversarial": 0.7}),
+        made_up("accumulative", "ST", {}, seed=1, status="diverged"),
+    ]
+    table = outcome_table(runs)
+    assert "1 / 2, 1 diverged" in table
+    assert "| after |" not in table
+
+
+def test_two_different_controls_for_one_pair_are_refused() -> None:
+    runs = [made_up("none", "ST", {"clean": value}) for value in (0.8, 0.6)]
+    with pytest.raises(InputError, match="both the clean control"):
+        yardstick(runs)
 
 
 def test_labels_show_what_differs_from_the_defaults_but_not_the_budget() -> None:

@@ -1,0 +1,70 @@
+"""Which runs replicate one experiment, and what tells the experiments of a set apart."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accupoison.config import plain
+from accupoison.files import flatten
+from accupoison.report.collect import BUDGET, Run
+
+REPLICATION = ("start.", "run.", "evaluate.", "data.dir", "data.offline")
+"""Settings that replicates may differ in: base model, seed, and how the run was carried out and watched."""
+NAMED = ("stream.kind", "trigger.deliver", "optim.clip_norm", "attack.", "defense.")
+"""Settings that a label or a column shows already, except budgets."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one experiment, from several base models and seeds.
+
+    Attributes:
+        runs: The runs.
+        setting: What tells this experiment from others of the set, beyond stream, attack, defence and trigger.
+    """
+
+    runs: tuple[Run, ...]
+    setting: str
+
+    @property
+    def first(self) -> Run:
+        """Any of the runs: they share all that a label shows."""
+        return self.runs[0]
+
+    @property
+    def diverged(self) -> int:
+        """How many of the runs diverged."""
+        return sum(run.summary["status"] == "diverged" for run in self.runs)
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Return the experiments among ``runs``, in order of first appearance."""
+    found: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[json.dumps(experiment(run), sort_keys=True)].append(run)
+    settings = [experiment(members[0]) for members in found.values()]
+    return [Group(tuple(members), _setting(experiment(members[0]), settings)) for members in found.values()]
+
+
+def experiment(run: Run) -> dict[str, Any]:
+    """Return the settings, by "section.key", that replicates share."""
+    return {key: value for key, value in flatten(plain(run.config)) if not key.startswith(REPLICATION)}
+
+
+def _setting(mine: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    shown = []
+    for key, value in mine.items():
+        section, _, name = key.partition(".")
+        if (
+            section in ("attack", "defense") and name in BUDGET
+        ):  # compared among the experiments with the same attack, or the same defence
+            peers = [other for other in others if other.get(f"{section}.name") == mine[f"{section}.name"]]
+        elif key.startswith(NAMED):
+            continue
+        else:
+            peers = list(others)
+        if any(other.get(key) != value for other in peers):
+            shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(shown)
