@@ -23,7 +23,7 @@ def test_what_a_burn_in_leaves(base: Path) -> None:
     place = base / CHECKPOINT.parent
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in place.iterdir()}
     files = {"config.json", "env.json", "lock", "metrics.jsonl", "state.pt", "summary.json", "events.out.tfevents"}
-    assert names == files | {"final.pt", "early.pt"}
+    assert names == files | {"final.pt", "early.pt", "latest.pt"}
     final, early = BaseModel.load(place / "final.pt"), BaseModel.load(place / "early.pt")
     assert (final.spec.name, final.spec.width, final.spec.norm, final.spec.num_classes) == ("resnet8", 4, "batch", 10)
     assert (early.epoch, final.epoch) == (1, 2)
@@ -83,7 +83,15 @@ def test_the_rest_of_an_epoch_the_last_epochs_and_snapshots(work: Path) -> None:
 def test_the_rate_is_recorded_and_kept_for_the_stream(schedule: str, rates: list[float], work: Path) -> None:
     done(*BURNIN, "--out", "run", SET, "train.lr=0.2", SET, f"train.schedule={schedule}")
     assert [row["optim/lr"] for row in read_metrics(Path("run/metrics.jsonl"))] == pytest.approx(rates)
-    assert BaseModel.load(Path("run/final.pt")).lr == pytest.approx(rates[-1])
+    kept = BaseModel.load(Path("run/final.pt")).lr
+    assert kept is None if schedule == "onecycle" else kept == pytest.approx(rates[-1])
+
+
+def test_a_rate_of_almost_zero_is_not_gone_on_with(work: Path) -> None:
+    done(*BURNIN, "--out", "run", SET, "train.schedule=onecycle")
+    arguments = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")
+    assert "give one with --set optim.lr=0.1" in refused(*arguments)
+    done(*arguments, SET, "optim.lr=0.05")
 
 
 def test_a_model_of_ones_own(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

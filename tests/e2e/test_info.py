@@ -47,7 +47,7 @@ def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeyp
     for words in ("ST, clean stream", "FREEZE, poisoned stream", "AT, poisoned stream", "DSC, poisoned stream"):
         assert words in text
     assert "FREEZE drops every batch" in text
-    assert "tensorboard --logdir" in text
+    assert "-m tensorboard.main --logdir logs/demo" in text
     assert Path("logs/demo/curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads(Path("logs/demo/none-ST-b0-s0/summary.json").read_text())
     assert summary["start"]["acc"] > 0.9
