@@ -9,27 +9,29 @@ from accupoison.cli.output import json_text, progress_bar
 
 
 @cli.command()
-@click.argument("grid", type=click.Path(path_type=Path))
+@click.argument("grids", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
-@click.option("--out", type=click.Path(path_type=Path), help="The directory of the runs.  [default: logs/GRID]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where each grid's runs go, by its name.  [default: logs]")
 @click.option("--dry-run", is_flag=True, help="List the runs and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-def sweep(grid: Path, jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
-    """Carry out a grid of burn-ins and streams; what is finished already is left alone.
+def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
+    """Carry out grids of burn-ins and streams, one after the other; what is finished already is left alone.
 
-    GRID is a TOML file such as grids/integrity.toml. Interrupt it at will: the same command goes on.
+    GRIDS are TOML files such as grids/integrity.toml; the runs of that one go to logs/integrity. Interrupt it at will:
+    the same command goes on.
     """
     from accupoison.config import read_toml
     from accupoison.sweep import read_grid, run_grid
 
-    logs = out or LOGS / grid.stem
-    plan = read_grid(read_toml(grid), CHECKPOINTS, logs)
-    if dry_run:
-        click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
-        return
-    with progress_bar(grid.stem, hidden=quiet) as show:
-        run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
-    click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {logs}")
+    plans = {grid: read_grid(read_toml(grid), CHECKPOINTS, (out or LOGS) / grid.stem) for grid in grids}
+    for grid, plan in plans.items():
+        if dry_run:
+            click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
+            continue
+        with progress_bar(grid.stem, hidden=quiet) as show:
+            run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
+        logs = (out or LOGS) / grid.stem
+        click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {logs}")
 
 
 @cli.command()

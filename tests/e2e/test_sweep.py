@@ -72,6 +72,10 @@ def run(*arguments: str) -> str:
 
 
 def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
+    other = grid.with_name("other.toml")
+    other.write_text(GRID)
+    both = run("sweep", str(grid), str(other), "--dry-run")
+    assert both.count("logs/small/") == both.count("logs/other/") == len(RUNS)
     planned = run("sweep", str(grid), "--dry-run").splitlines()
     assert sorted(Path(line).name for line in planned if line.startswith("logs")) == RUNS
     assert not Path("logs").exists()
@@ -97,10 +101,10 @@ def test_processes_side_by_side_see_the_same_data_and_models(grid: Path) -> None
     grid.write_text(
         GRID.replace("seeds = [0, 1]\n[burnin", "seeds = [1]\n[burnin").split('[[runs]]\nname = "noise"')[0]
     )
-    run("sweep", str(grid), "--quiet", "--out", "logs/one")
-    run("sweep", str(grid), "--quiet", "--out", "logs/two", "--jobs", "2")
+    run("sweep", str(grid), "--quiet", "--out", "one")
+    run("sweep", str(grid), "--quiet", "--out", "two", "--jobs", "2")
     for name in ("clean-ST-b1-s0", "clean-FREEZE-b1-s0"):
-        one, two = (json.loads(Path(f"logs/{out}/{name}/summary.json").read_text()) for out in ("one", "two"))
+        one, two = (json.loads(Path(f"{out}/small/{name}/summary.json").read_text()) for out in ("one", "two"))
         assert one["start"] == two["start"]
         assert one["clean_ids"] == two["clean_ids"]
 
