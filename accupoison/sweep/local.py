@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -55,7 +56,7 @@ def _carry_out(tasks: list[tuple[Callable[..., str], tuple[Any, ...]]], jobs: in
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
         futures: list[Future[str]] = [pool.submit(task, *arguments) for task, arguments in tasks]
         try:
             for future in as_completed(futures):
@@ -63,6 +64,19 @@ def _carry_out(tasks: list[tuple[Callable[..., str], tuple[Any, ...]]], jobs: in
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave when the sweep is killed: what is saved is safe, and a process that nobody waits for would never end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make_burnin(place: Path, settings: BurninConfig) -> str:

@@ -16,8 +16,11 @@ from accupoison.cli import cli
 from accupoison.recorder import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-"""Of child processes, which must compute as this one does."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "ACCUPOISON_DATA"} | {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": str(torch.get_num_threads()),
+}
+"""Of child processes, which must compute as this one does and, like it, know no data directory."""
 NAME = "digits-resnet8-w4-batch-demo-seed0"
 CHECKPOINT = Path("checkpoints") / NAME / "final.pt"
 

@@ -1,6 +1,10 @@
 """Grids and reports through the command line, on digits."""
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from click.testing import CliRunner
 from accupoison.cli import cli
 from accupoison.errors import InputError
 from accupoison.sweep import read_grid
+from tests.e2e.conftest import ENVIRONMENT
 
 GRID = """
 [burnin]
@@ -107,6 +112,28 @@ def test_processes_side_by_side_see_the_same_data_and_models(grid: Path) -> None
         one, two = (json.loads(Path(f"{out}/small/{name}/summary.json").read_text()) for out in ("one", "two"))
         assert one["start"] == two["start"]
         assert one["clean_ids"] == two["clean_ids"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+def test_the_processes_of_a_killed_sweep_end(grid: Path) -> None:
+    grid.write_text(GRID.replace("epochs = 1", "epochs = 1000"))
+    words = [sys.executable, "-m", "accupoison", "sweep", str(grid), "--jobs", "2", "--quiet"]
+    parent = subprocess.Popen(words, env=ENVIRONMENT)
+    try:
+        wait_until(lambda: len(list(Path("checkpoints").glob("*/latest.pt"))) == 2)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert len(children) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def wait_until(condition: Callable[[], bool], seconds: int = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from accupoison.attacks.noise import noisy
 from accupoison.data import DataSet
 from accupoison.discrepancy import batch_discrepancy
 from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm
@@ -126,9 +127,9 @@ def test_probe() -> None:
 def test_probe_compares_with_noise_of_the_same_size() -> None:
     """Where the sent batch *is* Rademacher noise from the probe's own generator, the two look alike: 0.5."""
     live, early, clean = view_of(random_net(0)), view_of(random_net(1)), random_batch(2)
-    rng = generator(0, "probe")
-    signs = torch.where(torch.rand(clean.x.shape, generator=rng, dtype=clean.x.dtype) * 2 - 1 < 0, -1.0, 1.0)
-    sent = clean.with_x((clean.x + 0.25 * signs).clamp(0, 1))
+    clean = clean.with_x((clean.x * 64).round() / 64)  # on a dyadic grid, where adding 1/4 is exact: ties stay ties
+    sent = clean.with_x(noisy(clean.x, "rademacher", 0.25, generator(0, "probe")))
+    assert float((sent.x - clean.x).abs().max()) == 0.25
     values = probe(live, early, clean, sent, sent, generator(0, "probe"))
     assert values["defense/discrepancy_auc_noise"] == 0.5
     assert values["defense/discrepancy_auc_clean"] != 0.5

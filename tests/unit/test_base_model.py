@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,12 +192,26 @@ def test_every_burn_in_has_a_place(name: str, model: ModelSettings, directory: s
     assert default_place(Path("c"), name, model, "live", 3) == Path("c") / directory
 
 
-def test_place_keeps_the_function() -> None:
-    model, x = build_model(SPEC), torch.rand(2, 3, 8, 8)
-    before = model(x)
+@pytest.mark.parametrize("name", ["resnet18", "resnet8", "convnet"])
+@pytest.mark.parametrize("width", [4, 6, 8, 16])
+def test_place_keeps_the_function_and_its_gradients(name: str, width: int) -> None:
+    """A float64 copy, which other kernels compute, is the oracle: some layouts give wrong weight gradients."""
+    model, x = build_model(replace(SPEC, name=name, width=width)), torch.rand(10, 3, 16, 16)
+    exact = copy.deepcopy(model).double()
     moved = place(model, CPU)
-    torch.testing.assert_close(moved(x), before)
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in moved.parameters() if p.ndim == 4)
+    torch.testing.assert_close(moved(x), exact(x.double()).float(), rtol=1e-4, atol=1e-4)
+    for network, images in ((moved, x), (exact, x.double())):
+        network(images).square().sum().backward()
+    for mine, true in zip(moved.parameters(), exact.parameters(), strict=True):
+        assert mine.grad is not None
+        assert true.grad is not None
+        torch.testing.assert_close(mine.grad, true.grad.float(), rtol=1e-3, atol=1e-3 * float(true.grad.abs().max()))
+
+
+def test_place_uses_the_fast_layout() -> None:
+    for spec in (replace(SPEC, name="resnet18", width=16), replace(SPEC, name="convnet", width=4)):
+        weights = [p for p in place(build_model(spec), CPU).parameters() if p.ndim == 4]
+        assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
 
 
 def test_images_must_fit_the_model() -> None:
