@@ -1,0 +1,138 @@
+"""What a membership attack achieves, with its uncertainty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.metrics import roc_curve
+
+from accupoison.errors import InputError
+
+LEVELS = (0.1, 0.01, 0.001)
+"""False positive rates at which the true positive rate is reported."""
+PRIORS = (0.5, 0.1, 0.01)
+"""Shares of members in the population for which the positive predictive value is reported."""
+CONFIDENCE = 0.95
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RocSummary:
+    """How well a score tells members from others.
+
+    Attributes:
+        auc: Area under the ROC curve.
+        oracle_balanced_accuracy: Balanced accuracy at the best threshold *of these samples*: an upper bound, not what
+            an attacker gets.
+        tpr_at_fpr: True positive rate at the last threshold whose false positive rate is below the level, by level;
+            None where it is withheld.
+        intervals: 95% intervals: ``auc`` (DeLong et al. 1988) and ``tpr@LEVEL`` (Clopper-Pearson).
+        withheld: Why a level has no value, by level.
+        members: Number of members.
+        others: Number of others.
+    """
+
+    auc: float
+    oracle_balanced_accuracy: float
+    tpr_at_fpr: dict[float, float | None]
+    intervals: dict[str, Interval]
+    withheld: dict[float, str]
+    members: int
+    others: int
+
+
+def roc_summary(
+    score: ArrayLike, member: ArrayLike, *, levels: Sequence[float] = LEVELS, withhold: bool = True
+) -> RocSummary:
+    """Return the summary of a score's ROC curve.
+
+    Args:
+        score: Scores [N], higher for likelier members.
+        member: Membership, bool [N].
+        levels: False positive rates for ``tpr_at_fpr``.
+        withhold: Give no true positive rate at a level of which fewer than ten others may be false positives: it would
+            rest on a handful of samples.
+
+    Raises:
+        InputError: Lengths differ, a score is NaN, or there are no members or no others.
+    """
+    s, m = np.asarray(score, dtype=np.float64), np.asarray(member, dtype=bool)
+    if s.shape != m.shape or s.ndim != 1:
+        raise InputError(f"{list(s.shape)} scores and {list(m.shape)} memberships do not line up; give [N] each")
+    if np.isnan(s).any():
+        raise InputError(f"{int(np.isnan(s).sum())} of {len(s)} scores are NaN; leave those samples out")
+    positives, negatives = int(m.sum()), int((~m).sum())
+    if not positives or not negatives:
+        raise InputError(f"{positives} of {len(m)} samples are members; both members and others are needed")
+    ranks = stats.rankdata(s)  # infinite scores have ranks, which is all that a ROC curve needs
+    fpr, tpr, _ = roc_curve(m, ranks, drop_intermediate=False)
+    auc, interval = _auc(ranks, m)
+    found: dict[float, float | None] = {}
+    intervals, withheld = {"auc": interval}, {}
+    for level in levels:
+        if withhold and negatives * level < 10 * (1 - 1e-9):
+            found[level] = None
+            withheld[level] = f"{negatives} non-members are fewer than {10 / level:.0f}"
+            continue
+        found[level] = float(tpr[fpr < level].max(initial=0.0))
+        intervals[f"tpr@{level:g}"] = clopper_pearson(round(float(found[level] or 0.0) * positives), positives)
+    best = float((0.5 * (tpr + 1 - fpr)).max())
+    return RocSummary(auc, best, found, intervals, withheld, positives, negatives)
+
+
+def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the exact interval of a proportion (Clopper and Pearson 1934)."""
+    found = stats.binomtest(hits, trials).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
+def predictive_value(tpr: float, fpr: float, prior: float) -> float:
+    """Return the share of members among the samples taken for members, where ``prior`` of all are; NaN if none is."""
+    taken = prior * tpr + (1 - prior) * fpr
+    return prior * tpr / taken if taken > 0 else float("nan")
+
+
+def epsilon_lower_bound(
+    predicted: ArrayLike, member: ArrayLike, *, delta: float = 0.0, confidence: float = CONFIDENCE
+) -> float:
+    """Return a lower bound on the epsilon of (epsilon, delta) differential privacy that the attack disproves.
+
+    From the hypothesis-testing bound TPR <= exp(epsilon) FPR + delta and its mirror image (Kairouz et al., ICML 2015),
+    with Clopper-Pearson bounds on both rates that hold jointly (Jagielski et al., NeurIPS 2020, Section 3). The
+    decision must have been fixed on other samples.
+
+    Args:
+        predicted: Samples taken for members, bool [N].
+        member: Membership, bool [N].
+        delta: In [0, 1).
+        confidence: Of the bound.
+    """
+    p, m = np.asarray(predicted, dtype=bool), np.asarray(member, dtype=bool)
+    each = 1 - (1 - confidence) / 2
+    bounds = []
+    for taken, of, others in ((p, m, ~m), (~p, ~m, m)):
+        low = _one_sided(int(taken[of].sum()), int(of.sum()), each, "greater")
+        high = _one_sided(int(taken[others].sum()), int(others.sum()), each, "less")
+        if low > delta and high > 0:
+            bounds.append(float(np.log((low - delta) / high)))
+    return max([0.0, *bounds])
+
+
+def _one_sided(hits: int, trials: int, confidence: float, alternative: str) -> float:
+    found = stats.binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
+    return float(found.low if alternative == "greater" else found.high)
+
+
+def _auc(ranks: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, Interval]:
+    """Return the AUC and DeLong's interval from mid-ranks; O(n log n)."""
+    m, n = int(member.sum()), int((~member).sum())
+    above = (ranks[member] - stats.rankdata(ranks[member])) / n  # share of the others below each member
+    below = 1 - (ranks[~member] - stats.rankdata(ranks[~member])) / m
+    auc = float(above.mean())
+    if min(m, n) < 2:
+        return auc, (0.0, 1.0)
+    half = float(stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
+    return auc, (max(0.0, auc - half), min(1.0, auc + half))
