@@ -54,8 +54,9 @@ def test_the_summary_is_about_the_weights_in_the_file(base: Path) -> None:
 
 
 def test_it_learns(work: Path) -> None:
-    result = done(*BURNIN, "--out", "long", "--epochs", "6", SET, "data.burnin=700", "--json")
-    assert json.loads(result.stdout)["test_acc"] > 0.35
+    falling = (SET, "train.schedule=linear", SET, "train.final_lr=0.01")
+    result = done(*BURNIN, "--out", "long", "--epochs", "6", SET, "data.burnin=700", *falling, "--json")
+    assert json.loads(result.stdout)["test_acc"] > 0.6
     rows = read_metrics(Path("long/metrics.jsonl"))
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
