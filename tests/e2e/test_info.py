@@ -43,13 +43,13 @@ def test_doctor_says_what_is_missing() -> None:
 
 def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STREAMS", 1)
+    Path("logs/demo").mkdir(parents=True)  # of an earlier time, which stays as it is
     text = run("demo", "--quiet", "--jobs", "1")
     for words in ("ST, clean stream", "FREEZE, poisoned stream", "AT, poisoned stream", "DSC, poisoned stream"):
         assert words in text
     assert "FREEZE drops every batch" in text
-    assert "-m tensorboard.main --logdir logs/demo" in text
-    assert Path("logs/demo/curves.png").read_bytes()[:4] == b"\x89PNG"
-    summary = json.loads(Path("logs/demo/none-ST-b0-s0/summary.json").read_text())
+    assert "-m tensorboard.main --logdir logs/demo-2" in text
+    assert Path("logs/demo-2/curves.png").read_bytes()[:4] == b"\x89PNG"
+    summary = json.loads(Path("logs/demo-2/none-ST-b0-s0/summary.json").read_text())
     assert summary["start"]["acc"] > 0.9
-    again = run("demo", "--quiet", "--jobs", "1")
-    assert "logs/demo-2" in again
+    assert not list(Path("logs/demo").iterdir())
