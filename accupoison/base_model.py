@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from accupoison import checkpoint
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
+from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
 from accupoison.settings import DataSettings, ModelSettings
 
@@ -135,8 +136,8 @@ def _unsafe(module: nn.Module) -> bool:
     return module.kernel_size == (1, 1) and max(module.stride) > 1 and channels < 16
 
 
-def check_images(model: nn.Module, name: str, data: DataSet) -> None:
-    """Raise InputError unless ``model`` turns the images of ``data`` into logits of its classes."""
+def check_images(model: nn.Module, name: str, data: DataSet, batch_size: int) -> None:
+    """Raise InputError unless ``model`` turns the images of ``data`` into logits and learns from ``batch_size``."""
     shape = list(data.shape)
     try:
         with torch.no_grad():
@@ -149,6 +150,16 @@ def check_images(model: nn.Module, name: str, data: DataSet) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (2, data.num_classes):
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"model {name} maps 2 images to {found}; it must return logits [2, {data.num_classes}]")
+    try:  # a view, so that nothing about the model changes
+        view = view_of(model)
+        x = torch.zeros(min(batch_size, 2), *shape, device=data.device)
+        torch.autograd.grad(view.logits(x, train=True).sum(), view.params())
+    except Exception as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"model {name} cannot learn from a batch of {batch_size} images of shape {shape} ({problem}); "
+            "choose another model or a larger batch, and let all its parameters be used and trained"
+        ) from error
 
 
 def data_identity(settings: DataSettings, data: DataSet) -> dict[str, Any]:

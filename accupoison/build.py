@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -59,7 +60,26 @@ def burnin_command(config: OnlineConfig) -> str:
     return " ".join(words)
 
 
-def build_simulation(config: OnlineConfig, root: Path) -> tuple[Simulation, DataSet, Splits]:
+@dataclass(frozen=True)
+class Built:
+    """A simulation with what it was made from.
+
+    Attributes:
+        simulation: The simulation.
+        data: The images.
+        splits: Their parts.
+        model: The network in words.
+        note: What the user should know about the parts and the checkpoint, or "".
+    """
+
+    simulation: Simulation
+    data: DataSet
+    splits: Splits
+    model: str
+    note: str
+
+
+def build_simulation(config: OnlineConfig, root: Path) -> Built:
     """Load what a run needs and put it together.
 
     Args:
@@ -77,7 +97,7 @@ def build_simulation(config: OnlineConfig, root: Path) -> tuple[Simulation, Data
     base.check_data(config.data, data, path)
     _check_parts(config, splits)
     learner = _learner(config, base, path)
-    check_images(learner.model, base.spec.name, data)
+    check_images(learner.model, base.spec.name, data, config.stream.batch_size)
     early = None if early_path is None else _early(config, early_path, base, data)
     s, plan = config.stream, config.plan()
     defense = REGISTRIES["defense"].build(config.defense.name, config.defense.settings)
@@ -102,7 +122,14 @@ def build_simulation(config: OnlineConfig, root: Path) -> tuple[Simulation, Data
             f"the defence {config.defense.name} compares with an early snapshot and there is no "
             f"{path.with_name(EARLY)}; give one with --early"
         )
-    return simulation, data, splits
+    model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
+    return Built(simulation, data, splits, model, " ".join(filter(None, (splits.note, _unknown(config, base, path)))))
+
+
+def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
+    if base.data or config.data.splits == "official":
+        return ""
+    return f"{path} does not say which images it was trained on, so the stream may hold some of them."
 
 
 def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:

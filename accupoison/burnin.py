@@ -69,8 +69,8 @@ class Burnin:
         """
         device = resolve_device(config.run.device)
         data, splits = open_data(config.data, device)
-        largest = max(config.train.batch_size, config.train.last_batch_size if config.train.last_epochs else 0)
-        if largest > len(splits.burnin):
+        sizes = {batch_size(config.train, epoch) for epoch in (0, config.train.epochs - 1)}
+        if (largest := max(sizes)) > len(splits.burnin):
             raise InputError(
                 f"a batch of {largest} images is larger than the burn-in part of {len(splits.burnin)}; "
                 "use a smaller train.batch_size or more images"
@@ -79,7 +79,7 @@ class Burnin:
             raise InputError("the monitor split is empty and accuracy is followed on it; give data.monitor 1 or more")
         spec = spec_for(config.model, data, splits.burnin)
         model = place(build_model(spec, derive(config.run.seed, "init")), device)
-        check_images(model, spec.name, data)
+        check_images(model, spec.name, data, min(sizes))
         t = config.train
         learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
         return cls(config, data, splits, spec, learner)

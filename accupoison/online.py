@@ -55,10 +55,12 @@ class OnlineRun:
         with ExitStack() as stack:
             if resume:
                 self.directory = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
-            self.simulation, data, splits = build_simulation(config, root)
+            built = build_simulation(config, root)
+            self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._inputs = _inputs(config, root, data)
             if not resume:
-                env = {**environment(str(self.simulation.learner.device)), "note": splits.note, **self._inputs}
+                said = {"threat_model": threat_model(config), "model": built.model, "note": built.note}
+                env = {**environment(str(self.simulation.learner.device)), **said, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
             stack.pop_all()  # from here on the directory is open until the run ends
@@ -112,29 +114,36 @@ class OnlineRun:
             total = self.simulation.horizon + branches * (after + 1)
             progress(self.meter.steps, total, f"accuracy {self.meter.latest:.1%}")
             unsaved += 1
-            self._diverged = not math.isfinite(step.metrics["optim/drift"])
-            stop = self._diverged or should_stop()
-            if stop or unsaved >= self.config.run.save_every:
+            broken = not math.isfinite(step.metrics["optim/drift"])
+            if broken:
+                self._diverge()
+            stop = should_stop()
+            if broken or stop or unsaved >= self.config.run.save_every:
                 self._save()
                 unsaved = 0
             if stop:
-                return "diverged" if self._diverged else "interrupted"
+                return "interrupted"
         self._save()
         return "diverged" if self._diverged else "finished"
 
     def _steps(self) -> Iterator[Step]:
-        """Yield the steps of the simulation, up to the one that a broken model makes impossible."""
-        if self._diverged:
-            return
-        try:
-            yield from self.simulation.run()
-        except InputError:
-            raise
-        except ValueError:  # images that are not finite
-            view, val = self.simulation.learner.view(), self.simulation.access.val
-            if all(bool(g.isfinite().all()) for g in gradient(view, val.x, val.y)):
+        """Yield the steps of the simulation; a path ends at the step that its broken model makes impossible."""
+        while True:
+            try:
+                yield from self.simulation.run()
+            except InputError:
                 raise
-            self._diverged = True
+            except ValueError as error:
+                view, val = self.simulation.learner.view(), self.simulation.access.val
+                if all(bool(g.isfinite().all()) for g in gradient(view, val.x, val.y)):
+                    raise InputError(f"{error}; mend it, or choose another") from error
+                self._diverge()  # images that are not finite
+            else:
+                return
+
+    def _diverge(self) -> None:
+        self._diverged = True
+        self.simulation.abandon()
 
     def _check_inputs(self, stored: dict[str, str]) -> None:
         for name in {**stored, **self._inputs}:

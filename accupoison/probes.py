@@ -45,7 +45,7 @@ def separation(high: Tensor, low: Tensor) -> float:
     """Return the AUC of telling ``high`` from ``low`` by value: 1 if every one of ``high`` is larger; NaN passes on."""
     from sklearn.metrics import roc_auc_score  # here, because scikit-learn takes a second to load
 
-    scores = torch.cat([high, low]).double().cpu()
+    scores = torch.cat([high, low]).cpu().double()  # MPS has no float64
     if not bool(scores.isfinite().all()):
         return float("nan")
     labels = torch.cat([torch.ones(len(high)), torch.zeros(len(low))])

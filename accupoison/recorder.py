@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accupoison.board import TensorBoard
 from accupoison.errors import InputError
-from accupoison.files import dump_row, load_row, sync_directory, writing
+from accupoison.files import dump_row, load_row, read_json, sync_directory, writing
 from accupoison.rundir import RunDirectory
 from accupoison.tags import METRICS, SUMMARY, TAGS, check_tags, tags_markdown
 
@@ -110,6 +110,7 @@ class RunRecorder:
     def __init__(self, run: RunDirectory, branches: Sequence[str], resume_at: tuple[int, int] | None = None) -> None:
         self.run = run
         offset, purge_step = resume_at or (0, 0)
+        self._told = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
         self._metrics = MetricsLog(run.path / METRICS)
         try:
             self._metrics.truncate(offset)
@@ -145,7 +146,7 @@ class RunRecorder:
                 self.run.write_json(SUMMARY, summary)
         finally:
             self._metrics.close()
-            ended = summary is not None and summary.get("status") != "interrupted"
+            ended = summary is not None and summary.get("status") != "interrupted" and not self._told
             self._board.close(self.run.config, summary if ended else None)
 
     def __enter__(self) -> Self:

@@ -8,7 +8,9 @@ from typing import Any
 from accupoison.attacks import ATTACKS
 from accupoison.config import Component, Layer, resolve
 from accupoison.defenses import DEFENSES
+from accupoison.errors import InputError
 from accupoison.files import read_json
+from accupoison.plan import Plan
 from accupoison.registry import Registry
 from accupoison.rundir import CONFIG, RunDirectory
 from accupoison.sections import (
@@ -23,7 +25,6 @@ from accupoison.sections import (
     TrainSettings,
     TriggerSettings,
 )
-from accupoison.simulate import Plan
 
 __all__ = [
     "REGISTRIES",
@@ -79,6 +80,11 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         self.plan()  # its own checks run here, before anything is loaded
+        if self.stop.active and self.stream.kind.startswith("shift:"):
+            raise InputError(
+                f"stream.kind {self.stream.kind} grows worse up to a fixed step, so no stop rule can be set with it; "
+                "drop stop.error_rise and stop.error_above"
+            )
 
     def plan(self) -> Plan:
         """Return what happens when."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,54 +11,15 @@ from torch import Generator, Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
-from accupoison.errors import InputError, did_you_mean
 from accupoison.learner import Learner
 from accupoison.ledger import Pseudonyms
+from accupoison.plan import Plan
 from accupoison.probes import probe
 from accupoison.rng import generator
 from accupoison.types import Access, Batch, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
 
-TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
-AUGMENT = ("before", "after", "none")
 SLACK = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What happens when.
-
-    Attributes:
-        horizon: Ordinary steps before the trigger.
-        after: Clean steps after it, with the defence on.
-        triggers: What arrives at the horizon; several leave from the same state, one after the other: "none", "coast"
-            (an optimiser step with zero gradients), "clean", "adversarial" (crafted at step 0) or "optimised"
-            (crafted anew at every step; alone, since it changes the poison).
-        augment: Crop and flip "before" or "after" the attack, or "none".
-        quantise: What the attack returns is rounded to 8 bits, toward the clean pixel.
-
-    Raises:
-        InputError: A value is not one of the above, or a count is negative.
-    """
-
-    horizon: int = 10
-    after: int = 5
-    triggers: tuple[str, ...] = ("adversarial",)
-    augment: str = "after"
-    quantise: bool = True
-
-    def __post_init__(self) -> None:
-        if self.horizon < 0 or self.after < 0:
-            raise InputError(f"{self.horizon} steps and {self.after} after the trigger: neither may be negative")
-        for trigger in self.triggers:
-            if trigger not in TRIGGERS:
-                raise InputError(f"unknown trigger {trigger!r}{did_you_mean(trigger, TRIGGERS)}")
-        if len(set(self.triggers)) != len(self.triggers) or not self.triggers:
-            raise InputError(f"triggers {','.join(self.triggers)!r} must be one or more different names")
-        if "optimised" in self.triggers and len(self.triggers) > 1:
-            raise InputError("the optimised trigger changes the poison before it, so it needs a run of its own")
-        if self.augment not in AUGMENT:
-            raise InputError(f"unknown stream.augment {self.augment!r}{did_you_mean(self.augment, AUGMENT)}")
 
 
 class StepContext:
@@ -141,6 +101,13 @@ class Simulation:
         if self.branch < 0:
             self.horizon = self.t
 
+    def abandon(self) -> None:
+        """End the path that the loop is on, as its model is broken; the next trigger still leaves from the fork."""
+        if self.branch < 0:
+            self.branch = len(self.plan.triggers)
+        else:
+            self.t = self.horizon + self.plan.after + 1
+
     def run(self) -> Iterator[Step]:
         """Go on from where the simulation is, one step at a time; between steps :meth:`state` may be taken."""
         self._setup()
@@ -203,6 +170,7 @@ class Simulation:
         else:
             step = self._step(phase, metrics)
         metrics["time/step_s"] = time.perf_counter() - started
+        metrics["attack/fired"] = float(phase is Phase.FIRE)
         self.t += 1
         return step
 
@@ -283,7 +251,9 @@ class Simulation:
 
 
 def check_batch(batch: Batch, who: str) -> None:
-    """Raise ValueError unless the images are finite and in [0, 1]; ``who`` made them."""
+    """Raise ValueError unless the images are float32, finite and in [0, 1]; ``who`` made them."""
+    if batch.x.dtype != torch.float32:
+        raise ValueError(f"{who} returned images of type {batch.x.dtype}, not float32")
     if len(batch) and not (float(batch.x.min()) >= 0 and float(batch.x.max()) <= 1):
         low, high = float(batch.x.min()), float(batch.x.max())
         raise ValueError(f"{who} returned images outside [0, 1] (or NaN): from {low} to {high}")

@@ -1,4 +1,7 @@
-"""Attacks on the stream, by name in :data:`ATTACKS`."""
+"""Attacks on the stream, by name in :data:`ATTACKS`; every module of this folder is loaded."""
+
+import importlib
+import pkgutil
 
 from accupoison.attacks.accumulative import Accumulative
 from accupoison.attacks.base import ATTACKS, Attack
@@ -7,3 +10,6 @@ from accupoison.attacks.direct import Direct
 from accupoison.attacks.noise import Noise
 
 __all__ = ["ATTACKS", "Accumulative", "Attack", "Clean", "Direct", "Noise"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

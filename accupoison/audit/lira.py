@@ -11,9 +11,7 @@ VARIANTS = ("online", "online_fixed_variance", "offline", "offline_fixed_varianc
 FORMS = ("default", "released")
 
 
-def lira_scores(
-    phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: str, form: str = "default"
-) -> Floats:
+def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: str, form: str = "default") -> Floats:
     """Return how much likelier the target's signals are of a member, per sample.
 
     Two Gaussians are fitted to each sample's signals: to those of the shadow models trained with it (IN) and of those
@@ -43,7 +41,7 @@ def lira_scores(
         raise InputError(f"unknown LiRA form {form!r}{did_you_mean(form, FORMS)}")
     signals, kept, observed = _checked(phi, keep, target)
     if variant == "global_threshold":
-        return observed.mean(axis=1)
+        return np.asarray(observed.mean(axis=1))
     online, fixed = variant.startswith("online"), variant.endswith("fixed_variance")
     fit = _released if form == "released" else _fitted
     out_mean, out_std = fit(signals, ~kept, fixed, "without")

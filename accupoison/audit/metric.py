@@ -108,9 +108,7 @@ def thresholds(
     return _best(s, m), own
 
 
-def predict(
-    score: ArrayLike, labels: ArrayLike, threshold: float, by_class: Mapping[int, float]
-) -> NDArray[np.bool_]:
+def predict(score: ArrayLike, labels: ArrayLike, threshold: float, by_class: Mapping[int, float]) -> NDArray[np.bool_]:
     """Return which samples :func:`thresholds` takes for members, bool [N]; classes without one use the common one."""
     y = np.asarray(labels)
     bounds = np.full(y.shape, threshold)
@@ -173,7 +171,9 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int
 def _rows(values: ArrayLike, labels: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
     v, y = np.asarray(values, dtype=np.float64), np.asarray(labels)
     if v.ndim != 2 or y.shape != v.shape[:1] or len(v) == 0:
-        raise InputError(f"{what} {list(v.shape)} and labels {list(y.shape)} do not fit; give [N, C] and [N], N above 0")
+        raise InputError(
+            f"{what} {list(v.shape)} and labels {list(y.shape)} do not fit; give [N, C] and [N], N above 0"
+        )
     if y.dtype.kind not in "iu":
         raise InputError(f"labels have dtype {y.dtype}; give integers")
     if not np.isfinite(v).all():

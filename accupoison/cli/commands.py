@@ -1,5 +1,6 @@
 """The main job: ``burnin`` and ``online``."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def burnin(
         click.echo(
             f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs; wrote {target}/final.pt"
         )
+        _note(summary["note"])
     _end(ctx, summary["status"], "burnin", target)
 
 
@@ -123,7 +125,13 @@ def online(
         click.echo(json_text({"run": str(target), **summary}))
     else:
         click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {target.parent}")
+        _note(run.note)
     _end(ctx, summary["status"], "online", target)
+
+
+def _note(text: str) -> None:
+    if text:
+        click.echo(f"note: {text}", err=True)
 
 
 def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
@@ -133,7 +141,9 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
     from accupoison.rundir import CONFIG, RunDirectory
 
     if resume is None:
-        return [config.preset(command, name or usual)]
+        found = os.environ.get("ACCUPOISON_DATA")  # stored with the run, so that it can be resumed from anywhere
+        place = {"data": {"dir": found}} if found and Path(found).is_dir() else {}
+        return [place, config.preset(command, name or usual)]
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
     stored = read_json(resume / CONFIG)

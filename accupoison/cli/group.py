@@ -1,5 +1,6 @@
 """The command group."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class Group(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             raise Failure(str(error)) from error
+        except PermissionError as error:  # a directory that may not be searched, met before anything is opened
+            where = error.filename or "a file"
+            raise Failure(
+                f"{where} may not be used ({error.strerror}); check its permissions or choose another"
+            ) from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,4 +56,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     threading.excepthook = _thread_failed
+    here = str(Path.cwd())
+    if here not in sys.path:  # a script that pip installed does not have it there, and --model may need it
+        sys.path.insert(0, here)
     cli.main(prog_name="accupoison")

@@ -35,8 +35,8 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison.data.sources import NAMES
     from accupoison.data.stream import KINDS
     from accupoison.models import MODELS
+    from accupoison.plan import TRIGGERS
     from accupoison.settings import REGISTRIES
-    from accupoison.simulate import TRIGGERS
 
     parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))

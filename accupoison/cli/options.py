@@ -61,8 +61,7 @@ data_options = options(
     click.option(
         "--data-dir",
         type=PATH,
-        envvar="ACCUPOISON_DATA",
-        help="Where the data files are or go; also ACCUPOISON_DATA.  [default: data]",
+        help="Where the data files are or go.  [default: ACCUPOISON_DATA, or data]",
     ),
     click.option("--offline", is_flag=True, default=None, help="Never download."),
 )

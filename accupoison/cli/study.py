@@ -6,6 +6,7 @@ import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
 from accupoison.cli.output import json_text, progress_bar
+from accupoison.errors import InputError
 
 
 @cli.command()
@@ -45,19 +46,31 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: boo
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
     """
     from accupoison.files import write_atomically
-    from accupoison.report import CAPTION, collect, curves, mechanism_table, outcome_table, retention_table
+    from accupoison.report import (
+        CAPTION,
+        collect,
+        curves,
+        mechanism_table,
+        outcome_table,
+        retention_table,
+        threat_lines,
+    )
 
     runs = collect(paths)
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
     parts = [outcome_table(runs), mechanism_table(runs), retention_table(runs), CAPTION]
+    parts.append(f"Threat models:\n{threat_lines(runs)}")
     text = "\n\n".join(part for part in parts if part) + "\n"
     folder = out or paths[0]
+    click.echo(text)
     write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
     iid = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
     if any(trigger in run.summary["branches"] for run in iid):
-        curves(iid, folder / "curves.png", trigger=trigger, title=folder.name)
+        try:
+            curves(iid, folder / "curves.png", trigger=trigger, title=folder.name)
+        except InputError as error:  # the tables are good without it
+            click.echo(f"no figure: {error}", err=True)
     else:
         click.echo(f"no figure: no run on a steady stream has the {trigger} trigger", err=True)
-    click.echo(text)

@@ -4,7 +4,7 @@ from accupoison.report.brief import brief
 from accupoison.report.collect import Run, collect
 from accupoison.report.figure import curves
 from accupoison.report.outcomes import Estimate, estimate, retention
-from accupoison.report.table import CAPTION, mechanism_table, outcome_table, retention_table
+from accupoison.report.table import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
 
 __all__ = [
     "CAPTION",
@@ -18,4 +18,5 @@ __all__ = [
     "outcome_table",
     "retention",
     "retention_table",
+    "threat_lines",
 ]

@@ -15,7 +15,9 @@ def brief(runs: Sequence[Run], trigger: str) -> str:
     """
     poisoned = [run for run in runs if run.config.attack.name != "none"]
     control = [run for run in runs if run.config.attack.name == "none"]
-    lines = [poisoned[-1].summary["threat_model"].partition("; defender")[0], ""]
+    attacker = poisoned[-1].summary["threat_model"].partition("; defender")[0]
+    names = ", ".join(sorted({run.config.defense.name for run in poisoned}, key=_order))
+    lines = [f"{attacker}; defenders ({names}) own the training, never told which rows are poisoned", ""]
     lines.append(f"{'':28}{'start':>8}{'before':>8}{'after':>8}{'weights moved':>15}")
     for title, group in (("clean stream", control), ("poisoned stream", poisoned)):
         for defense in sorted({run.config.defense.name for run in group}, key=_order):

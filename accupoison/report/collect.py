@@ -1,7 +1,7 @@
 """Read runs back from their directories."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class Run:
         config: Its settings.
         summary: What it found.
         burnin: Which base model it started from: a digest of the checkpoint.
+        model: What network that is.
     """
 
     path: Path
     config: OnlineConfig
     summary: Mapping[str, Any]
     burnin: str
+    model: str = ""
 
     @property
     def attack(self) -> str:
@@ -46,8 +48,9 @@ class Run:
 
     @property
     def pair(self) -> tuple[str, int, str, str]:
-        """What runs must share to be compared one to one: base model, seed, stream and the clean images it gave."""
-        return self.burnin, self.config.run.seed, str(self.config.stream), str(self.summary["clean_ids"])
+        """What runs must share to be compared one to one: base model, seed, the clean images, and how it learns."""
+        learning = replace(self.config.optim, clip_norm=float("inf"))  # clipping is a defence
+        return self.burnin, self.config.run.seed, f"{self.config.stream} {learning}", str(self.summary["clean_ids"])
 
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
@@ -97,7 +100,7 @@ def collect(paths: Sequence[Path]) -> list[Run]:
             summary, stored = read_json(folder / SUMMARY), read_json(folder / CONFIG)
             if summary["status"] in ("finished", "diverged") and "stream" in stored:
                 env = read_json(folder / ENV)
-                runs.append(Run(folder, online_config([stored]), summary, env["checkpoint"]))
+                runs.append(Run(folder, online_config([stored]), summary, env["checkpoint"], env.get("model", "")))
     if not runs:
         raise InputError(
             f"no run has ended in {', '.join(str(path) for path in paths)}; give directories of online runs"

@@ -10,7 +10,7 @@ from accupoison.config import plain
 from accupoison.files import flatten
 from accupoison.report.collect import BUDGET, Run
 
-REPLICATION = ("start.", "run.", "evaluate.", "data.dir", "data.offline")
+REPLICATION = ("start.seed", "start.checkpoint", "start.early", "run.", "evaluate.", "data.dir", "data.offline")
 """Settings that replicates may differ in: base model, seed, and how the run was carried out and watched."""
 NAMED = ("stream.kind", "trigger.deliver", "optim.clip_norm", "attack.", "defense.")
 """Settings that a label or a column shows already, except budgets."""
@@ -50,7 +50,8 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 def experiment(run: Run) -> dict[str, Any]:
     """Return the settings, by "section.key", that replicates share."""
-    return {key: value for key, value in flatten(plain(run.config)) if not key.startswith(REPLICATION)}
+    settings = {key: value for key, value in flatten(plain(run.config)) if not key.startswith((*REPLICATION, "model."))}
+    return settings | {"model": run.model}
 
 
 def _setting(mine: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:

@@ -15,8 +15,8 @@ H = A(ST on the clean stream with the clean trigger) - A(this run), after the tr
 effect = A(coast) - A(trigger) from the same state; retention R = (A - A of FREEZE) / (A of ST - A of FREEZE). MD is the
 memorization discrepancy in nats, its AUC that of telling poisoned rows from the clean ones, or from the clean ones with
 noise of equal size. ± is half a 95% t-interval over base models, or over streams where there is one base model, and
-then says nothing of other base models. n: base models / runs. A value that a diverged run of the group lacks is
-withheld. Times are of runs side by side."""
+then says nothing of other base models. n: base models / runs; a cell with fewer says so. A value that a diverged run of
+the group lacks is withheld. Times are of runs side by side."""
 
 
 def outcome_table(runs: Sequence[Run]) -> str:
@@ -37,7 +37,8 @@ def outcome_table(runs: Sequence[Run]) -> str:
                 lambda run, to=trigger: harm(run, to, clean, again),  # type: ignore[misc]
                 lambda run, to=trigger: None if to == "coast" else trigger_effect(run, to),  # type: ignore[misc]
             ]
-            rows.append([*_names(one), trigger, *(_points(_over(one, value)) for value in values), _count(one)])
+            cells = (_points(_over(one, value), len(one.runs)) for value in values)
+            rows.append([*_names(one), trigger, *cells, _count(one)])
     header = [
         *("stream", "attack", "defence", "setting", "trigger", "start", "before", "after", "end"),
         *("before, re-est.", "after, re-est.", "harm H", "H, re-est.", "trigger effect", "n"),
@@ -54,6 +55,7 @@ def mechanism_table(runs: Sequence[Run]) -> str:
         "defense/discrepancy_auc_noise",
         "defense/inner_steps",
         "optim/grad_norm",
+        "time/step_s",
         "time/attack_s",
         "time/defense_s",
         "time/update_s",
@@ -63,8 +65,8 @@ def mechanism_table(runs: Sequence[Run]) -> str:
         means = [_over(one, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
         moved = _over(one, lambda run: run.summary.get("before", {}).get("drift"))
         horizon = _over(one, lambda run: run.summary["horizon"])
-        rows.append([*_names(one), _plain(horizon, 0), *(_plain(mean) for mean in means[:-3]), _plain(moved)])
-        rows[-1] += [*(_plain(mean) for mean in means[-3:]), _count(one)]
+        rows.append([*_names(one), _plain(horizon, 0), *(_plain(mean) for mean in means[:-4]), _plain(moved)])
+        rows[-1] += [*(_plain(mean) for mean in means[-4:]), _count(one)]
     header = [
         *(
             "stream",
@@ -77,7 +79,7 @@ def mechanism_table(runs: Sequence[Run]) -> str:
             "MD AUC vs clean",
             "MD AUC vs noise",
         ),
-        *("inner steps", "gradient norm", "weights moved", "s attack", "s defence", "s update", "n"),
+        *("inner steps", "gradient norm", "weights moved", "s step", "s attack", "s defence", "s update", "n"),
     ]
     return markdown(header, rows)
 
@@ -103,26 +105,36 @@ def retention_table(runs: Sequence[Run]) -> str:
 
     Empty without clean runs of ST and FREEZE on the same images.
     """
-    found: dict[str, dict[str, dict[Pair, float]]] = {}
-    for run in runs:
-        if run.config.attack.name == "none":
-            kind = run.config.stream.kind
-            value = run.end("clean", "shifted_acc" if kind.startswith("shift:") else "acc")
-            if value is not None:
-                found.setdefault(kind, {}).setdefault(run.defense, {})[run.pair] = value
+    clean = [run for run in runs if run.config.attack.name == "none" and _learnt(run) is not None]
+    standard, frozen = (_at_the_end([run for run in clean if run.defense == name]) for name in ("ST", "FREEZE"))
     rows = []
-    for kind, defenses in found.items():
-        standard, frozen = defenses.get("ST", {}), defenses.get("FREEZE", {})
-        for name, values in defenses.items() if set(standard) & set(frozen) else ():
-            paired = {pair: value for pair, value in values.items() if pair in standard and pair in frozen}
+    for one in group(clean):
+        values = _at_the_end(one.runs)
+        paired = {pair: value for pair, value in values.items() if pair in standard and pair in frozen}
+        if paired:
             accuracy = estimate((pair[0], value) for pair, value in paired.items())
             cost = estimate((pair[0], standard[pair] - value) for pair, value in paired.items())
             kept = retention(paired, frozen, standard)
             shown = "withheld" if kept is None else _plain(kept)
-            rows.append([kind, name, _points(accuracy), _points(cost), shown, str(len(paired))])
-    if not rows:
-        return ""
-    return markdown(["clean stream", "defence", "accuracy at the end", "cost against ST", "retention R", "runs"], rows)
+            kind, _, name, setting = _names(one)
+            models = len({pair[0] for pair in paired})
+            rows.append([kind, name, setting, _points(accuracy), _points(cost), shown, f"{models} / {len(paired)}"])
+    header = ["clean stream", "defence", "setting", "accuracy at the end", "cost against ST", "retention R", "n"]
+    return markdown(header, rows) if rows else ""
+
+
+def _learnt(run: Run) -> float | None:
+    """Return the accuracy at the end of a clean run, in the world as it is then."""
+    return run.end("clean", "shifted_acc" if run.config.stream.kind.startswith("shift:") else "acc")
+
+
+def _at_the_end(runs: Sequence[Run]) -> dict[Pair, float]:
+    return {run.pair: value for run in runs if (value := _learnt(run)) is not None}
+
+
+def threat_lines(runs: Sequence[Run]) -> str:
+    """Return the threat model of each experiment, a line each, every one once."""
+    return "\n".join(dict.fromkeys(f"- {run.summary['threat_model']}" for run in runs))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -132,9 +144,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _points(value: Estimate | None) -> str:
-    """Return an accuracy or a difference of accuracies in points."""
-    return "" if value is None else _with_interval(100 * value.mean, 100 * value.half, 1)
+def _points(value: Estimate | None, runs: int | None = None) -> str:
+    """Return an accuracy or a difference of accuracies in points; with its own n, where that is not ``runs``."""
+    if value is None:
+        return ""
+    fewer = "" if runs in (None, value.runs) else f" (n {value.burnins} / {value.runs})"
+    return _with_interval(100 * value.mean, 100 * value.half, 1) + fewer
 
 
 def _plain(value: Estimate | None, digits: int = 2) -> str:

@@ -61,7 +61,10 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}
     online = dict(text.get("online", {}))
     common = [config.preset("online", online.pop("preset", "fresh")), online]
-    specs = [spec for run in text.get("runs", ()) for spec in _runs(dict(run), common, burnins, logs)]
+    runs = text.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
+        raise InputError("runs is not a list of tables; write [[runs]], with two brackets, before each of them")
+    specs = [spec for run in runs for spec in _runs(dict(run), common, burnins, logs)]
     if not specs:
         raise InputError("the grid has no runs; add a [[runs]] table with a name and seeds")
     names = [spec.out.name for spec in specs]
@@ -83,9 +86,11 @@ def _runs(
         raise InputError("a [[runs]] table of the grid has no name; give it one")
     name, seeds = str(run.pop("name")), _seeds("runs", run)
     chosen, each = run.pop("burnins", list(burnins)), run.pop("each", {})
-    for values in itertools.product(*each.values()):
+    if not isinstance(each, Mapping) or not all(isinstance(values, list) for values in each.values()):
+        raise InputError(f'runs.each of {name!r} is not a table of lists; write "section.key" = [VALUE, VALUE]')
+    for values in itertools.product(*([_text(value) for value in values] for values in each.values())):
         varied = config.assignments([f"{key}={value}" for key, value in zip(each, values, strict=True)])
-        label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([name, *(str(value) for value in values)]))
+        label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([name, *values]))
         for burnin, seed in itertools.product(chosen, seeds):
             if burnin not in burnins:
                 raise InputError(f"runs {name!r} asks for burn-in {burnin}, which is not in burnin.seeds")
@@ -100,6 +105,10 @@ def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, 
         "model": {key: value for key, value in vars(burnin.model).items() if value is not None},
         "run": {"seed": seed},
     }
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _seeds(where: str, table: dict[str, Any]) -> list[int]:

@@ -17,7 +17,7 @@ LAYERS = (
     {"learner", "gradients", "discrepancy"},
     {"attacks", "defenses", "updates", "release"},
     {"board", "rundir", "recorder", "ledger"},
-    {"probes", "evaluate", "simulate"},
+    {"plan", "probes", "evaluate", "simulate"},
     {"sections", "settings", "base_model", "open_data", "threat"},
     {"burnin", "build", "measure", "online", "testing"},
     {"audit", "sweep", "report"},

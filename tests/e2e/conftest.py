@@ -58,6 +58,10 @@ augment = "after"
 eps = 0.1
 steps = 1
 
+[defense.DSC]
+threshold = "none"
+slope = 0.0
+
 [evaluate]
 test = "marks"
 monitor = true

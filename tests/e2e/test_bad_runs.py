@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 from accupoison import checkpoint
+from accupoison.defenses import Defense
+from accupoison.learner import Learner
 from accupoison.ledger import Ledger
 from accupoison.online import OnlineRun
+from accupoison.recorder import read_metrics
 from accupoison.rundir import RunDirectory
-from accupoison.types import Step
+from accupoison.types import Batch, Context, Step, Verdict
+from accupoison.updates import SGD
 from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, done, outcome, refused, resaved, sentence
 
 
@@ -202,6 +206,25 @@ def test_divergence_is_a_result(attack: str, defense: str, rate: str, work: Path
     again = json.loads(done("online", "--resume", "run", "--json").stdout, parse_constant=pytest.fail)
     assert again["status"] == "diverged"
     assert outcome(Path("run")) == kept
+
+
+def test_a_trigger_that_breaks_the_model_leaves_the_others(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*ONLINE, "--json")
+    sound = json.loads(done(*arguments, "--trigger", "coast").stdout)
+    step = SGD.step
+
+    def breaking(rule: SGD, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Verdict:
+        verdict = step(rule, learner, defense, batch, ctx)
+        if ctx.t == sound["horizon"]:
+            next(learner.model.parameters()).data.fill_(float("nan"))
+        return verdict
+
+    monkeypatch.setattr(SGD, "step", breaking)
+    found = json.loads(done(*arguments, "--trigger", "adversarial,coast,clean", "--out", "run").stdout)
+    assert found["status"] == "diverged"
+    assert found["branches"]["coast"] == sound["branches"]["coast"]
+    assert set(found["branches"]["adversarial"]) == set(found["branches"]["clean"]) == {"after"}
+    assert {row["branch"] for row in read_metrics(Path("run/metrics.jsonl"))} == {"", "adversarial", "coast", "clean"}
 
 
 def test_a_checkpoint_that_diverged(work: Path) -> None:

@@ -143,6 +143,12 @@ def wait_until(condition: Callable[[], bool], seconds: int = 120) -> None:
         ("seeds = [0]", "seeds = 0", "runs.seeds = 0 is not a list of whole numbers"),
         ("burnins = [1]", "burnins = [7]", "burn-in 7, which is not in burnin.seeds"),
         ('name = "noise"\nseeds', 'title = "noise"\nseeds', "has no name"),
+        (
+            '"attack.kind" = ["uniform", "rademacher"]',
+            '"attack.kind" = "uniform"',
+            "runs.each of 'noise' is not a table",
+        ),
+        (GRID[GRID.index("[[runs]]") :], '[runs]\nname = "noise"', "runs is not a list of tables; write [[runs]]"),
         ('"attack.kind" = ["uniform", "rademacher"]', '"attack.kind" = ["pink"]', "unknown attack.kind 'pink'"),
         ('["uniform", "rademacher"]', '["uniform", "uniform"]', "two runs called noise-uniform-b1-s0"),
     ],

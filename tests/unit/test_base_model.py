@@ -215,13 +215,13 @@ def test_place_uses_the_fast_layout() -> None:
 
 
 def test_images_must_fit_the_model() -> None:
-    check_images(build_model(SPEC), "resnet8", data())
+    check_images(build_model(SPEC), "resnet8", data(), 10)
     with pytest.raises(
         InputError, match=r"model convnet cannot take images of shape \[3, 4, 4\] \(.*\); choose another"
     ):
-        check_images(build_model(replace(SPEC, name="convnet")), "convnet", data(size=4))
+        check_images(build_model(replace(SPEC, name="convnet")), "convnet", data(size=4), 10)
     with pytest.raises(InputError, match=r"model m maps 2 images to \[2, 192\]; it must return logits \[2, 3\]"):
-        check_images(nn.Flatten(), "m", data())
+        check_images(nn.Flatten(), "m", data(), 10)
 
 
 class Tuples(nn.Module):
@@ -231,4 +231,15 @@ class Tuples(nn.Module):
 
 def test_a_model_must_return_a_tensor() -> None:
     with pytest.raises(InputError, match="model m maps 2 images to tuple; it must return logits"):
-        check_images(Tuples(), "m", data())
+        check_images(Tuples(), "m", data(), 10)
+
+
+def test_a_model_must_be_able_to_learn() -> None:
+    frozen = build_model(SPEC)
+    frozen.unused = nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"model m cannot learn from a batch of 10 .*let all its parameters be used"):
+        check_images(frozen, "m", data(), 10)
+    deep = build_model(replace(SPEC, name="resnet18"))
+    check_images(deep, "m", data(size=16), 2)
+    with pytest.raises(InputError, match=r"cannot learn from a batch of 1 images .*a larger batch"):
+        check_images(deep, "m", data(size=16), 1)

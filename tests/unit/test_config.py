@@ -42,12 +42,17 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert shown("--set", "attack.eps=0.25", "--eps", "0.5")["attack"]["eps"] == 0.25
 
 
-def test_the_data_directory_comes_from_the_environment_unless_a_flag_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_data_directory_comes_from_the_environment_unless_a_file_or_flag_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ACCUPOISON_DATA", "one")
-    assert shown()["data"]["dir"] == "one"
-    assert shown("--data-dir", "two")["data"]["dir"] == "two"
+    file = tmp_path / "run.toml"
+    file.write_text('[data]\ndir = "two"\n')
+    monkeypatch.setenv("ACCUPOISON_DATA", str(tmp_path))
+    assert shown()["data"]["dir"] == str(tmp_path)
+    assert shown("--config", str(file))["data"]["dir"] == "two"
+    assert shown("--config", str(file), "--data-dir", "three")["data"]["dir"] == "three"
+    monkeypatch.setenv("ACCUPOISON_DATA", "nowhere")
+    assert shown()["data"]["dir"] is None
     monkeypatch.delenv("ACCUPOISON_DATA")
     assert shown()["data"]["dir"] is None
 

@@ -9,9 +9,10 @@ from accupoison.attacks import Attack, Noise
 from accupoison.data import crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import InputError
+from accupoison.plan import Plan
 from accupoison.probes import probe
 from accupoison.rng import generator
-from accupoison.simulate import Plan, Simulation
+from accupoison.simulate import Simulation
 from accupoison.tags import check_tags
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, Forward, ModelView, Phase, Verdict
