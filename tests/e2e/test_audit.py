@@ -1,0 +1,85 @@
+"""``audit predictions`` as its user runs it."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import call, done, refused
+
+
+def write(path: Path, **changes: Any) -> None:  # noqa: ANN401
+    """Write a file of predictions of a model that is surer of its members, with a shadow."""
+    rng, arrays = np.random.default_rng(0), dict[str, Any]()
+    for prefix in ("", "shadow_"):
+        labels, member = rng.integers(0, 4, 1200), np.arange(1200) % 2
+        z = (1 + 3 * member[:, None]) * np.eye(4)[labels] + rng.normal(size=(1200, 4))
+        probs = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        arrays |= {f"{prefix}probs": probs, f"{prefix}labels": labels, f"{prefix}member": member}
+    np.savez(path, **{name: value for name, value in {**arrays, **changes}.items() if value is not None})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file_with_a_shadow_gives_tables_and_figures() -> None:
+    write(Path("mine.npz"))
+    text = done("audit", "predictions", "mine.npz").stdout
+    assert "thresholds from the shadow model" in text
+    assert "TPR at 0.1% FPR is withheld: 600 non-members are fewer than 10000" in text
+    found = json.loads(Path("mine/audit.json").read_text())
+    by_name = {one["attack"]: one for one in found["attacks"]}
+    assert by_name["confidence"]["roc"]["auc"] > 0.75
+    assert by_name["modified_entropy"]["balanced_accuracy"] > 0.65
+    assert by_name["neural"]["roc"]["auc"] > 0.7
+    assert len(by_name["confidence"]["auc_by_class"]) == 4
+    rows = list(csv.DictReader(Path("mine/audit.csv").read_text().splitlines()))
+    assert [row["attack"] for row in rows] == list(by_name)
+    for picture in ("roc.png", "scores.png"):
+        assert (Path("mine") / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_same_seed_gives_the_same_bytes_and_json_goes_to_stdout() -> None:
+    write(Path("mine.npz"), shadow_probs=None, shadow_labels=None, shadow_member=None)
+    one = json.loads(done("audit", "predictions", "mine.npz", "--json", "--out", "one").stdout)
+    done("audit", "predictions", "mine.npz", "--out", "two")
+    assert one["attacks"] == json.loads(Path("one/audit.json").read_text())["attacks"]
+    for name in ("audit.json", "audit.csv", "roc.png"):
+        assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
+    done("audit", "predictions", "mine.npz", "--out", "three", "--seed", "1")
+    assert Path("three/audit.json").read_bytes() != Path("one/audit.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, "mine.npz lacks labels"),
+        ({"shadow_member": None}, "mine.npz lacks shadow_member"),
+        ({"probs": np.full((1200, 4), 0.5)}, "row 0 of probs sums to 2; give probabilities that sum to 1"),
+        ({"probs": np.full((1200, 4), np.nan)}, "not finite"),
+        ({"probs": np.zeros((3, 4))}, "do not fit"),
+        ({"labels": np.full(1200, 4)}, "labels range from 4 to 4 and probs have 4 classes"),
+        ({"labels": np.zeros(1200)}, "labels have dtype float64; give integers"),
+        ({"member": np.full(1200, 2)}, "member in mine.npz is not 0 or 1"),
+        ({"member": np.ones(1200)}, "1200 of 1200 samples are members; both kinds are needed"),
+        ({"ids": np.zeros(3, int)}, "ids in mine.npz is not a whole number for each of the 1200 samples"),
+        ({"probs": np.array([None])}, "mine.npz is not a readable .npz file of arrays"),
+    ],
+)
+def test_a_file_that_cannot_be_used(changes: dict[str, Any], message: str) -> None:
+    write(Path("mine.npz"), **changes)
+    assert message in refused("audit", "predictions", "mine.npz")
+    assert not Path("mine").exists()
+
+
+def test_no_file_and_no_archive() -> None:
+    assert "there is no file nowhere.npz" in refused("audit", "predictions", "nowhere.npz")
+    Path("text.npz").write_text("not an archive")
+    assert "text.npz is not a readable .npz file" in refused("audit", "predictions", "text.npz")
+    assert call("audit", "-h").exit_code == 0
