@@ -26,7 +26,7 @@ from accupoison.types import Phase, Step
 LEDGER = "ledger.npz"
 
 
-def _inputs(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
+def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
     """Return digests of what a run depends on besides its settings."""
     digests = {"data": data.fingerprint()}
     for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
@@ -34,6 +34,14 @@ def _inputs(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
             with path.open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found: dict[str, str]) -> None:
+    """Raise InputError unless what ``run`` was made from is what is there now; both are :func:`input_digests`."""
+    for name in {**stored, **found}:
+        if stored.get(name) != found.get(name):
+            what = {"data": config.data.name, "early": "the early snapshot"}.get(name, "the checkpoint")
+            raise InputError(f"{what} has changed since {run} was started; bring the old one back to resume it")
 
 
 class OnlineRun:
@@ -57,7 +65,7 @@ class OnlineRun:
                 self.directory = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
-            self._inputs = _inputs(config, root, data)
+            self._inputs = input_digests(config, root, data)
             if not resume:
                 said = {"threat_model": threat_model(config), "model": built.model, "note": built.note}
                 env = {**environment(str(self.simulation.learner.device)), **said, **self._inputs}
@@ -72,7 +80,7 @@ class OnlineRun:
         self.meter = Meter(self.simulation, data, splits, self.config.evaluate, self.config.stop)
         self.ledger, at = Ledger(), None
         if state is not None:
-            self._check_inputs(state["inputs"])
+            check_inputs(self.out, self.config, state["inputs"], self._inputs)
             self._diverged = state["diverged"]
             self.simulation.restore(state["simulation"])
             self.meter.restore(state["meter"])
@@ -144,14 +152,6 @@ class OnlineRun:
     def _diverge(self) -> None:
         self._diverged = True
         self.simulation.abandon()
-
-    def _check_inputs(self, stored: dict[str, str]) -> None:
-        for name in {**stored, **self._inputs}:
-            if stored.get(name) != self._inputs.get(name):
-                what = {"data": self.config.data.name, "early": "the early snapshot"}.get(name, "the checkpoint")
-                raise InputError(
-                    f"{what} has changed since {self.out} was started; bring the old one back to resume it"
-                )
 
     def _record(self, step: Step) -> None:
         started = time.perf_counter()

@@ -4,7 +4,8 @@ Pure functions on arrays: :mod:`~accupoison.audit.metric`, :mod:`~accupoison.aud
 :mod:`~accupoison.audit.rmia`, :mod:`~accupoison.audit.neural`, :mod:`~accupoison.audit.roc`.
 """
 
-from accupoison.audit.predictions import read_predictions, write_results
+from accupoison.audit.output import write_ages, write_results
+from accupoison.audit.predictions import read_predictions
 from accupoison.audit.results import AttackResult, Samples, audit_samples, evaluate_attack, table
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "evaluate_attack",
     "read_predictions",
     "table",
+    "write_ages",
     "write_results",
 ]

@@ -1,7 +1,7 @@
 """What the attacks achieve on one set of samples, with thresholds that were set on others."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ class Samples:
         labels: The true classes, int64 [N].
         member: The model was trained with the sample, bool [N].
         ids: Names of the samples, int64 [N].
+        extra: Further scores by name, each [N] and higher for likelier members.
     """
 
     probs: NDArray[np.float64]
     labels: NDArray[np.int64]
     member: NDArray[np.bool_]
     ids: NDArray[np.int64]
+    extra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.member.all() or not self.member.any():
@@ -42,7 +44,8 @@ class Samples:
 
     def rows(self, index: NDArray[Any]) -> "Samples":
         """Return the samples that ``index`` selects."""
-        return Samples(self.probs[index], self.labels[index], self.member[index], self.ids[index])
+        extra = {name: score[index] for name, score in self.extra.items()}
+        return Samples(self.probs[index], self.labels[index], self.member[index], self.ids[index], extra)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def audit_samples(
     if shadow is None:
         chosen = np.random.default_rng(seed).permutation(len(samples.labels)) < len(samples.labels) // 2
         shadow, samples = samples.rows(chosen), samples.rows(~chosen)
-    found, reference = all_scores(samples.probs, samples.labels), all_scores(shadow.probs, shadow.labels)
+    found, reference = ({**all_scores(s.probs, s.labels), **s.extra} for s in (samples, shadow))
     against = (shadow.probs, shadow.labels, shadow.member)
     found["neural"] = neural_scores(samples.probs, samples.labels, *against, seed=seed)
     reference["neural"] = neural_scores(shadow.probs, shadow.labels, *against, seed=seed)

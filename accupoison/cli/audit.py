@@ -1,23 +1,87 @@
 """Who can be recognised as a member: ``audit``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import cli
+from accupoison.cli.group import CHECKPOINTS, cli
 from accupoison.cli.output import json_text
 
+if TYPE_CHECKING:  # takes seconds to load, which --help can do without
+    from accupoison.audit import AttackResult
 
-@cli.group()
-def audit() -> None:
-    """Measure how well an outsider can tell who was in the training set."""
+PATH = click.Path(path_type=Path)
+SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the calibration half and the neural attack."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
+AGED = ("loss", "loss_change")
+"""The scores whose AUC is followed by age."""
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--run", type=PATH, help="A finished online run, such as logs/RUN.")
+@click.option("--out", type=PATH, help="The directory to write.  [default: RUN/audit]")
+@SEED
+@JSON
+@click.pass_context
+def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_json: bool) -> None:
+    """Measure how well an outsider can tell who was in the training set.
+
+    With --run: members of the burn-in and of the stream, each against test images that were never learnt from, asked
+    of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by age:
+    steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
+    """
+    if ctx.invoked_subcommand is None:
+        if run is None:
+            raise click.UsageError("give a run with --run logs/RUN, or a command: predictions")
+        _audit_run(run, out or run / "audit", seed, as_json)
+    elif run is not None:
+        raise click.UsageError(f"--run {run} and the command {ctx.invoked_subcommand} exclude each other")
+
+
+def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
+    from accupoison.audit import audit_samples, write_ages, write_results
+    from accupoison.audit.run import audit_run
+    from accupoison.files import write_json
+
+    found = audit_run(run, CHECKPOINTS)
+    ages = {name: found.by_age(name) for name in AGED}
+    groups: dict[str, Any] = {}
+    text = []
+    for name, samples in found.groups.items():
+        scores, reported, results = audit_samples(samples, None, seed=seed)
+        write_results(folder / name, results, scores, reported)
+        groups[name] = [one.as_dict() for one in results]
+        text += [f"{name} members against never-learnt images ({len(reported.labels)} samples)", _table(results), ""]
+    write_ages(folder / "age.png", ages)
+    by_age = {
+        name: [
+            {"age": age, "auc": one.auc, "interval": one.intervals["auc"], "members": one.members} for age, one in rows
+        ]
+        for name, rows in ages.items()
+    }
+    everything = {"run": str(run), "trigger": found.branch, "steps": found.steps, "groups": groups, "by_age": by_age}
+    write_json(folder / "audit.json", everything)
+    if as_json:
+        click.echo(json_text(everything))
+        return
+    click.echo("\n".join(text) + "AUC by steps since a stream member was learnt last")
+    for row in zip(*by_age.values(), strict=True):
+        shown = (
+            f"{name} {one['auc']:.3f} [{one['interval'][0]:.3f}, {one['interval'][1]:.3f}]"
+            for name, one in zip(by_age, row, strict=True)
+        )
+        click.echo(f"  {row[0]['age']:3}  {'  '.join(shown)}  ({row[0]['members']} members)")
+    click.echo(f"\nthe model after trigger {found.branch}, {found.steps} steps; thresholds from a half. Wrote {folder}")
 
 
 @audit.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The directory to write.  [default: FILE without .npz]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the calibration half and the neural attack.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
+@click.argument("file", type=PATH)
+@click.option("--out", type=PATH, help="The directory to write.  [default: FILE without .npz]")
+@SEED
+@JSON
 def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     """Audit a file of predictions, whatever program made it.
 
@@ -25,8 +89,7 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
     samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
     """
-    from accupoison.audit import audit_samples, read_predictions, table, write_results
-    from accupoison.report.table import markdown
+    from accupoison.audit import audit_samples, read_predictions, write_results
 
     samples, shadow = read_predictions(file)
     scores, reported, results = audit_samples(samples, shadow, seed=seed)
@@ -35,9 +98,16 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     if as_json:
         click.echo(json_text({"out": str(folder), "attacks": [one.as_dict() for one in results]}))
         return
-    rows = table(results)
-    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    click.echo(_table(results))
     where = "the shadow model" if shadow else "a calibration half"
     click.echo(f"\n{len(reported.labels)} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
     for level, reason in results[0].roc.withheld.items():
         click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
+
+
+def _table(results: "list[AttackResult]") -> str:
+    from accupoison.audit import table
+    from accupoison.report.table import markdown
+
+    rows = table(results)
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])

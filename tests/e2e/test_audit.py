@@ -1,4 +1,4 @@
-"""``audit predictions`` as its user runs it."""
+"""``audit`` as its user runs it: on a run, and on a file of predictions."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import call, done, refused
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, call, done, refused, resaved
 
 
 def write(path: Path, **changes: Any) -> None:  # noqa: ANN401
@@ -23,9 +23,40 @@ def write(path: Path, **changes: Any) -> None:  # noqa: ANN401
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+
+
+def test_a_run_tells_its_members_by_group_and_by_age(work: Path) -> None:
+    """A model that has seen 60 images for 40 epochs gives them away; those of one late step it knows less well."""
+    few = (SET, "data.burnin=60", SET, "train.batch_size=10", "--epochs", "40", SET, "train.recipe=few")
+    done(*BURNIN, "--width", "8", *few)
+    online = (*ONLINE, "--width", "8", SET, "data.burnin=60", SET, "start.recipe=few", "--attack", "none")
+    done(*online, "--trigger", "coast,clean", "--out", "run")
+    found = json.loads(done("audit", "--run", "run", "--json").stdout)
+    assert found == json.loads(Path("run/audit/audit.json").read_text())
+    assert (found["trigger"], found["steps"]) == ("clean", 5)
+    by_name = {one["attack"]: one["roc"] for one in found["groups"]["burn-in"]}
+    assert by_name["loss"]["intervals"]["auc"][0] > 0.5
+    assert by_name["loss"]["auc"] > {one["attack"]: one["roc"] for one in found["groups"]["stream"]}["loss"]["auc"]
+    assert [row["age"] for row in found["by_age"]["loss"]] == [0, 1, 2, 3, 4]
+    assert [row["members"] for row in found["by_age"]["loss_change"]] == [10, 10, 10, 10, 10]
+    for name in ("burn-in/audit.csv", "stream/roc.png", "age.png"):
+        assert (Path("run/audit") / name).exists()
+
+
+def test_a_run_that_cannot_be_audited(work: Path) -> None:
+    assert "there is no run in nowhere" in refused("audit", "--run", "nowhere")
+    place = CHECKPOINT.parent
+    assert f"{place} was started by burnin and has no stream" in refused("audit", "--run", place)
+    done(*ONLINE, "--med", "FREEZE", "--out", "frozen")
+    assert "FREEZE let nothing be learnt from the stream, so it has no members to audit" in refused(
+        "audit", "--run", "frozen"
+    )
+    done(*ONLINE, "--out", "run")
+    resaved(CHECKPOINT, lambda p: p.update(epoch=3)).replace(CHECKPOINT)
+    assert "the checkpoint has changed since run was started" in refused("audit", "--run", "run")
+    assert "give a run with --run logs/RUN, or a command: predictions" in refused("audit")
 
 
 def test_a_file_with_a_shadow_gives_tables_and_figures() -> None:

@@ -1,0 +1,101 @@
+"""What an audit leaves: JSON, CSV and figures."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_curve
+
+from accupoison.audit.results import AttackResult, Samples, table
+from accupoison.audit.roc import RocSummary
+from accupoison.files import write_atomically, write_json
+
+FLOOR = 1e-4
+"""Where the axes of the ROC figure begin."""
+
+
+def write_results(
+    folder: Path, results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]], samples: Samples
+) -> None:
+    """Write ``audit.json``, ``audit.csv``, ``roc.png`` and ``scores.png`` in ``folder``.
+
+    Args:
+        folder: A directory; made if it is not there.
+        results: What the attacks achieve.
+        scores: Their scores on ``samples``, by attack.
+        samples: The samples reported.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    write_json(folder / "audit.json", {"samples": len(samples.labels), "attacks": [one.as_dict() for one in results]})
+    text = io.StringIO()
+    rows = table(list(results))
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "audit.csv", lambda file: file.write(text.getvalue().encode()))
+    _save(_roc(results, scores, samples), folder / "roc.png")
+    best = max(results, key=lambda one: one.roc.auc).attack
+    _save(_histogram(best, scores[best], samples), folder / "scores.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
+
+
+def _roc(results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]], samples: Samples) -> Figure:
+    """Return ROC curves on logarithmic axes, the best one with a Clopper-Pearson band of its true positive rate."""
+    figure = Figure(figsize=(6, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    best, members = max(results, key=lambda one: one.roc.auc), int(samples.member.sum())
+    for color, one in zip(matplotlib.color_sequences["tab20"], results, strict=False):
+        fpr, tpr, _ = roc_curve(samples.member, stats.rankdata(scores[one.attack]))
+        axes.plot(
+            np.maximum(fpr, FLOOR), np.maximum(tpr, FLOOR), label=f"{one.attack} ({one.roc.auc:.3f})", color=color
+        )
+        if one is best:
+            hits = np.round(tpr * members)
+            low = np.nan_to_num(stats.beta.ppf(0.025, hits, members - hits + 1), nan=0.0)
+            high = np.nan_to_num(stats.beta.ppf(0.975, hits + 1, members - hits), nan=1.0)
+            axes.fill_between(np.maximum(fpr, FLOOR), np.maximum(low, FLOOR), high, color=color, alpha=0.2, linewidth=0)
+    axes.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linestyle=":", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlim=(FLOOR, 1), ylim=(FLOOR, 1))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title="AUC in brackets; band: 95%, best attack")
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def _histogram(name: str, score: NDArray[np.float64], samples: Samples) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.histogram_bin_edges(score, bins=50)
+    for label, chosen in (("members", samples.member), ("others", ~samples.member)):
+        axes.hist(score[chosen], bins=[float(edge) for edge in edges], alpha=0.5, density=True, label=label)
+    axes.set(xlabel=f"score of the {name} attack", ylabel="density", yscale="log")
+    axes.legend()
+    return figure
+
+
+def write_ages(path: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
+    """Draw AUC against the steps since a sample was learnt last, with its 95% interval, one line a score.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        ages, aucs = [age for age, _ in points], np.array([one.auc for _, one in points])
+        low, high = (np.array([one.intervals["auc"][side] for _, one in points]) for side in (0, 1))
+        axes.errorbar(ages, aucs, yerr=(aucs - low, high - aucs), label=name, marker="o", capsize=3)
+    axes.axhline(0.5, color="0.6", linestyle=":", linewidth=1)
+    axes.set(xlabel="steps since the sample was learnt last", ylabel="AUC against never-learnt samples")
+    axes.legend()
+    _save(figure, path)

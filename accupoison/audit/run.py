@@ -1,0 +1,138 @@
+"""The audit of a finished run: burn-in members and stream members against samples that were never learnt from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accupoison.audit.metric import TINY
+from accupoison.audit.results import Samples
+from accupoison.audit.roc import RocSummary, roc_summary
+from accupoison.build import Built, build_simulation
+from accupoison.data import DataSet
+from accupoison.errors import InputError
+from accupoison.evaluate import CHUNK
+from accupoison.files import read_json
+from accupoison.ledger import Ledger
+from accupoison.online import LEDGER, check_inputs, input_digests
+from accupoison.rundir import CONFIG, RunDirectory
+from accupoison.settings import OnlineConfig, online_config
+from accupoison.types import ModelView
+
+
+@dataclass(frozen=True, eq=False)
+class RunAudit:
+    """What a run's model can be asked.
+
+    Attributes:
+        groups: Samples by group of members, "burn-in" and "stream", each beside the same never-learnt ones. The extra
+            score ``loss_change`` is how much the loss fell between the base model and the audited one.
+        last_step: The step at which each stream member was learnt last, int64, in the order of its group.
+        steps: Steps that the audited model has taken.
+        branch: The trigger that it received.
+    """
+
+    groups: dict[str, Samples]
+    last_step: NDArray[np.int64]
+    steps: int
+    branch: str
+
+    def by_age(self, score: str) -> list[tuple[int, RocSummary]]:
+        """Return, for each age in steps since a sample was learnt last, the ROC summary against the never learnt.
+
+        Args:
+            score: A name of ``extra``, or "loss".
+        """
+        samples = self.groups["stream"]
+        rows = np.arange(len(samples.labels))
+        loss = np.log(np.maximum(samples.probs[rows, samples.labels], TINY))
+        values = loss if score == "loss" else samples.extra[score]
+        found = []
+        for step in np.unique(self.last_step)[::-1]:
+            chosen = ~samples.member
+            chosen[: len(self.last_step)] = self.last_step == step  # members come first
+            found.append((self.steps - 1 - int(step), roc_summary(values[chosen], samples.member[chosen], levels=())))
+        return found
+
+
+def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
+    """Load a finished run's last model and ask it about members and others, on clean images in eval mode.
+
+    Args:
+        run: The run's directory; of several triggers, the last one's model is the one that is there.
+        root: The directory of checkpoints.
+        limit: At most so many burn-in members and so many never-learnt samples.
+
+    Raises:
+        InputError: There is no finished run, or its data or checkpoint are no longer what they were.
+    """
+    if not RunDirectory.holds_run(run):
+        raise InputError(f"there is no run in {run}; give a directory that online wrote")
+    stored = read_json(run / CONFIG)
+    if "stream" not in stored:
+        raise InputError(f"{run} was started by burnin and has no stream; give a directory that online wrote")
+    config = online_config([stored])
+    built = build_simulation(config, root)
+    with RunDirectory.resume(run) as directory:
+        state = directory.load_state()
+    if state is None or state["simulation"]["branch"] < len(config.trigger.deliver):
+        raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {run}")
+    check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
+    before = built.simulation.learner.snapshot()
+    built.simulation.restore(state["simulation"])
+    return _ask(config, built, before, Ledger.load(run / LEDGER), limit)
+
+
+def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
+    branch = config.trigger.deliver[-1]
+    learnt = _last_steps(ledger, branch)
+    others = _others(built, np.array(list(learnt), dtype=np.int64), limit)
+    stream = np.array(list(learnt), dtype=np.int64)
+    if len(stream) == 0:
+        raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
+    view, data = built.simulation.learner.view(), built.data
+    groups = {}
+    for name, members in {"burn-in": _drawn(built.splits.burnin, limit), "stream": stream}.items():
+        members = members[~np.isin(members, stream)] if name == "burn-in" else members
+        ids = np.concatenate([members, others])
+        probs, labels = _probabilities(view, data, ids)
+        first, _ = _probabilities(before, data, ids)
+        rows = np.arange(len(ids))
+        now, then = (np.log(np.maximum(p[rows, labels], TINY)) for p in (probs, first))
+        member = np.arange(len(ids)) < len(members)
+        groups[name] = Samples(probs, labels, member, ids, {"loss_change": now - then})
+    last_step = np.array(list(learnt.values()), dtype=np.int64)
+    return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch)
+
+
+def _last_steps(ledger: Ledger, branch: str) -> dict[int, int]:
+    """Return the last step at which each true sample was learnt, on the path to ``branch``."""
+    rows, names = ledger.rows, ledger.branches
+    path = [number for number, name in enumerate(names) if name in ("", branch)]
+    mine = rows[rows["used"] & rows["offered"] & np.isin(rows["branch"], path)]
+    return {int(row["id"]): int(row["step"]) for row in np.sort(mine, order="step")}
+
+
+def _others(built: Built, learnt: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Return test images that are not the attacker's and were not learnt."""
+    test = built.splits.test.numpy()
+    return _drawn(torch.from_numpy(test[~np.isin(test, [*built.splits.val.tolist(), *learnt.tolist()])]), limit)
+
+
+def _drawn(ids: Tensor, limit: int) -> NDArray[np.int64]:
+    """Return ``limit`` of the ids, evenly spaced: their order is a random draw, or that of the data set."""
+    return np.asarray(ids.numpy()[np.unique(np.linspace(0, len(ids) - 1, min(limit, len(ids))).astype(np.int64))])
+
+
+@torch.no_grad()
+def _probabilities(view: ModelView, data: DataSet, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    parts, labels = [], []
+    for part in torch.split(torch.from_numpy(ids), CHUNK):
+        batch = data.batch(part)
+        parts.append(view.logits(batch.x).cpu().double().softmax(dim=1))
+        labels.append(batch.y.cpu())
+    return torch.cat(parts).numpy(), torch.cat(labels).numpy()
