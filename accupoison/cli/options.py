@@ -57,7 +57,11 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 data_options = options(
-    click.option("--data", metavar="NAME", help="cifar10 (default), digits or npz:PATH."),
+    click.option(
+        "--data",
+        metavar="NAME",
+        help="cifar10 (default), cifar100, mnist, digits, npz:PATH, folder:PATH, ...: see list.",
+    ),
     click.option(
         "--data-dir",
         type=PATH,

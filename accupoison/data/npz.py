@@ -23,7 +23,7 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, struct.e
 Array = np.ndarray[Any, Any]
 
 
-def read_npz(path: Path, *, name: str) -> DataSet:
+def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
     """Read a data set from ``path``; grey images become RGB.
 
     The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` (images uint8 [N, H, W, C] with C 1 or 3, labels
@@ -32,6 +32,7 @@ def read_npz(path: Path, *, name: str) -> DataSet:
     Args:
         path: The file.
         name: The name the data set gets.
+        flip: A mirrored image keeps its class.
 
     Raises:
         InputError: The file is missing or damaged, or one of its arrays is not as above.
@@ -49,7 +50,7 @@ def read_npz(path: Path, *, name: str) -> DataSet:
         test_x=_images(arrays["test_x"]),
         test_y=_labels(arrays["test_y"]),
         classes=classes,
-        flip=True,
+        flip=flip,
     )
 
 

@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from accupoison.data.cifar import read_cifar10
 from accupoison.data.dataset import DataSet, Stats
+from accupoison.data.folders import read_image_folder, read_tiny_imagenet
 from accupoison.data.npz import read_npz
+from accupoison.data.published import PUBLISHED, read_published
 from accupoison.errors import InputError, did_you_mean
 from accupoison.rng import generator
 
 __all__ = ["STATS", "DataSet", "Stats", "load"]
 
-STATS: dict[str, Stats] = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
+STATS: dict[str, Stats] = {name: known.stats for name, known in PUBLISHED.items() if known.stats is not None}
 """Published channel statistics, mean and standard deviation in [0, 1], by data set name."""
 
 DIGITS_TRAIN = 1547
 
 
-NAMES = ("cifar10", "digits", "npz:PATH")
+NAMES = (*PUBLISHED, "tiny-imagenet", "digits", "npz:PATH", "folder:PATH")
 """What ``load`` takes."""
 
 
@@ -32,8 +31,10 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     """Load a data set.
 
     Args:
-        name: ``cifar10``, ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file) or
-            ``npz:PATH`` (a file of your own; see :func:`accupoison.data.npz.read_npz`).
+        name: A published data set (``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``mnist``, ``fashion-mnist``,
+            ``tiny-imagenet``), ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file), or your
+            own: ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or ``folder:PATH`` (see
+            :func:`accupoison.data.folders.read_image_folder`).
         data_dir: Where files are kept and downloaded to; default: what the environment variable ACCUPOISON_DATA
             names, otherwise ``data`` in the working directory.
         offline: Never touch the network.
@@ -42,13 +43,16 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
         InputError: The name is unknown, ``data_dir`` does not exist, or the files are absent or unusable.
     """
     kind, colon, argument = name.partition(":")
-    if kind not in _LOADERS:
+    if kind not in _LOADERS and kind not in PUBLISHED:
         raise InputError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}")
-    if colon and kind != "npz":
+    if colon and kind not in ("npz", "folder"):
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
         _directory(data_dir)
-    data = _LOADERS[kind](argument, data_dir, offline)
+    if kind in PUBLISHED:
+        data = read_published(kind, _directory(data_dir), offline=offline)
+    else:
+        data = _LOADERS[kind](argument, data_dir)
     return replace(data, name=name, stats=STATS.get(kind))
 
 
@@ -64,17 +68,23 @@ def _directory(data_dir: Path | None) -> Path:
     return path
 
 
-def _cifar10(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
-    return read_cifar10(_directory(data_dir), offline=offline)
-
-
-def _npz(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
+def _npz(argument: str, data_dir: Path | None) -> DataSet:
     if not argument:
         raise InputError("data set 'npz:' names no file; write npz:PATH")
     return read_npz(Path(argument).expanduser(), name=f"npz:{argument}")
 
 
-def _digits(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
+def _folder(argument: str, data_dir: Path | None) -> DataSet:
+    if not argument:
+        raise InputError("data set 'folder:' names no directory; write folder:PATH")
+    return read_image_folder(Path(argument).expanduser(), name=f"folder:{argument}")
+
+
+def _tiny_imagenet(argument: str, data_dir: Path | None) -> DataSet:
+    return read_tiny_imagenet(_directory(data_dir))
+
+
+def _digits(argument: str, data_dir: Path | None) -> DataSet:
     # Imported here because scikit-learn takes a second to load and only this data set needs it.
     from sklearn.datasets import load_digits
 
@@ -89,8 +99,9 @@ def _digits(argument: str, data_dir: Path | None, offline: bool) -> DataSet:
     return DataSet("digits", x[train].contiguous(), y[train], x[test].contiguous(), y[test], classes, flip=False)
 
 
-_LOADERS: dict[str, Callable[[str, Path | None, bool], DataSet]] = {
-    "cifar10": _cifar10,
+_LOADERS: dict[str, Callable[[str, Path | None], DataSet]] = {
     "digits": _digits,
+    "folder": _folder,
     "npz": _npz,
+    "tiny-imagenet": _tiny_imagenet,
 }

@@ -115,7 +115,7 @@ def test_published_statistics_of_cifar10() -> None:
     [
         ("cifar1O", "unknown data set 'cifar1O'; did you mean cifar10?"),
         ("Digits", "unknown data set 'Digits'; did you mean digits?"),
-        ("", "choose from cifar10, digits, npz:PATH"),
+        ("", "choose from cifar10, cifar100, digits"),
         ("digits:8", "takes nothing after the colon; use digits"),
         ("npz:", "write npz:PATH"),
         ("npz", "write npz:PATH"),

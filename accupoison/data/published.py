@@ -1,0 +1,178 @@
+"""Published data sets: from ``NAME.npz`` where that exists, otherwise through torchvision."""
+
+import pickle
+import sys
+import tarfile
+import warnings
+import zlib
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accupoison.data.dataset import DataSet, Stats
+from accupoison.data.npz import read_npz, reason
+from accupoison.errors import InputError
+
+# RuntimeError is torchvision's word for absent files and for a wrong checksum; URLError and HTTPError are OSErrors.
+FAILURES = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, pickle.UnpicklingError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a published data set.
+
+    Attributes:
+        title: Its name for people.
+        loader: Its class in ``torchvision.datasets``.
+        files: What to put into the data directory by hand.
+        shape: Channels, height and width of an image, grey ones as RGB.
+        num_classes: Number of classes.
+        flip: A mirrored image keeps its class.
+        stats: Published channel statistics; None where they are to be measured.
+        halves: What the loader is told to get the train and the test half.
+    """
+
+    title: str
+    loader: str
+    files: str
+    shape: tuple[int, int, int]
+    num_classes: int
+    flip: bool
+    stats: Stats | None = None
+    halves: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default=({"train": True}, {"train": False}))
+
+
+SPLIT: tuple[Mapping[str, Any], Mapping[str, Any]] = ({"split": "train"}, {"split": "test"})
+PUBLISHED: dict[str, Published] = {
+    "cifar10": Published(
+        title="CIFAR-10",
+        loader="CIFAR10",
+        files="cifar-10-python.tar.gz, unpacked as cifar-10-batches-py",
+        shape=(3, 32, 32),
+        num_classes=10,
+        flip=True,
+        stats=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    ),
+    "cifar100": Published(
+        title="CIFAR-100",
+        loader="CIFAR100",
+        files="cifar-100-python.tar.gz, unpacked as cifar-100-python",
+        shape=(3, 32, 32),
+        num_classes=100,
+        flip=True,
+        stats=((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ),
+    "svhn": Published(
+        title="SVHN",
+        loader="SVHN",
+        files="train_32x32.mat and test_32x32.mat",
+        shape=(3, 32, 32),
+        num_classes=10,
+        flip=False,
+        halves=SPLIT,
+    ),
+    "stl10": Published(
+        title="STL-10",
+        loader="STL10",
+        files="stl10_binary.tar.gz, unpacked as stl10_binary",
+        shape=(3, 96, 96),
+        num_classes=10,
+        flip=True,
+        halves=SPLIT,
+    ),
+    "mnist": Published(title="MNIST", loader="MNIST", files="MNIST/raw", shape=(3, 28, 28), num_classes=10, flip=False),
+    "fashion-mnist": Published(
+        title="Fashion-MNIST",
+        loader="FashionMNIST",
+        files="FashionMNIST/raw",
+        shape=(3, 28, 28),
+        num_classes=10,
+        flip=True,
+    ),
+}
+"""The data sets by name."""
+
+
+def read_published(name: str, root: Path, *, offline: bool) -> DataSet:
+    """Read a published data set from ``root``, downloading it there when it is absent.
+
+    Args:
+        name: One of :data:`PUBLISHED`.
+        root: The data directory.
+        offline: Never touch the network.
+
+    Raises:
+        InputError: The files are absent or damaged and cannot be fetched.
+    """
+    known, npz = PUBLISHED[name], root / f"{name}.npz"
+    if not npz.exists():
+        return _from_torchvision(name, root, offline=offline)
+    data = read_npz(npz, name=name, flip=known.flip)
+    if data.shape != known.shape or data.num_classes != known.num_classes:
+        raise InputError(
+            f"{npz} has {data.num_classes} classes of {list(data.shape)} images, {known.title} has "
+            f"{known.num_classes} of {list(known.shape)}; replace it, or load it as npz:{npz}"
+        )
+    return data
+
+
+def _from_torchvision(name: str, root: Path, *, offline: bool) -> DataSet:
+    # Imported here because torchvision takes seconds to load and only this path needs it.
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    known = PUBLISHED[name]
+    loader = getattr(datasets, known.loader)
+    # With a sound archive in place "download" only unpacks it, which is fine offline too.
+    archive = getattr(loader, "filename", None)
+    download = not offline or (archive is not None and check_integrity(str(root / archive), loader.tgz_md5))
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            # The published files were pickled by an old numpy, which numpy 2.4.0 to 2.4.4 remark upon.
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+            train, test = (loader(str(root), download=download, **half) for half in known.halves)
+    except FAILURES as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        raise InputError(_advice(name, root, error, offline=offline)) from error
+    classes = getattr(train, "classes", [str(label) for label in range(known.num_classes)])
+    return DataSet(
+        name=name,
+        train_x=_images(train.data),
+        train_y=_labels(train),
+        test_x=_images(test.data),
+        test_y=_labels(test),
+        classes=tuple(classes),
+        flip=known.flip,
+    )
+
+
+def _advice(name: str, root: Path, error: BaseException, *, offline: bool) -> str:
+    known = PUBLISHED[name]
+    problem = "is absent or damaged and downloads are off" if offline else f"cannot be downloaded ({reason(error)})"
+    return (
+        f"{known.title} in {root.absolute()} {problem}; put {known.files}, or {name}.npz there, or name the directory "
+        "that has one of them with --data-dir or ACCUPOISON_DATA"
+    )
+
+
+def _images(x: "np.ndarray[Any, Any] | Tensor") -> Tensor:
+    """Return images [N, H, W, C], [N, C, H, W] or grey [N, H, W] as contiguous [N, 3, H, W]."""
+    images = torch.as_tensor(x)
+    if images.ndim == 3:
+        images = images[:, None].expand(-1, 3, -1, -1)
+    elif images.shape[3] == 3:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
+
+
+def _labels(half: Any) -> Tensor:  # noqa: ANN401
+    return torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels).long()

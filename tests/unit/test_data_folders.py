@@ -1,0 +1,196 @@
+"""Data sets that lie on disk as their publishers ship them, tiny."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from accupoison.data import DataSet, load
+from accupoison.data.published import PUBLISHED
+from accupoison.errors import InputError
+
+RNG = np.random.default_rng(0)
+Made = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
+"""Images uint8 [10, 3, H, W], of which the last four are the test half, and labels."""
+
+
+def made(side: int, classes: int) -> Made:
+    return RNG.integers(0, 256, (10, 3, side, side), dtype=np.uint8), np.arange(10) * 7 % classes
+
+
+def mnist(root: Path, patch: pytest.MonkeyPatch, name: str = "MNIST") -> Made:
+    x, y = made(28, 10)
+    x[:] = x[:, :1]
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    for half, rows in (("train", slice(0, 6)), ("t10k", slice(6, 10))):
+        grey, labels = x[rows, 0], y[rows].astype(np.uint8)
+        sizes = b"".join(int(n).to_bytes(4, "big") for n in grey.shape)
+        (folder / f"{half}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + grey.tobytes())
+        (folder / f"{half}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + labels.tobytes())
+    return x, y
+
+
+def fashion(root: Path, patch: pytest.MonkeyPatch) -> Made:
+    return mnist(root, patch, "FashionMNIST")
+
+
+def svhn(root: Path, patch: pytest.MonkeyPatch) -> Made:
+    x, y = made(32, 10)
+    split = {}
+    for half, rows in (("train", slice(0, 6)), ("test", slice(6, 10))):
+        name = f"{half}_32x32.mat"
+        savemat(root / name, {"X": x[rows].transpose(2, 3, 1, 0), "y": np.where(y[rows] == 0, 10, y[rows])[:, None]})
+        split[half] = ["", name, hashlib.md5((root / name).read_bytes()).hexdigest()]
+    patch.setattr(datasets.SVHN, "split_list", split)
+    return x, y
+
+
+def stl10(root: Path, patch: pytest.MonkeyPatch) -> Made:
+    x, y = made(96, 10)
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    (folder / "class_names.txt").write_text("\n".join(f"class{i}" for i in range(10)))
+    for half, rows in (("train", slice(0, 6)), ("test", slice(6, 10))):
+        x[rows].transpose(0, 1, 3, 2).tofile(folder / f"{half}_X.bin")
+        (y[rows] + 1).astype(np.uint8).tofile(folder / f"{half}_y.bin")
+        lists = [[f.name, hashlib.md5(f.read_bytes()).hexdigest()] for f in sorted(folder.glob(f"{half}_*.bin"))]
+        patch.setattr(datasets.STL10, f"{half}_list", lists)
+    return x, y
+
+
+def cifar100(root: Path, patch: pytest.MonkeyPatch) -> Made:
+    x, y = made(32, 100)
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    meta = {"fine_label_names": [f"class{i}" for i in range(100)]}
+    parts: dict[str, Any] = {
+        half: {"data": x[rows].reshape(-1, 3072), "fine_labels": y[rows].tolist()}
+        for half, rows in (("train", slice(0, 6)), ("test", slice(6, 10)))
+    }
+    for name, content in {**parts, "meta": meta}.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    md5 = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    patch.setattr(datasets.CIFAR100, "train_list", [["train", md5["train"]]])
+    patch.setattr(datasets.CIFAR100, "test_list", [["test", md5["test"]]])
+    patch.setattr(datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    return x, y
+
+
+WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Made]] = {
+    "cifar100": cifar100,
+    "fashion-mnist": fashion,
+    "mnist": mnist,
+    "stl10": stl10,
+    "svhn": svhn,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_published_files_become_the_same_tensors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = WRITERS[name](tmp_path, monkeypatch)
+    data = load(name, data_dir=tmp_path, offline=True)
+    np.testing.assert_array_equal(data.train_x.numpy(), x[:6])
+    np.testing.assert_array_equal(data.test_x.numpy(), x[6:])
+    assert data.train_y.tolist() + data.test_y.tolist() == y.tolist()
+    known = PUBLISHED[name]
+    assert (data.name, data.shape, data.num_classes) == (name, known.shape, known.num_classes)
+    assert (data.flip, data.stats) == (known.flip, known.stats)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_empty_directory_says_what_to_place_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is absent or damaged and downloads are off; put .*, or .*\.npz there"):
+        load(name, data_dir=tmp_path, offline=True)
+
+
+def test_an_npz_of_that_name_comes_first(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (6, 28, 28, 1), dtype=np.uint8)
+    labels = [str(i) for i in range(10)]
+    np.savez(tmp_path / "mnist.npz", train_x=x, train_y=np.arange(6), test_x=x, test_y=np.arange(6), classes=labels)
+    data = load("mnist", data_dir=tmp_path)
+    assert (data.shape, data.num_classes, data.flip) == ((3, 28, 28), 10, False)
+
+
+def write_image(path: Path, side: int = 8) -> "np.ndarray[Any, Any]":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.mark.parametrize("half", ["test", "val"])
+def test_a_folder_of_images(half: str, tmp_path: Path) -> None:
+    cat, dog = write_image(tmp_path / "train/cat/1.png"), write_image(tmp_path / "train/dog/1.png")
+    for kind in ("cat", "dog"):
+        write_image(tmp_path / half / kind / "2.png")
+    data = load(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(data.train_x.permute(0, 2, 3, 1).numpy(), [cat, dog])
+    assert (data.classes, data.train_y.tolist(), data.test_y.tolist()) == (("cat", "dog"), [0, 1], [0, 1])
+
+
+def tiny_imagenet(root: Path) -> DataSet:
+    folder = root / "tiny-imagenet-200"
+    for kind in ("n02", "n01"):
+        write_image(folder / "train" / kind / "images" / f"{kind}_0.JPEG", side=64)
+    write_image(folder / "val" / "images" / "val_0.JPEG", side=64)
+    (folder / "wnids.txt").write_text("n02\nn01\n")
+    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t62\t62\n")
+    return load("tiny-imagenet", data_dir=root)
+
+
+def test_tiny_imagenet_as_published(tmp_path: Path) -> None:
+    data = tiny_imagenet(tmp_path)
+    assert (data.classes, data.shape) == (("n01", "n02"), (3, 64, 64))
+    assert (data.train_y.tolist(), data.test_y.tolist()) == ([0, 1], [1])
+
+
+def spoil_size(root: Path) -> None:
+    write_image(root / "train/dog/9.png", side=9)
+
+
+def spoil_image(root: Path) -> None:
+    (root / "train/dog/1.png").write_bytes(b"not an image")
+
+
+def spoil_class(root: Path) -> None:
+    (root / "test/dog/2.png").unlink()
+
+
+def spoil_half(root: Path) -> None:
+    (root / "test").rename(root / "other")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_size, r"dog/9\.png has \[9, 9\] pixels and .*cat/1\.png has \[8, 8\]; resize them to one size"),
+        (spoil_image, r"dog/1\.png is not a readable image; replace or remove it"),
+        (spoil_class, r"test/dog has no images .*; every class needs some"),
+        (spoil_half, r"has no directories train and test; put images into train/CLASS and test/CLASS"),
+    ],
+)
+def test_a_folder_that_cannot_be_used(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    for half in ("train/cat/1", "train/dog/1", "test/cat/2", "test/dog/2"):
+        write_image(tmp_path / f"{half}.png")
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load(f"folder:{tmp_path}")
+
+
+def test_tiny_imagenet_that_is_absent_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent or damaged; unpack tiny-imagenet-200\.zip there"):
+        load("tiny-imagenet", data_dir=tmp_path)
+    tiny_imagenet(tmp_path)
+    (tmp_path / "tiny-imagenet-200" / "val" / "images" / "val_0.JPEG").unlink()
+    with pytest.raises(InputError, match=r"val_0\.JPEG is not a readable image"):
+        load("tiny-imagenet", data_dir=tmp_path)
+    with pytest.raises(InputError, match="names no directory"):
+        load("folder:")
