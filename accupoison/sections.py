@@ -48,7 +48,7 @@ class ModelSettings:
     """The network; None takes what the checkpoint says, or resnet18, 64 and batch.
 
     Attributes:
-        name: "resnet18", "resnet8", "convnet" or "package.module:factory".
+        name: One of :data:`accupoison.models.MODELS`, such as "resnet18", or "package.module:factory".
         width: Channels of the first stage.
         norm: "batch" or "group".
     """

@@ -71,7 +71,9 @@ data_options = options(
 )
 
 model_options = options(
-    click.option("--model", metavar="NAME", help="resnet18 (default), resnet8, convnet or package.module:factory."),
+    click.option(
+        "--model", metavar="NAME", help="resnet18 (default), vgg16, ... (see list), or package.module:factory."
+    ),
     click.option("--width", type=int, help="Channels of the first stage.  [default: 64]"),
     click.option("--norm", metavar="NAME", help="batch (default) or group."),
 )

@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from accupoison.errors import InputError, did_you_mean
+from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.parts import NORMS
+from accupoison.models.preact import PreActResNet
 from accupoison.models.resnet import ResNet
 from accupoison.models.small import ConvNet
+from accupoison.models.vgg import VGG
 
 __all__ = ["MODELS", "NORMS", "ModelSpec", "build_model"]
 
-MODELS = ("resnet18", "resnet8", "convnet")
+MODELS = ("resnet18", "resnet34", "preact-resnet18", "vgg16", "mobilenetv2", "resnet8", "convnet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class ModelSpec:
 
     Attributes:
         name: One of :data:`MODELS`, or ``package.module:factory``, called with ``num_classes`` as a keyword.
-        width: Channels of the first stage; ignored by a factory.
+        width: Channels of the first stage (mobilenetv2: twice those of its first convolution); ignored by a factory.
         norm: "batch" or "group"; ignored by a factory.
         num_classes: Number of classes.
         mean: Channel means of the training data, in [0, 1].
@@ -72,6 +75,14 @@ def _named(spec: ModelSpec) -> nn.Module:
     match spec.name:
         case "resnet18":
             return ResNet((2, 2, 2, 2), pool=True, **common)
+        case "resnet34":
+            return ResNet((3, 4, 6, 3), pool=True, **common)
+        case "preact-resnet18":
+            return PreActResNet((2, 2, 2, 2), **common)
+        case "vgg16":
+            return VGG(**common)
+        case "mobilenetv2":
+            return MobileNetV2(**common)
         case "resnet8":
             return ResNet((1, 1, 1), pool=False, **common)
         case "convnet":

@@ -40,3 +40,10 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
     raise InputError(f"unknown norm {norm!r}{did_you_mean(norm, NORMS)}")
+
+
+def kaiming(model: nn.Module) -> None:
+    """Initialise all convolutions for ReLU networks (He et al., ICCV 2015)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

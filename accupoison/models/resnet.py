@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.parts import Normalize, norm_layer
+from accupoison.models.parts import Normalize, kaiming, norm_layer
 
 
 class BasicBlock(nn.Module):
@@ -66,9 +66,7 @@ class ResNet(nn.Module):
                 channels = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] in [0, 1] to logits [B, num_classes]."""

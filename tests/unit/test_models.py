@@ -53,6 +53,25 @@ def test_resnet18_is_the_released_network() -> None:
         torch.testing.assert_close(mine, its)
 
 
+@pytest.mark.parametrize("name", ["resnet34", "vgg16", "mobilenetv2", "preact-resnet18"])
+def test_published_networks_have_torchvisions_convolutions(name: str) -> None:
+    """The same layers in the same order, up to the first convolution, which is larger for large images."""
+    from torchvision import models
+
+    other = {
+        "resnet34": models.resnet34,
+        "vgg16": models.vgg16_bn,
+        "mobilenetv2": models.mobilenet_v2,
+        "preact-resnet18": models.resnet18,
+    }[name]()
+    mine, theirs = (
+        [tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Conv2d)]
+        for network in (build_model(ModelSpec(name=name)), other)
+    )
+    assert mine[0][:2] == theirs[0][:2]
+    assert mine[1:] == theirs[1:]
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_model_maps_images_to_logits(name: str, norm: str) -> None:
@@ -161,7 +180,7 @@ HERE = "tests.unit.test_models"
         ),
         (
             ModelSpec(name="transformer"),
-            r"unknown model 'transformer'; choose from convnet, resnet18, resnet8, or give",
+            r"unknown model 'transformer'; choose from convnet, mobilenetv2, .*, vgg16, or give",
         ),
         (ModelSpec(name="resnet8", norm="bach"), r"unknown norm 'bach'; did you mean batch\?"),
         (ModelSpec(width=0), r"model width 0 is below 1; give a whole number of channels"),

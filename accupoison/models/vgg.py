@@ -1,0 +1,42 @@
+"""VGG-16 with normalisation for small images."""
+
+from torch import Tensor, nn
+
+from accupoison.models.parts import Normalize, kaiming, norm_layer
+
+STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+"""Channels, in multiples of the width, and convolutions of each stage (Simonyan and Zisserman, ICLR 2015, D)."""
+
+
+class VGG(nn.Module):
+    """Thirteen 3x3 convolutions with normalisation, a max-pool after each stage, and one linear layer.
+
+    As usual for small images, the two hidden linear layers with their dropout are left out.
+
+    Args:
+        num_classes: Number of classes.
+        width: Channels of the first stage; 64 is standard.
+        norm: "batch" or "group".
+        mean: Channel means that the first step of ``forward`` subtracts.
+        std: Channel standard deviations that it divides by.
+    """
+
+    def __init__(
+        self, num_classes: int, width: int, norm: str, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        channels, layers = len(mean), list[nn.Module]()
+        for factor, count in STAGES:
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, factor * width, 3, 1, 1, bias=False)]
+                layers += [norm_layer(norm, factor * width), nn.ReLU()]
+                channels = factor * width
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # a single pixel stays one: images below 32x32 work
+        self.body = nn.Sequential(*layers)
+        self.fc = nn.Linear(channels, num_classes)
+        kaiming(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] in [0, 1] to logits [B, num_classes]."""
+        return self.fc(self.body(self.normalize(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
