@@ -35,9 +35,10 @@ def probe(
         values["defense/discrepancy_seen"] = float(memorization_discrepancy(live, reference, seen.x).mean())
     size = float((sent.x - clean.x).abs().max())
     if size > 0:
+        poisoned = (sent.x != clean.x).flatten(1).any(dim=1)
         noise = memorization_discrepancy(live, reference, noisy(clean.x, "rademacher", size, rng))
-        values["defense/discrepancy_auc_clean"] = separation(on_sent, on_clean)
-        values["defense/discrepancy_auc_noise"] = separation(on_sent, noise)
+        values["defense/discrepancy_auc_clean"] = separation(on_sent[poisoned], on_clean[poisoned])
+        values["defense/discrepancy_auc_noise"] = separation(on_sent[poisoned], noise[poisoned])
     return values
 
 

@@ -14,7 +14,9 @@ def _attacker(config: OnlineConfig) -> str:
     crafted = not {"adversarial", "optimised"}.isdisjoint(config.trigger.deliver)
     if not poisons and not crafted:
         return "no attacker"
-    what = "every image before the trigger" if poisons else "the trigger batch alone"
+    ratio = settings.get("ratio", 1)
+    some = "every image" if ratio == 1 else f"{ratio:.0%} of the images"
+    what = f"{some} before the trigger" if poisons else "the trigger batch alone"
     what += " and the trigger batch" if poisons and crafted else ""
     limit = f"l_inf {settings['eps'] * 255:.3g}/255" if "eps" in settings else "no stated budget"
     if settings.get("recentre") and "optimised" in config.trigger.deliver:

@@ -112,12 +112,20 @@ class Accumulative(Attack):
         if self.objective not in OBJECTIVES:
             raise InputError(f"unknown attack.objective {self.objective!r}{did_you_mean(self.objective, OBJECTIVES)}")
 
-    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return the batch moved toward the trigger's purpose; logs the alignment it works on."""
-        aimed = self.trigger(view, self.access.trigger, ctx)
+    def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
+        """Return the images moved toward the trigger's purpose; logs the alignment it works on."""
+        aimed, train = self.trigger(view, self.access.trigger, ctx), self.in_train_mode
         second = None
         if self.objective != "normal":
-            second, value = tilt(view, aimed, self.access.val)
+            second, value = tilt(view, aimed, self.val(ctx), train=train)
             ctx.log("attack/alignment", value)
-        x = _follow(view, batch, second, eps=self.eps, steps=self.steps, objective=self.objective, gamma=self.gamma)
-        return batch.with_x(x)
+        return _follow(
+            view,
+            batch,
+            second,
+            eps=self.eps,
+            steps=self.steps,
+            objective=self.objective,
+            gamma=self.gamma,
+            train=train,
+        )

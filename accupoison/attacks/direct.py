@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from accupoison.attacks.base import ATTACKS, Attack
-from accupoison.attacks.trigger import craft_trigger
 from accupoison.types import Batch, Context, ModelView
 
 
@@ -16,6 +17,6 @@ class Direct(Attack):
     accumulative poisoning adds is what it does beyond this.
     """
 
-    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return the batch whose gradient opposes the one on the attacker's images."""
-        return batch.with_x(craft_trigger(view, batch, self.access.val, eps=self.eps, steps=self.steps))
+    def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
+        """Return the images whose gradient opposes the one on the attacker's images."""
+        return self.craft(view, batch, ctx)

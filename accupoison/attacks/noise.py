@@ -44,6 +44,6 @@ class Noise(Attack):
         if self.kind not in KINDS:
             raise InputError(f"unknown attack.kind {self.kind!r}{did_you_mean(self.kind, KINDS)}")
 
-    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return the batch with fresh noise."""
-        return batch.with_x(noisy(batch.x, self.kind, self.eps, ctx.rng("noise")))
+    def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
+        """Return the images with fresh noise."""
+        return noisy(batch.x, self.kind, self.eps, ctx.rng("noise"))

@@ -23,6 +23,7 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
         {"objective": "second", "steps": 1, "eps": 0.3},
         {"objective": "normal", "steps": 2},
         {"steps": 2, "recentre": True},
+        {"steps": 1, "ratio": 0.5, "val_size": 3, "craft_mode": "train"},
     ],
 }
 DEFENSE_SETTINGS: dict[str, list[Settings]] = {

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison.attacks import Noise
+from accupoison.attacks import Accumulative, Direct, Noise
 from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import quantise
 from accupoison.gradients import gradient, inner, signed_ascent, unit
 from accupoison.learner import view_of
 from accupoison.simulate import StepContext
-from accupoison.types import Batch, Grads
+from accupoison.types import Access, Batch, Grads
 from tests.nets import random_batch, random_net
 from tests.oracle import linear
 from tests.oracle.linear import Array
@@ -223,6 +223,55 @@ def test_noise() -> None:
             shared = float((moved[0] * other).mean()) / spread**2
             assert abs(shared) < 4 / other.numel() ** 0.5
     torch.testing.assert_close(moved[0].abs(), torch.full_like(clean.x, eps))  # rademacher: the whole budget everywhere
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+def test_a_ratio_of_the_rows_is_poisoned_and_drawn_anew(ratio: float) -> None:
+    clean, view, attack = linear.images(0, rows=20), view_of(linear.linear_net(0)), Noise(eps=0.05, ratio=ratio)
+    moved = [
+        (attack.poison(view, clean, StepContext(0, "attack", t, {})).x != clean.x).flatten(1).any(1) for t in range(2)
+    ]
+    assert [int(rows.sum()) for rows in moved] == [round(20 * ratio)] * 2
+    assert bool((moved[0] != moved[1]).any()) == (ratio == 0.3)
+
+
+def test_the_rows_of_a_ratio_are_crafted_as_a_batch_of_their_own() -> None:
+    view, clean = view_of(random_net(0)), random_batch(1, rows=8)
+    access = Access(random_batch(2), random_batch(3), crafted=True, reoptimise=False)
+    half, whole = (Accumulative(eps=EPS, steps=2, ratio=ratio) for ratio in (0.5, 1.0))
+    for attack in (half, whole):
+        attack.setup(view, access, StepContext(0, "attack-setup", 0, {}))
+    sent = half.poison(view, clean, StepContext(0, "attack", 0, {})).x
+    rows = (sent != clean.x).flatten(1).any(1).nonzero().flatten()
+    assert len(rows) == 4
+    drawn = torch.randperm(8, generator=StepContext(0, "attack", 0, {}).rng("ratio"))[:4]
+    alone = whole.perturb(view, clean.rows(drawn), StepContext(0, "attack", 0, {}))
+    assert torch.equal(sent[drawn], alone)
+
+
+def test_the_attackers_images_are_drawn_anew_at_each_step() -> None:
+    access = Access(random_batch(2, rows=10), random_batch(3), crafted=True, reoptimise=False)
+    attack = Accumulative(val_size=4)
+    attack.access = access
+    first, again, second = (attack.val(StepContext(0, "attack", t, {})).ids.tolist() for t in (0, 0, 1))
+    assert first == again != second
+    assert len(set(first)) == 4
+    assert set(first) <= set(access.val.ids.tolist())
+    attack.val_size = 99
+    assert attack.val(StepContext(0, "attack", 0, {})) is access.val
+
+
+def test_crafting_in_train_mode_uses_batch_statistics() -> None:
+    view, batch, val = view_of(random_net(0)), random_batch(1), random_batch(2)
+    access = Access(val, random_batch(3), crafted=True, reoptimise=False)
+    modes = {}
+    for mode in ("eval", "train"):
+        attack = Direct(eps=EPS, steps=1, craft_mode=mode)
+        attack.setup(view, access, StepContext(0, "attack-setup", 0, {}))
+        modes[mode] = attack.poison(view, batch, StepContext(0, "attack", 0, {})).x
+        expected = craft_trigger(view, batch, val, eps=EPS, steps=1, train=mode == "train")
+        assert torch.equal(modes[mode], expected)
+    assert not torch.equal(modes["eval"], modes["train"])
 
 
 def test_a_zero_gradient_leaves_the_rest_in_charge() -> None:
