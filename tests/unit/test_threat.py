@@ -87,3 +87,8 @@ def test_clipping_beside_a_defence_is_named() -> None:
     text = threat_model(config({"optim": {"clip_norm": 0.25}, "defense": {"name": "OURS"}}))
     assert "defender (DSC, gradient clipped at 0.25) owns the training and needs snapshot, trusted-unlabelled," in text
     assert "clipped" not in threat_model(config())
+
+
+def test_a_ratio_below_one_is_named() -> None:
+    text = threat_model(config({"attack": {"ratio": 0.5}}))
+    assert "perturbs 50% of the images before the trigger and the trigger batch" in text
