@@ -2,13 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from scipy import stats
 
 from accupoison.errors import InputError
-from accupoison.report import Run, brief, estimate, outcome_table, retention, retention_table
+from accupoison.report import Run, brief, curves, estimate, outcome_table, retention, retention_table
 from accupoison.report.collect import label
 from accupoison.report.groups import group
 from accupoison.report.outcomes import harm, trigger_effect, yardstick
@@ -26,12 +28,16 @@ def made_up(
     stream: str = "iid",
     eps: str = "16/255",
     status: str = "finished",
+    optim: dict[str, Any] | None = None,
+    defended: dict[str, Any] | None = None,
+    model: str = "resnet8",
 ) -> Run:
     config = online_config(
         [
             {
                 "attack": {"name": attack, "eps": eps},
-                "defense": {"name": defense},
+                "defense": {"name": defense, **(defended or {})},
+                "optim": optim or {},
                 "start": {"seed": burnin},
                 "stream": {"kind": stream},
                 "run": {"seed": seed},
@@ -53,7 +59,7 @@ def made_up(
         "means": {},
         "horizon": 10,
     }
-    return Run(Path("nowhere"), config, summary, f"model {burnin}")
+    return Run(Path("nowhere"), config, summary, f"model {burnin}", model)
 
 
 def test_streams_of_one_base_model_are_averaged_before_the_interval() -> None:
@@ -185,6 +191,60 @@ def test_retention_table_uses_accuracy_under_the_shift() -> None:
     assert "| 35.1 ±" in clip
     assert "| 0.50 |" in clip
     assert retention_table([run for run in runs if run.defense != "FREEZE"]) == ""
+
+
+def test_runs_that_learn_otherwise_are_not_each_others_control() -> None:
+    slow, fast = (made_up("none", "ST", {"clean": value}, optim={"lr": lr}) for value, lr in ((0.8, 0.05), (0.6, 0.1)))
+    clean = yardstick([slow, fast])
+    poisoned = made_up("accumulative", "ST", {"adversarial": 0.5}, optim={"lr": 0.1})
+    assert harm(poisoned, "adversarial", clean) == pytest.approx(0.1)
+    clipped = made_up("accumulative", "ST", {"adversarial": 0.7}, optim={"lr": 0.05, "clip_norm": 1})
+    assert harm(clipped, "adversarial", clean) == pytest.approx(0.1)  # clipping is a defence against the same stream
+
+
+def test_other_networks_and_recipes_are_experiments_of_their_own() -> None:
+    runs = [made_up("accumulative", "ST", {"adversarial": 0.7}, model=model) for model in ("resnet8", "resnet18")]
+    assert [one.setting for one in group(runs)] == ["model resnet8", "model resnet18"]
+
+
+def test_a_cell_with_fewer_runs_than_its_row_says_so() -> None:
+    runs = [made_up("none", "ST", {"clean": 0.8})]
+    runs += [made_up("accumulative", "ST", {"adversarial": 0.6}, seed=seed) for seed in (0, 1)]
+    assert "| 20.0 (n 1 / 1) |" in outcome_table(runs)
+
+
+def test_retention_has_a_row_for_each_setting() -> None:
+    runs = []
+    for seed in range(2):
+        for defense, value in {"ST": 0.8 + 0.01 * seed, "FREEZE": 0.6}.items():
+            runs.append(made_up("none", defense, {"clean": value}, seed=seed, stream="shift:fog"))
+        for amount in (0.1, 0.2):
+            eps, value = {"eps": amount}, {"clean": 2.5 * amount}
+            runs.append(made_up("none", "AT", value, seed=seed, stream="shift:fog", defended=eps))
+    rows = [line for line in retention_table(runs).splitlines() if "| AT |" in line]
+    assert len(rows) == 2
+    assert "defense.eps 0.1" in rows[0]
+    assert "| 12.5 |" in rows[0]
+    assert "| 25.0 |" in rows[1]
+
+
+def test_the_figure_keeps_experiments_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+
+    def plot(axes: Axes, x: object, y: object, *, label: str, **style: object) -> None:
+        labels.append(label)
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    monkeypatch.setattr(Axes, "legend", lambda axes, **_: None)
+    monkeypatch.setattr(Run, "curve", lambda run, tag, trigger: [(0, 0.5), (1, 0.5)])
+    runs = [made_up("accumulative", "ST", {"adversarial": 0.6}, stream=stream) for stream in ("iid", "official")]
+    runs.append(made_up("accumulative", "ST", {"adversarial": 0.6}, eps="8/255"))
+    curves(runs, tmp_path / "curves.png", trigger="adversarial", title="")
+    assert labels == [
+        "ST, accumulative, iid, attack.eps 0.06275 (n = 1)",
+        "ST, accumulative, official, attack.eps 0.06275 (n = 1)",
+        "ST, accumulative, iid, attack.eps 0.03137 (n = 1)",
+    ]
 
 
 def test_empty_columns_are_left_out() -> None:
