@@ -219,8 +219,8 @@ def test_retention_has_a_row_for_each_setting() -> None:
         for defense, value in {"ST": 0.8 + 0.01 * seed, "FREEZE": 0.6}.items():
             runs.append(made_up("none", defense, {"clean": value}, seed=seed, stream="shift:fog"))
         for amount in (0.1, 0.2):
-            eps, value = {"eps": amount}, {"clean": 2.5 * amount}
-            runs.append(made_up("none", "AT", value, seed=seed, stream="shift:fog", defended=eps))
+            eps, reached = {"eps": amount}, {"clean": 2.5 * amount}
+            runs.append(made_up("none", "AT", reached, seed=seed, stream="shift:fog", defended=eps))
     rows = [line for line in retention_table(runs).splitlines() if "| AT |" in line]
     assert len(rows) == 2
     assert "defense.eps 0.1" in rows[0]
