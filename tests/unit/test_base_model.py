@@ -202,10 +202,13 @@ def test_place_keeps_the_function_and_its_gradients(name: str, width: int) -> No
     torch.testing.assert_close(moved(x), exact(x.double()).float(), rtol=1e-4, atol=1e-4)
     for network, images in ((moved, x), (exact, x.double())):
         network(images).square().sum().backward()
-    for mine, true in zip(moved.parameters(), exact.parameters(), strict=True):
-        assert mine.grad is not None
-        assert true.grad is not None
-        torch.testing.assert_close(mine.grad, true.grad.float(), rtol=1e-3, atol=1e-3 * float(true.grad.abs().max()))
+    slopes = [(mine.grad, true.grad) for mine, true in zip(moved.parameters(), exact.parameters(), strict=True)]
+    largest = max(float(true.abs().max()) for _, true in slopes if true is not None)
+    for mine, true in slopes:  # where a gradient cancels almost to nothing, rounding is measured by the largest one
+        assert mine is not None
+        assert true is not None
+        size = max(float(true.abs().max()), 1e-3 * largest)
+        torch.testing.assert_close(mine, true.float(), rtol=1e-3, atol=1e-3 * size)
 
 
 def test_place_uses_the_fast_layout() -> None:

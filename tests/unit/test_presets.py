@@ -18,6 +18,7 @@ OUTPUT = ["--quiet", "--json"]
 SHARED = ["--data", "--data-dir", "--offline", "--model", "--width", "--norm", "--seed", "--device", *PLACE, *OUTPUT]
 STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--after", "--update-mode", "--clip-norm"]
 CLI_FLAGS: dict[str, list[str]] = {
+    "audit": ["--run", "--out", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs"],
     "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset"],
     "demo": ["--jobs", "--quiet"],
