@@ -51,7 +51,7 @@ def run_grid(grid: Grid, root: Path, *, jobs: int, report: Report) -> None:
 
 
 def _carry_out(tasks: list[tuple[Callable[..., str], tuple[Any, ...]]], jobs: int) -> Iterator[str]:
-    if jobs == 1:
+    if jobs == 1 or len(tasks) == 1:  # a single one gets all cores, and needs no process to be started
         yield from (task(*arguments) for task, arguments in tasks)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
