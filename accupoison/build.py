@@ -2,14 +2,15 @@
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from accupoison.base_model import BaseModel, check_images, default_place
 from accupoison.burnin import EARLY, FINAL
-from accupoison.data import DataSet, Splits, make_stream
+from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
@@ -68,6 +69,8 @@ class Built:
         simulation: The simulation.
         data: The images.
         splits: Their parts.
+        burnin: Ids of the images that the base model was trained on, int64 [N]; None if unknown. They need not be those
+            of ``splits``: protocol ``official`` goes on from base models of any division.
         model: The network in words.
         note: What the user should know about the parts and the checkpoint, or "".
     """
@@ -75,6 +78,7 @@ class Built:
     simulation: Simulation
     data: DataSet
     splits: Splits
+    burnin: Tensor | None
     model: str
     note: str
 
@@ -123,7 +127,15 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
             f"{path.with_name(EARLY)}; give one with --early"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
-    return Built(simulation, data, splits, model, " ".join(filter(None, (splits.note, _unknown(config, base, path)))))
+    note = " ".join(filter(None, (splits.note, _unknown(config, base, path))))
+    return Built(simulation, data, splits, _trained_on(base, data), model, note)
+
+
+def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
+    if not base.data:
+        return None
+    sizes = SplitSizes(**{f.name: base.data[f.name] for f in fields(SplitSizes)})
+    return split(data, protocol=base.data["splits"], seed=base.data["split_seed"], sizes=sizes).burnin
 
 
 def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:

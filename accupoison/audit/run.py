@@ -29,7 +29,8 @@ class RunAudit:
     """What a run's model can be asked.
 
     Attributes:
-        groups: Samples by group of members, "burn-in" and "stream", each beside the same never-learnt ones. The extra
+        groups: Samples by group of members, "stream" and, where the base model says what it was trained on, "burn-in",
+            each beside the same never-learnt ones. The extra
             score ``loss_change`` is how much the loss fell between the base model and the audited one.
         last_step: The step at which each stream member was learnt last, int64, in the order of its group.
         steps: Steps that the audited model has taken.
@@ -96,8 +97,11 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
     view, data = built.simulation.learner.view(), built.data
     groups = {}
-    for name, members in {"burn-in": _drawn(built.splits.burnin, limit), "stream": stream}.items():
-        members = members[~np.isin(members, stream)] if name == "burn-in" else members
+    members_by_group = {"stream": stream}
+    if built.burnin is not None:
+        drawn = _drawn(built.burnin, limit)
+        members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
+    for name, members in members_by_group.items():
         ids = np.concatenate([members, others])
         probs, labels = _probabilities(view, data, ids)
         first, _ = _probabilities(before, data, ids)

@@ -37,8 +37,11 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
         if run is None:
             raise click.UsageError("give a run with --run logs/RUN, or a command: predictions")
         _audit_run(run, out or run / "audit", seed, as_json)
-    elif run is not None:
-        raise click.UsageError(f"--run {run} and the command {ctx.invoked_subcommand} exclude each other")
+        return
+    for name in ctx.params:  # they would be ignored
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--json" if name == "as_json" else f"--{name}"
+            raise click.UsageError(f"{option} belongs to audit --run; give it after {ctx.invoked_subcommand}")
 
 
 def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:

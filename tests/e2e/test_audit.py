@@ -45,6 +45,21 @@ def test_a_run_tells_its_members_by_group_and_by_age(work: Path) -> None:
         assert (Path("run/audit") / name).exists()
 
 
+def test_members_of_the_burn_in_are_those_of_the_base_model(work: Path) -> None:
+    """Protocol official calls all training images the burn-in's; this base model has seen 200 of them."""
+    done(*ONLINE, SET, "data.splits=official", "--out", "run")
+    found = json.loads(done("audit", "--run", "run", "--json").stdout)
+    (members,) = {one["roc"]["members"] for one in found["groups"]["burn-in"]}
+    assert 50 < members < 150  # a half of 200, less those in the stream
+
+
+def test_an_option_in_front_of_a_command_is_refused() -> None:
+    write(Path("mine.npz"))
+    assert "--json belongs to audit --run; give it after predictions" in refused(
+        "audit", "--json", "predictions", "mine.npz"
+    )
+
+
 def test_a_run_that_cannot_be_audited(work: Path) -> None:
     assert "there is no run in nowhere" in refused("audit", "--run", "nowhere")
     place = CHECKPOINT.parent
