@@ -105,17 +105,23 @@ class BaseModel:
             )
         here = data_identity(wanted, data)
         keys = ["fingerprint"] if wanted.splits == "official" else [key for key in here if key != "name"]
+        usual = asdict(DataSettings())
         for key in keys if self.data else ():
-            if self.data[key] != here[key]:
+            stored = self.data.get(key, usual.get(key))  # a checkpoint from before a setting existed has its default
+            if stored != here[key]:
                 if key == "fingerprint":
                     raise InputError(
                         f"{path} was trained on {self.data['name']} with other contents than {data.name} has here; "
                         "give the --data and --data-dir it was trained with"
                     )
                 raise InputError(
-                    f"{path} was trained with data.{key} {self.data[key]} and this run says {here[key]}, so the "
-                    f"stream could hold images of the burn-in; set data.{key}={self.data[key]}"
+                    f"{path} was trained with data.{key} {_said(stored)} and this run says {_said(here[key])}, so the "
+                    f"stream could hold images of the burn-in; set data.{key}={_said(stored)}"
                 )
+
+
+def _said(value: object) -> str:
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple | list) else str(value)
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

@@ -108,7 +108,13 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
     simulation = Simulation(
         learner=learner,
         stream=make_stream(
-            s.kind, data, splits, batch_size=s.batch_size, length=s.steps + 1 + s.after, seed=config.run.seed
+            s.kind,
+            data,
+            splits,
+            batch_size=s.batch_size,
+            length=s.steps + 1 + s.after,
+            seed=config.run.seed,
+            pool=s.pool,
         ),
         attack=REGISTRIES["attack"].build(config.attack.name, config.attack.settings),
         defense=defense,
@@ -135,7 +141,9 @@ def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
     if not base.data:
         return None
     sizes = SplitSizes(**{f.name: base.data[f.name] for f in fields(SplitSizes)})
-    return split(data, protocol=base.data["splits"], seed=base.data["split_seed"], sizes=sizes).burnin
+    held_out = base.data.get("held_out", ())
+    protocol, seed = base.data["splits"], base.data["split_seed"]
+    return split(data, protocol=protocol, seed=seed, sizes=sizes, held_out=held_out).burnin
 
 
 def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:

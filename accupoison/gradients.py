@@ -33,7 +33,13 @@ def inner(a: Grads, b: Grads) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
-def signed_ascent(clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int) -> Tensor:
+ROUND_SIGN = 1e3
+"""``roundsign`` of the released code: a slope below half of 1 / this counts as zero."""
+
+
+def signed_ascent(
+    clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int, round_sign: bool = False
+) -> Tensor:
     """Maximise ``objective`` by signed steps of ``2 * eps / steps`` from ``clean``.
 
     Args:
@@ -41,6 +47,7 @@ def signed_ascent(clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: 
         objective: Images to a scalar.
         eps: Radius of the ball.
         steps: Number of steps.
+        round_sign: Leave a value where it is if the objective's slope there is below 0.0005.
 
     Returns:
         Images within ``eps`` of ``clean`` and in [0, 1], detached.
@@ -49,6 +56,7 @@ def signed_ascent(clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: 
     for _ in range(steps):
         x.requires_grad_()
         (slope,) = torch.autograd.grad(objective(x), x)
+        slope = torch.round(ROUND_SIGN * slope) if round_sign else slope
         x = project(x.detach() + (2 * eps / steps) * slope.sign(), clean, eps)
     return x
 

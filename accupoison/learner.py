@@ -159,6 +159,18 @@ class Learner:
         """Take one optimiser step with zero gradients: momentum and weight decay act, nothing else."""
         self.apply(tuple(torch.zeros_like(p) for p in self.model.parameters()))
 
+    @torch.no_grad()
+    def preview(self, grads: Grads) -> Grads:
+        """Return the weights that :meth:`apply` would step to, in parameter order; nothing changes."""
+        group = self.optimizer.param_groups[0]
+        weights = []
+        for parameter, grad, buffer in zip(self.model.parameters(), grads, self.momentum(), strict=True):
+            slope = grad + group["weight_decay"] * parameter
+            speed = group["momentum"] * buffer + slope
+            step = slope + group["momentum"] * speed if group["nesterov"] else speed
+            weights.append(parameter - group["lr"] * step)
+        return tuple(weights)
+
     def momentum(self) -> Grads:
         """Return the momentum buffers in parameter order, zeros where there is none yet."""
         buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.model.parameters())

@@ -69,13 +69,16 @@ class Ledger:
         A defence may drop, repeat or reorder rows and an attack may withhold or add some, so rows are matched by id;
         where an id comes more than once, its first appearance meets the first, its second the second.
         """
-        sent, clean, seen = step.sent, step.clean, step.seen
-        from_clean, to_seen = _match(sent.ids, clean.ids), _match(sent.ids, seen.ids)
+        sent, clean, passed, seen = step.sent, step.clean, step.passed, step.seen
+        from_clean, to_passed, to_seen = (_match(sent.ids, other.ids) for other in (clean, passed, seen))
         rows = np.zeros(len(sent), dtype=ROW)
         rows["id"], rows["label"], rows["sent"] = sent.ids.numpy(force=True), sent.y.numpy(force=True), True
         rows["offered"] = (from_clean >= 0).numpy()
         rows["changed"] = _differs(sent, clean, from_clean) | ~rows["offered"]
-        rows["corrected"] = _differs(sent, seen, to_seen)
+        rows["corrected"] = _differs(sent, passed, to_passed)
+        if seen is not passed:  # the attacker owns the training code
+            moved = _differs(passed, seen, _match(passed.ids, seen.ids))
+            rows["changed"] |= moved[to_passed.numpy()] & (to_passed >= 0).numpy()
         rows["used"] = (to_seen >= 0).numpy() & (step.verdict is Verdict.COMMIT)
         withheld = clean.rows(_match(clean.ids, sent.ids).to(clean.x.device) < 0)
         lost = np.zeros(len(withheld), dtype=ROW)

@@ -20,4 +20,5 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
     if settings.flip is not None:
         data = replace(data, flip=settings.flip)
     sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
-    return data.to(device), split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes)
+    parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, held_out=settings.held_out)
+    return data.to(device), parts

@@ -17,7 +17,8 @@ class Plan:
         after: Clean steps after it, with the defence on.
         triggers: What arrives at the horizon; several leave from the same state, one after the other: "none", "coast"
             (an optimiser step with zero gradients), "clean", "adversarial" (crafted at step 0) or "optimised"
-            (crafted anew at every step; alone, since it changes the poison).
+            (crafted anew at every step, which changes the poison: not together with "adversarial").
+        updates: Updates that the model makes on the trigger batch.
         augment: Crop and flip "before" or "after" the attack, or "none".
         quantise: What the attack returns is rounded to 8 bits, toward the clean pixel.
 
@@ -28,18 +29,25 @@ class Plan:
     horizon: int = 10
     after: int = 5
     triggers: tuple[str, ...] = ("adversarial",)
+    updates: int = 1
     augment: str = "after"
     quantise: bool = True
 
     def __post_init__(self) -> None:
         if self.horizon < 0 or self.after < 0:
             raise InputError(f"{self.horizon} steps and {self.after} after the trigger: neither may be negative")
+        if self.updates < 1:
+            raise InputError(
+                f"trigger.updates {self.updates} is below 1; give the number of updates on the trigger batch"
+            )
         for trigger in self.triggers:
             if trigger not in TRIGGERS:
                 raise InputError(f"unknown trigger {trigger!r}{did_you_mean(trigger, TRIGGERS)}")
         if len(set(self.triggers)) != len(self.triggers) or not self.triggers:
             raise InputError(f"triggers {','.join(self.triggers)!r} must be one or more different names")
-        if "optimised" in self.triggers and len(self.triggers) > 1:
-            raise InputError("the optimised trigger changes the poison before it, so it needs a run of its own")
+        if {"adversarial", "optimised"} <= set(self.triggers):
+            raise InputError(
+                "the optimised trigger changes the poison before it, so the adversarial one needs a run of its own"
+            )
         if self.augment not in AUGMENT:
             raise InputError(f"unknown stream.augment {self.augment!r}{did_you_mean(self.augment, AUGMENT)}")

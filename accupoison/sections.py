@@ -1,4 +1,4 @@
-"""The sections of a configuration and their defaults: protocol ``fresh``, recipe ``live``."""
+"""The sections of a configuration that a burn-in has, and their defaults: protocol ``fresh``, recipe ``live``."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from accupoison.data import SplitSizes
 from accupoison.data.sources import NAMES
 from accupoison.data.splits import PROTOCOLS
-from accupoison.data.stream import KINDS
 from accupoison.defenses.clip import check_clipping
 from accupoison.errors import InputError, did_you_mean
 from accupoison.models import MODELS, NORMS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-SCHEDULES = ("constant", "linear", "onecycle")
+SCHEDULES = ("constant", "linear", "onecycle", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,8 @@ class DataSettings(SplitSizes):
         splits: "fresh" (disjoint parts) or "official" (the released protocol).
         split_seed: Of the draw that makes the parts.
         flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
+        held_out: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts have
+            them, so they first appear on the stream.
     """
 
     name: str = "cifar10"
@@ -34,6 +35,7 @@ class DataSettings(SplitSizes):
     splits: str = "fresh"
     split_seed: int = 0
     flip: bool | None = None
+    held_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,10 +81,16 @@ class TrainSettings:
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum.
         schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``,
-            reached when the share of epochs before the last ones is done); or "onecycle" (up over the first fifth,
-            then linearly to zero).
+            reached when the share of epochs before the last ones is done); "onecycle" (up over the first fifth, then
+            linearly to zero); or "step" (times ``decay`` after each of the epochs in ``milestones``).
         final_lr: What the linear schedule ends at, and so the rate of the stream.
+        milestones: Epochs after which the "step" schedule lowers the rate, as text with commas.
+        decay: What it is multiplied by then.
         label_smoothing: In [0, 1).
+        clip_norm: Bound on the norm of the gradient of each step.
+        clip_kind: "l2" or "linf".
+        patience: End the burn-in once accuracy on the monitor images has not risen for so many epochs, and keep the
+            model of the best one; None never does.
         last_epochs: This many of the epochs, at the end, use ``last_batch_size``.
         last_batch_size: The batch size that the stream will have.
         early: Epoch of the early snapshot; None is half-way.
@@ -98,7 +106,12 @@ class TrainSettings:
     nesterov: bool = False
     schedule: str = "linear"
     final_lr: float = 0.05
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
     label_smoothing: float = 0.0
+    clip_norm: float = math.inf
+    clip_kind: str = "l2"
+    patience: int | None = None
     last_epochs: int = 2
     last_batch_size: int = 100
     early: int | None = None
@@ -117,6 +130,22 @@ class TrainSettings:
         for epoch in (*self.snapshots, *(() if self.early is None else (self.early,))):
             if not 1 <= epoch <= self.epochs:
                 raise InputError(f"snapshot epoch {epoch} is outside 1 to {self.epochs}, the epochs of this burn-in")
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise InputError(
+                f"train.schedule is {self.schedule} and train.milestones is {list(self.milestones)}; the schedule step "
+                "needs milestones such as 50,75, and no other schedule has them"
+            )
+        for epoch in self.milestones:
+            if not epoch >= 1:
+                raise InputError(f"train.milestones has epoch {epoch}; give epochs from 1 on")
+        if not 0 < self.decay <= 1:
+            raise InputError(f"train.decay {self.decay} is outside (0, 1]; 0.1 is usual")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"train.patience {self.patience} is below 1; give a number of epochs, or none")
+        check_clipping(self.clip_norm, self.clip_kind, "train.clip_norm")
         check_rate(self.lr, self.momentum, self.weight_decay, "train")
         check_rate(self.final_lr, self.momentum, self.weight_decay, "train", key="final_lr")
 
@@ -124,138 +153,6 @@ class TrainSettings:
     def early_epoch(self) -> int:
         """The epoch of the early snapshot."""
         return max(1, self.epochs // 2) if self.early is None else self.early
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartSettings:
-    """The checkpoint that the stream starts from.
-
-    Attributes:
-        checkpoint: Path; None takes the default place of the data, model, recipe and seed.
-        early: Path of the early snapshot; None takes ``early.pt`` beside the checkpoint, where there is one.
-        recipe: Burn-in recipe of the default place.
-        seed: Burn-in seed of the default place.
-    """
-
-    checkpoint: str | None = None
-    early: str | None = None
-    recipe: str = "live"
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamSettings:
-    """The stream and the order of events on it.
-
-    Attributes:
-        kind: "iid", "cycling", "official" or "shift:NAME".
-        batch_size: Images a step.
-        steps: Ordinary steps before the trigger.
-        after: Clean steps after it, with the defence on.
-        augment: Crop and flip "before" or "after" the attack, or "none".
-        quantise: Round what the attacker sends to 8 bits, toward the clean pixel.
-    """
-
-    kind: str = "iid"
-    batch_size: int = 100
-    steps: int = 10
-    after: int = 5
-    augment: str = "after"
-    quantise: bool = True
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"unknown stream.kind {self.kind!r}{did_you_mean(self.kind, KINDS)}")
-        if self.batch_size < 1:
-            raise InputError(f"stream.batch_size {self.batch_size} is below 1; give a number of images such as 100")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriggerSettings:
-    """What arrives when the accumulation ends.
-
-    Attributes:
-        deliver: Any of none, coast, clean and adversarial, each from the same state; or optimised alone.
-    """
-
-    deliver: tuple[str, ...] = ("adversarial",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimSettings:
-    """The optimiser of the stream.
-
-    Attributes:
-        lr: Learning rate; None takes the rate the burn-in ended with.
-        momentum: SGD momentum.
-        weight_decay: L2 penalty.
-        restore: Start with the burn-in's momentum buffers instead of empty ones.
-        update_mode: "train" (batch statistics in the update) or "eval".
-        clip_norm: Bound on the gradient's norm, beside any defence.
-        clip_kind: "l2" or "linf".
-    """
-
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    restore: bool = True
-    update_mode: str = "train"
-    clip_norm: float = math.inf
-    clip_kind: str = "l2"
-
-    def __post_init__(self) -> None:
-        if self.update_mode not in ("train", "eval"):
-            raise InputError(f"unknown optim.update_mode {self.update_mode!r}; choose train or eval")
-        check_clipping(self.clip_norm, self.clip_kind, "optim.clip_norm")
-        check_rate(self.lr, self.momentum, self.weight_decay, "optim")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopSettings:
-    """When the accumulation ends before its last step; errors are fractions in [0, 1].
-
-    Attributes:
-        error_rise: At a test error above the one at the start plus this (0.056 in the released runs, 0.034 in Pang et
-            al. 2021).
-        error_above: At a test error above this (0.18 in the released command).
-    """
-
-    error_rise: float | None = None
-    error_above: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("error_rise", "error_above"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f"stop.{name} {value} is outside [0, 1]; give a fraction such as 0.056")
-
-    @property
-    def active(self) -> bool:
-        """Some rule is set."""
-        return (self.error_rise, self.error_above) != (None, None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """What is measured, and when.
-
-    Attributes:
-        test: "marks" (at the start, before and after the trigger, at the end) or "every" step.
-        monitor: Measure accuracy on the monitor images at every step.
-        reestimate: Also measure test accuracy after batch-norm re-estimation on the trusted images.
-        images: Sample images a step to TensorBoard: clean, sent and seen; 0 for none.
-    """
-
-    test: str = "marks"
-    monitor: bool = True
-    reestimate: bool = True
-    images: int = 8
-
-    def __post_init__(self) -> None:
-        if self.test not in ("marks", "every"):
-            raise InputError(f"unknown evaluate.test {self.test!r}; choose marks or every")
-        if self.images < 0:
-            raise InputError(f"evaluate.images {self.images} is negative; give the number of images, or 0 for none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,13 @@ from accupoison.files import read_json
 from accupoison.plan import Plan
 from accupoison.registry import Registry
 from accupoison.rundir import CONFIG, RunDirectory
-from accupoison.sections import (
-    DataSettings,
+from accupoison.sections import DataSettings, ModelSettings, RunSettings, TrainSettings
+from accupoison.stream_sections import (
     EvaluateSettings,
-    ModelSettings,
     OptimSettings,
-    RunSettings,
     StartSettings,
     StopSettings,
     StreamSettings,
-    TrainSettings,
     TriggerSettings,
 )
 
@@ -90,7 +87,12 @@ class OnlineConfig:
         """Return what happens when."""
         s = self.stream
         return Plan(
-            horizon=s.steps, after=s.after, triggers=self.trigger.deliver, augment=s.augment, quantise=s.quantise
+            horizon=s.steps,
+            after=s.after,
+            triggers=self.trigger.deliver,
+            updates=self.trigger.updates,
+            augment=s.augment,
+            quantise=s.quantise,
         )
 
 

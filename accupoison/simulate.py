@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from accupoison.attacks import Attack
+from accupoison.context import StepContext
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
@@ -20,26 +21,6 @@ from accupoison.types import Access, Batch, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
 
 SLACK = 1e-6
-
-
-class StepContext:
-    """The :class:`~accupoison.types.Context` of one hook in one step."""
-
-    def __init__(self, seed: int, role: str, t: int, metrics: dict[str, float]) -> None:
-        self._seed, self._role, self._t, self._metrics = seed, role, t, metrics
-
-    @property
-    def t(self) -> int:
-        """The step."""
-        return self._t
-
-    def rng(self, *names: str) -> Generator:
-        """Return a generator for this hook, step and purpose."""
-        return generator(self._seed, self._role, self._t, *names)
-
-    def log(self, tag: str, value: float) -> None:
-        """Add a scalar to the step's metrics."""
-        self._metrics[tag] = value
 
 
 class Simulation:
@@ -88,7 +69,9 @@ class Simulation:
         if plan.augment == "before":
             trigger = self._augmented(trigger, "trigger")
         crafted = not {"adversarial", "optimised"}.isdisjoint(plan.triggers)
-        self.access = Access(val, trigger, crafted, "optimised" in plan.triggers)
+        self.access = Access(
+            val, trigger, crafted, "optimised" in plan.triggers, learner.preview, learner.update_mode == "train"
+        )
         self._ready = False
 
     @property
@@ -177,37 +160,43 @@ class Simulation:
     def _coast(self, metrics: dict[str, float]) -> Step:
         nothing = self.access.trigger.rows(slice(0, 0))
         with self._weight_change(metrics):
-            self.learner.coast()
-        return Step(self.t, self.trigger_name, Phase.FIRE, nothing, nothing, nothing, metrics, Verdict.COMMIT)
+            for _ in range(self.plan.updates):
+                self.learner.coast()
+        name, fire = self.trigger_name, Phase.FIRE
+        return Step(self.t, name, fire, nothing, nothing, nothing, nothing, nothing, metrics, Verdict.COMMIT)
 
     def _step(self, phase: Phase, metrics: dict[str, float]) -> Step:
         view = self.learner.view()
-        clean, sent = self._deliver(phase, metrics)
+        clean, sent, wire = self._deliver(phase, metrics)
         losses, hits = self.learner.score(clean)
         metrics["stream/loss"], metrics["stream/acc"] = float(losses.mean()), float(hits.float().mean())
-        seen = self._intercept(view, sent, metrics)
+        seen = passed = self._intercept(view, sent, metrics)
+        if self.attack.stage == "code" and len(passed):
+            seen = self._attacked(phase, passed, metrics)
+            metrics["attack/linf"] = _farthest(seen, passed)
         if self.reference is not None:
-            metrics |= probe(view, self.reference, clean, sent, seen, generator(self._seed, "probe", self.t))
+            metrics |= probe(view, self.reference, clean, sent, passed, generator(self._seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
             context = StepContext(self._seed, "update", self.t, metrics)
-            verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
-        return Step(self.t, self.trigger_name, phase, clean, sent, seen, metrics, verdict)
+            for _ in range(self.plan.updates if phase is Phase.FIRE else 1):
+                verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
+        return Step(self.t, self.trigger_name, phase, clean, sent, passed, seen, wire, metrics, verdict)
 
-    def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch]:
-        """Return the clean batch and the one that reaches the defence, under the same crop and flip."""
+    def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch, Batch]:
+        """Return the clean batch and the one that reaches the defence, cropped alike, and that one uncropped."""
         if phase is Phase.FIRE:
             clean = self.access.trigger
         else:
             clean = self.stream[self.t]
             if self.plan.augment == "before":
                 clean = self._augmented(clean, self.t)
-        sent = self._attacked(phase, clean, metrics)
+        sent = clean if self.attack.stage == "code" else self._attacked(phase, clean, metrics)
         if self.plan.quantise:
             sent = sent.with_x(quantise(sent.x, clean.x))
-        metrics["attack/linf"] = float((sent.x - clean.x).abs().max()) if len(clean) else 0.0
+        metrics["attack/linf"], wire = _farthest(sent, clean), sent
         if self.plan.augment == "after":
             clean, sent = self._augmented(clean, self.t), self._augmented(sent, self.t)
-        return clean, sent
+        return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
         view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
@@ -223,7 +212,7 @@ class Simulation:
             raise ValueError(f"attack {type(self.attack).__name__} returned {len(sent)} rows for {len(clean)}")
         moving = phase is Phase.FIRE and self.access.reoptimise and self.attack.recentre
         if self.attack.bounded and not moving:
-            distance = float((sent.x - clean.x).abs().max())
+            distance = _farthest(sent, clean)
             if distance > self.attack.eps + SLACK:
                 raise ValueError(f"attack {type(self.attack).__name__} moved a pixel by {distance} over its eps")
         return sent
@@ -248,6 +237,10 @@ class Simulation:
         metrics["optim/lr"] = self.learner.lr
         metrics["optim/update_norm"] = float((now - before).norm())
         metrics["optim/drift"] = float((now - self._start).norm())
+
+
+def _farthest(batch: Batch, origin: Batch) -> float:
+    return float((batch.x - origin.x).abs().max()) if len(batch) else 0.0
 
 
 def check_batch(batch: Batch, who: str) -> None:

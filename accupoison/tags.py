@@ -9,6 +9,7 @@ TAGS: dict[str, str] = {
     "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",
     "test/acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
     "test/loss": "mean cross-entropy on the test set after the step; nats, >= 0",
+    "test/held_out_acc": "accuracy on the test images of the classes held out of the burn-in; fraction in [0, 1]",
     "test/shifted_acc": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
     "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
     "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
@@ -20,6 +21,8 @@ TAGS: dict[str, str] = {
     "attack/linf": "largest distance between a sent and a clean pixel; pixel units in [0, 1]",
     "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
     "no unit, at most the number of tensors either way",
+    "attack/feasible": "the stealth constraint holds for the batch, as the attacker predicts its update; 1 or 0",
+    "attack/scale": "share of the perturbation that the stealth constraint left; fraction in [0, 1]",
     "defense/discrepancy_clean": "mean memorization discrepancy of the clean batch before the update; nats, >= 0",
     "defense/discrepancy_sent": "mean memorization discrepancy of the batch that reached the defence; nats, >= 0",
     "defense/discrepancy_seen": "mean memorization discrepancy of the batch that the defence passed on; nats, >= 0",

@@ -1,6 +1,6 @@
 """What crosses the boundaries between stream, attack, defence and learner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -144,12 +144,17 @@ class Access:
         trigger: The clean images of the trigger batch.
         crafted: The trigger that will be delivered is a crafted one.
         reoptimise: The trigger is crafted anew at every step instead of once, at set-up.
+        preview: The weights that the victim's optimiser would step to on given gradients, for an attacker who knows the
+            procedure; nothing changes through it.
+        trains: Batch norm uses batch statistics in the victim's update.
     """
 
     val: Batch
     trigger: Batch
     crafted: bool
     reoptimise: bool
+    preview: Callable[[Grads], Grads] | None = None
+    trains: bool = True
 
 
 @dataclass(slots=True)
@@ -162,7 +167,9 @@ class Step:
         phase: Ordinary, fire or recover.
         clean: The batch before the attack (for metrics and ledger only), as it would have reached the defence.
         sent: The batch that reached the defence.
-        seen: What the defence passed on to the update; ids are the true ones.
+        passed: What the defence passed on; ids are the true ones.
+        seen: What the update saw: the same, unless the attacker owns the training code.
+        wire: What the attacker sent, before the victim's crop and flip.
         metrics: Scalars by tag.
         verdict: What became of the batch.
     """
@@ -172,6 +179,8 @@ class Step:
     phase: Phase
     clean: Batch
     sent: Batch
+    passed: Batch
     seen: Batch
+    wire: Batch
     metrics: dict[str, float]
     verdict: Verdict

@@ -1,7 +1,6 @@
 """Accumulative poisoning: each batch tilts the model so that the trigger will do more harm."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from accupoison.gradients import gradient, inner, signed_ascent, unit
 from accupoison.types import Batch, Context, Grads, ModelView
 
 OBJECTIVES = ("reg", "second", "normal")
+AIMS = ("crafted", "clean")
 
 
 def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> Tensor:
@@ -42,6 +42,7 @@ def craft_accumulative(
     objective: str = "reg",
     gamma: float = 1.0,
     train: bool = False,
+    round_sign: bool = False,
 ) -> Tensor:
     """Poison a batch so that a step on it prepares the model for the trigger (Pang et al. 2021, Eq. 9).
 
@@ -59,37 +60,37 @@ def craft_accumulative(
         objective: "reg" (both terms), "second" (the alignment's alone) or "normal" (the clean batch's alone).
         gamma: Weight of the clean batch's term, which keeps the poisoned step close to an ordinary one.
         train: Use batch statistics in place of the running ones.
+        round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
 
     Returns:
         The poisoned images [B, ...], detached.
     """
     second = None if objective == "normal" else tilt(view, trigger, val, train=train)[0]
-    return _follow(view, batch, second, eps=eps, steps=steps, objective=objective, gamma=gamma, train=train)
+    goal = _direction(view, batch, second, objective=objective, gamma=gamma, train=train)
+    return _follow(view, batch, goal, eps=eps, steps=steps, train=train, round_sign=round_sign)
 
 
-def _follow(
-    view: ModelView,
-    batch: Batch,
-    second: Grads | None,
-    *,
-    eps: float,
-    steps: int,
-    objective: str,
-    gamma: float,
-    train: bool = False,
-) -> Tensor:
-    """Return the batch moved so that its gradient points along the objective's direction."""
+def _direction(
+    view: ModelView, batch: Batch, second: Grads | None, *, objective: str, gamma: float, train: bool
+) -> Grads:
+    """Return what the gradient of the poisoned batch should agree with."""
     parts: list[Grads] = []
     if objective != "second":
         parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
     if second is not None:
         parts.append(unit(second))
-    goal = tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+    return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+
+
+def _follow(
+    view: ModelView, batch: Batch, goal: Grads, *, eps: float, steps: int, train: bool, round_sign: bool
+) -> Tensor:
+    """Return the images of ``batch`` moved so that their gradient points along ``goal``."""
 
     def agreement(x: Tensor) -> Tensor:
         return inner(unit(gradient(view, x, batch.y, train=train, graph=True)), goal)
 
-    return signed_ascent(batch.x, agreement, eps=eps, steps=steps)
+    return signed_ascent(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign)
 
 
 @ATTACKS.register("accumulative")
@@ -100,32 +101,31 @@ class Accumulative(Attack):
     Attributes:
         objective: "reg" (default), "second" or "normal"; see :func:`craft_accumulative`.
         gamma: Weight of the term that keeps the poisoned step close to the clean one.
+        aim: The trigger that the poison prepares for: "crafted", whatever is delivered in the end, or "clean".
     """
-
-    aims: ClassVar[bool] = True
 
     objective: str = "reg"
     gamma: float = 1.0
+    aim: str = "crafted"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise InputError(f"unknown attack.objective {self.objective!r}{did_you_mean(self.objective, OBJECTIVES)}")
+        if self.aim not in AIMS:
+            raise InputError(f"unknown attack.aim {self.aim!r}{did_you_mean(self.aim, AIMS)}")
+
+    @property
+    def aims(self) -> bool:
+        """Unless it aims at the clean trigger, it needs the crafted one while it poisons."""
+        return self.aim == "crafted"
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images moved toward the trigger's purpose; logs the alignment it works on."""
-        aimed, train = self.trigger(view, self.access.trigger, ctx), self.in_train_mode
-        second = None
+        train, second = self.in_train_mode, None
+        aimed = self.access.trigger if self.aim == "clean" else self.aimed(view, ctx)
         if self.objective != "normal":
             second, value = tilt(view, aimed, self.val(ctx), train=train)
             ctx.log("attack/alignment", value)
-        return _follow(
-            view,
-            batch,
-            second,
-            eps=self.eps,
-            steps=self.steps,
-            objective=self.objective,
-            gamma=self.gamma,
-            train=train,
-        )
+        goal = _direction(view, batch, second, objective=self.objective, gamma=self.gamma, train=train)
+        return _follow(view, batch, goal, eps=self.eps, steps=self.steps, train=train, round_sign=self.round_sign)

@@ -7,7 +7,14 @@ from accupoison.types import Batch, ModelView
 
 
 def craft_trigger(
-    view: ModelView, trigger: Batch, val: Batch, *, eps: float, steps: int, train: bool = False
+    view: ModelView,
+    trigger: Batch,
+    val: Batch,
+    *,
+    eps: float,
+    steps: int,
+    train: bool = False,
+    round_sign: bool = False,
 ) -> Tensor:
     """Minimise the cosine between the gradients at the trigger and at the attacker's images (Pang et al. 2021, Eq. 5).
 
@@ -21,6 +28,7 @@ def craft_trigger(
         eps: Radius in pixels.
         steps: Gradient steps.
         train: Use batch statistics in place of the running ones.
+        round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
 
     Returns:
         The crafted images [B, ...], detached.
@@ -30,4 +38,4 @@ def craft_trigger(
     def divergence(x: Tensor) -> Tensor:
         return -inner(unit(gradient(view, x, trigger.y, train=train, graph=True)), goal)
 
-    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps)
+    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign)

@@ -1,6 +1,7 @@
 """Who is trained on, streamed, attacked with and measured on."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 
 import torch
@@ -74,6 +75,7 @@ def split(
     protocol: str = "fresh",
     seed: int = 0,
     sizes: SplitSizes = SplitSizes(),
+    held_out: Sequence[int] = (),
 ) -> Splits:
     """Divide ``data`` into the parts of a protocol.
 
@@ -85,14 +87,32 @@ def split(
         seed: Decides who is in which part.
         sizes: The sizes wanted. Official uses those of ``val``, ``trusted`` and ``monitor``, and takes at most the
             half they come from.
+        held_out: Classes whose images the burn-in part loses; nobody else gets them in its place.
 
     Raises:
-        InputError: The protocol is unknown, or the train half has fewer images than there are parts.
+        InputError: The protocol or a class is unknown, the train half has fewer images than there are parts, or the
+            burn-in is left without an image.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
     rng = generator(seed, "split")
-    return _official(data, sizes, rng) if protocol == "official" else _fresh(data, sizes, rng)
+    parts = _official(data, sizes, rng) if protocol == "official" else _fresh(data, sizes, rng)
+    return _without(parts, data, held_out) if held_out else parts
+
+
+def _without(parts: Splits, data: DataSet, classes: Sequence[int]) -> Splits:
+    """Return ``parts`` with no image of ``classes`` in the burn-in."""
+    for label in classes:
+        if not 0 <= label < data.num_classes:
+            raise InputError(
+                f"data.held_out has class {label}; {data.name} has the classes 0 to {data.num_classes - 1}"
+            )
+    keep = ~torch.isin(data.labels(parts.burnin).cpu(), torch.tensor(classes))
+    if not keep.any():
+        raise InputError(f"data.held_out leaves the burn-in of {data.name} without a single image; name fewer classes")
+    names = ", ".join(data.classes[label] for label in classes)
+    note = f"The burn-in has no images of {names}: {int(keep.sum())} of {len(keep)} are left."
+    return replace(parts, burnin=parts.burnin[keep], note=f"{parts.note} {note}".strip())
 
 
 def _fresh(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:

@@ -12,6 +12,8 @@ from accupoison.types import Batch
 
 KINDS = ("iid", "cycling", "official", *(f"shift:{name}" for name in NAMES))
 """What ``make_stream`` offers."""
+POOLS = ("stream", "burnin")
+"""The parts that batches may be drawn from."""
 
 
 class DataStream:
@@ -23,13 +25,13 @@ class DataStream:
         shift: How images change as the stream goes on; None if they do not.
     """
 
-    def __init__(self, kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int) -> None:
+    def __init__(
+        self, kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int, pool: str
+    ) -> None:
         self.shift = Shift(kind.removeprefix("shift:"), seed, length) if kind.startswith("shift:") else None
-        self._kind, self._data, self._pool = kind, data, splits.stream
+        self._kind, self._data, self._pool = kind, data, splits.burnin if pool == "burnin" else splits.stream
         self._batch_size, self._length, self._seed = batch_size, length, seed
-        first = self._pool[self._order(0)[:batch_size]]
-        drawn = torch.randperm(len(splits.trigger), generator=generator(seed, "trigger"))[:batch_size]
-        self._trigger = first if kind == "official" else splits.trigger[drawn]
+        self._trigger = self._draw_trigger(splits.trigger, pool)
 
     def __len__(self) -> int:
         return self._length
@@ -65,12 +67,28 @@ class DataStream:
         batch = self._data.batch(ids)
         return batch if self.shift is None else batch.with_x(self.shift(batch.x, batch.ids, t))
 
+    def _draw_trigger(self, part: Tensor, pool: str) -> Tensor:
+        if self._kind == "official":
+            return self._pool[self._order(0)[: self._batch_size]]
+        if pool == "burnin":  # the end of the order, which a stream without repeats reaches last
+            return self._pool[self._order(0)[-self._batch_size :]]
+        return part[torch.randperm(len(part), generator=generator(self._seed, "trigger"))[: self._batch_size]]
+
     def _order(self, turn: int) -> Tensor:
         """Return the order of the pool in one pass; the batches without repeats are those of the first pass."""
         return torch.randperm(len(self._pool), generator=generator(self._seed, "stream", turn))
 
 
-def make_stream(kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int) -> DataStream:
+def make_stream(
+    kind: str,
+    data: DataSet,
+    splits: Splits,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    pool: str = "stream",
+) -> DataStream:
     """Make the stream of clean batches of a run.
 
     Args:
@@ -82,21 +100,27 @@ def make_stream(kind: str, data: DataSet, splits: Splits, *, batch_size: int, le
         batch_size: Images in a batch, and in the trigger batch.
         length: Steps.
         seed: Decides the order and the trigger.
+        pool: ``stream``: batches come from the stream split and the trigger from its own. ``burnin``: both come from
+            the images that the base model was trained on, as in Pang et al. (2021).
 
     Raises:
-        InputError: The kind is unknown, a number is not positive, or a split has too few images.
+        InputError: The kind or the pool is unknown, a number is not positive, or a split has too few images.
     """
     if kind not in KINDS:
         raise InputError(f"unknown stream.kind {kind!r}; choose from {', '.join(KINDS)}")
     for name, value in {"batch size": batch_size, "length": length}.items():
         if value < 1:
             raise InputError(f"the {name} of the stream is {value}; give 1 or more")
-    _check_fits("stream", len(splits.stream), batch_size)
-    if kind != "official":
+    if pool not in POOLS:
+        raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
+    available = len(getattr(splits, pool))
+    _check_fits(pool, available, batch_size)
+    if kind != "official" and pool == "stream":
         _check_fits("trigger", len(splits.trigger), batch_size)
-    if kind not in ("cycling", "official") and batch_size * length > len(splits.stream):
-        raise InputError(_too_long(kind, len(splits.stream), batch_size, length))
-    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed)
+    needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
+    if kind not in ("cycling", "official") and needed > available:
+        raise InputError(_too_long(kind, pool, available, batch_size, needed // batch_size))
+    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool)
 
 
 def _check_fits(name: str, available: int, batch_size: int) -> None:
@@ -109,7 +133,7 @@ def _check_fits(name: str, available: int, batch_size: int) -> None:
         )
 
 
-def _too_long(kind: str, available: int, batch_size: int, length: int) -> str:
+def _too_long(kind: str, pool: str, available: int, batch_size: int, length: int) -> str:
     fixes = [f"at most {available // batch_size} steps"]
     if available >= length:
         fixes.append(f"a batch of at most {available // length}")
@@ -117,5 +141,5 @@ def _too_long(kind: str, available: int, batch_size: int, length: int) -> str:
         fixes.append("stream.kind=cycling")
     return (
         f"stream.kind={kind} needs {batch_size * length} images ({length} steps of {batch_size}) without repeats, "
-        f"but the stream split has {available}; use {' or '.join(fixes)}"
+        f"but the {pool} split has {available}; use {' or '.join(fixes)}"
     )

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner, view_of
 from accupoison.rng import generator
-from accupoison.simulate import StepContext
 from accupoison.tags import check_tags
 from accupoison.types import Batch, ModelView, State
 from accupoison.updates import SGD

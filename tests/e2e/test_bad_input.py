@@ -37,7 +37,7 @@ from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SE
         (["--trigger", "coats"], r"unknown trigger 'coats'; did you mean coast\?"),
         (["--trigger", "coast,clean,coast"], r"triggers 'coast,clean,coast' must be one or more different names"),
         (["--trigger", ""], r"triggers '' must be one or more different names"),
-        (["--trigger", "optimised,clean"], r"the optimised trigger .* needs a run of its own"),
+        (["--trigger", "optimised,adversarial"], r"the optimised trigger .* needs a run of its own"),
         (["--stream", "idd"], r"unknown stream.kind 'idd'; did you mean iid\?"),
         (["--stream", "shift:blurr"], r"unknown stream.kind 'shift:blurr'; did you mean shift:blur\?"),
         (["--model", "resnt8"], r"unknown model 'resnt8'; did you mean resnet8\?"),

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner, view_of
 from accupoison.models import ModelSpec, build_model
-from accupoison.simulate import StepContext
 from accupoison.testing import unchanged
 from accupoison.types import ModelView
 from accupoison.updates import SGD

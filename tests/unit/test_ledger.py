@@ -28,7 +28,7 @@ def step(
     phase: Phase = Phase.ORDINARY,
     verdict: Verdict = Verdict.COMMIT,
 ) -> Step:
-    return Step(t, branch, phase, clean, sent, seen, {}, verdict)
+    return Step(t, branch, phase, clean, sent, seen, seen, sent, {}, verdict)
 
 
 def flags(ledger: Ledger) -> dict[int, str]:

@@ -211,7 +211,7 @@ def test_broken_components_are_stopped(attack: Attack | str, defense: Defense | 
         ({"triggers": ("cost",)}, "unknown trigger 'cost'; did you mean coast?"),
         ({"triggers": ()}, "triggers '' must be one or more different names"),
         ({"triggers": ("clean", "clean")}, "triggers 'clean,clean' must be one or more different names"),
-        ({"triggers": ("clean", "optimised")}, "the optimised trigger changes the poison before it"),
+        ({"triggers": ("adversarial", "optimised")}, "the optimised trigger changes the poison before it"),
         ({"augment": "later"}, "unknown stream.augment 'later'; did you mean after?"),
     ],
 )
