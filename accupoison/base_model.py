@@ -144,18 +144,20 @@ def _unsafe(module: nn.Module) -> bool:
 
 def check_images(model: nn.Module, name: str, data: DataSet, batch_size: int) -> None:
     """Raise InputError unless ``model`` turns the images of ``data`` into logits and learns from ``batch_size``."""
-    shape = list(data.shape)
+    shape, other = list(data.shape), "another model, such as mlp" if data.features else "another model"
     try:
         with torch.no_grad():
             logits = model(torch.zeros(2, *shape, device=data.device))
     except Exception as error:  # a factory's model may raise anything
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"model {name} cannot take images of shape {shape} ({problem}); choose another model"
+            f"model {name} cannot take {data.kind} of shape {shape} ({problem}); choose {other}"
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (2, data.num_classes):
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model {name} maps 2 images to {found}; it must return logits [2, {data.num_classes}]")
+        raise InputError(
+            f"model {name} maps 2 {data.kind} to {found}; it must return logits [2, {data.num_classes}]; choose {other}"
+        )
     try:  # a view, so that nothing about the model changes
         view = view_of(model)
         x = torch.zeros(min(batch_size, 2), *shape, device=data.device)
@@ -163,7 +165,7 @@ def check_images(model: nn.Module, name: str, data: DataSet, batch_size: int) ->
     except Exception as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"model {name} cannot learn from a batch of {batch_size} images of shape {shape} ({problem}); "
+            f"model {name} cannot learn from a batch of {batch_size} {data.kind} of shape {shape} ({problem}); "
             "choose another model or a larger batch, and let all its parameters be used and trained"
         ) from error
 
@@ -183,7 +185,7 @@ def spec_for(settings: ModelSettings, data: DataSet, ids: Tensor) -> ModelSpec:
         norm=DEFAULTS.norm if settings.norm is None else settings.norm,
         num_classes=data.num_classes,
         mean=mean,
-        std=tuple(max(value, 1e-3) for value in std),
+        std=tuple(value if value >= 1e-3 else 1.0 for value in std),  # a constant stays one
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.open_data import open_data
+from accupoison.replay import replay_of
 from accupoison.settings import REGISTRIES, OnlineConfig
 from accupoison.simulate import Simulation
 from accupoison.types import Batch, ModelView
@@ -103,20 +104,20 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
     learner = _learner(config, base, path)
     check_images(learner.model, base.spec.name, data, config.stream.batch_size)
     early = None if early_path is None else _early(config, early_path, base, data)
-    s, plan = config.stream, config.plan()
+    s, plan, note = config.stream, config.plan(), splits.note
+    if data.features:
+        plan = replace(plan, augment="none", quantise=False)
+        note = f"{note} {data.name} has features: no crop, no flip and no rounding to 8 bits.".strip()
     defense = REGISTRIES["defense"].build(config.defense.name, config.defense.settings)
+    length = s.steps + 1 + s.after
+    stream = make_stream(
+        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool
+    )
+    attack = REGISTRIES["attack"].build(config.attack.name, config.attack.settings)
     simulation = Simulation(
         learner=learner,
-        stream=make_stream(
-            s.kind,
-            data,
-            splits,
-            batch_size=s.batch_size,
-            length=s.steps + 1 + s.after,
-            seed=config.run.seed,
-            pool=s.pool,
-        ),
-        attack=REGISTRIES["attack"].build(config.attack.name, config.attack.settings),
+        stream=stream,
+        attack=attack if s.replay is None else replay_of(config, data, stream),
         defense=defense,
         update=SGD(clip_norm=config.optim.clip_norm, clip_kind=config.optim.clip_kind),
         plan=plan,
@@ -133,7 +134,7 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
             f"{path.with_name(EARLY)}; give one with --early"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
-    note = " ".join(filter(None, (splits.note, _unknown(config, base, path))))
+    note = " ".join(filter(None, (note, _unknown(config, base, path))))
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
 
 

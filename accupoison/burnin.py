@@ -15,6 +15,7 @@ from torch import Tensor
 from accupoison.base_model import BaseModel, check_images, data_identity, place, spec_for
 from accupoison.config import plain
 from accupoison.data import DataSet, Splits, crop_flip
+from accupoison.defenses.clip import clip
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.evaluate import evaluate
@@ -27,7 +28,7 @@ from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import BurninConfig, TrainSettings, at_home
 from accupoison.tags import SUMMARY
 
-FINAL, EARLY, LATEST = "final.pt", "early.pt", "latest.pt"
+FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"
 
 Progress = Callable[[int, int, str], None]
 """Told (steps done, steps in all, a few words) after every step."""
@@ -50,6 +51,7 @@ class Burnin:
         learner: The network with its optimiser.
         step: Steps taken.
         sums: Of loss and accuracy over the batches of the current epoch, and their number.
+        best: Highest accuracy on the monitor images so far, and the epoch after which it was.
     """
 
     config: BurninConfig
@@ -59,6 +61,7 @@ class Burnin:
     learner: Learner
     step: int = 0
     sums: tuple[float, float, int] = (0.0, 0.0, 0)
+    best: tuple[float, int] = (-1.0, 0)
 
     @classmethod
     def prepare(cls, config: BurninConfig) -> "Burnin":
@@ -102,6 +105,13 @@ class Burnin:
             left -= self.steps_in(epoch)
         return self.config.train.epochs, 0
 
+    @property
+    def over(self) -> bool:
+        """All epochs are done, or ``patience`` is at its end."""
+        epoch, within = self.position()
+        patience = self.config.train.patience
+        return self.step >= self.total or (patience is not None and not within and epoch >= self.best[1] + patience)
+
     def train_epoch(self) -> Iterator[float]:
         """Train to the end of the current epoch; yield the loss of each batch after its step."""
         epoch, first = self.position()
@@ -109,7 +119,7 @@ class Burnin:
         size = batch_size(self.config.train, epoch)
         for index in range(first, self.steps_in(epoch)):
             ids = self.splits.burnin[order[index * size : (index + 1) * size]]
-            self.learner.lr = learning_rate(self.config.train, self.step, self.total)
+            self.learner.lr = learning_rate(self.config.train, self.step, self.total, epoch)
             loss, accuracy = self._train_step(ids)
             sums = self.sums if index else (0.0, 0.0, 0)
             self.sums = (sums[0] + loss, sums[1] + accuracy, sums[2] + 1)
@@ -117,13 +127,15 @@ class Burnin:
             yield loss
 
     def _train_step(self, ids: Tensor) -> tuple[float, float]:
-        rng = generator(self.config.run.seed, "augment", self.step)
-        x = crop_flip(self.data.images(ids), rng=rng, flip=self.data.flip).float() / 255
-        y = self.data.labels(ids)
+        x, y = self.data.inputs(ids), self.data.labels(ids)
+        if not self.data.features:
+            rng = generator(self.config.run.seed, "augment", self.step)
+            x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
         with self.learner.forward() as forward:
             logits = forward(x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.train.label_smoothing)
-        self.learner.apply(torch.autograd.grad(loss, tuple(self.learner.model.parameters())))
+        grads, train = torch.autograd.grad(loss, tuple(self.learner.model.parameters())), self.config.train
+        self.learner.apply(clip(grads, train.clip_norm, train.clip_kind) if train.clip_norm < math.inf else grads)
         return float(loss.detach()), float((logits.argmax(1) == y).float().mean())
 
     def base_model(self) -> BaseModel:
@@ -144,8 +156,8 @@ def batch_size(train: TrainSettings, epoch: int) -> int:
     return train.last_batch_size if epoch >= train.epochs - train.last_epochs else train.batch_size
 
 
-def learning_rate(train: TrainSettings, step: int, total: int) -> float:
-    """Return the rate of a step out of ``total``; see :class:`~accupoison.settings.TrainSettings`."""
+def learning_rate(train: TrainSettings, step: int, total: int, epoch: int) -> float:
+    """Return the rate of a step out of ``total``, in an epoch from 0; the schedules are those of the settings."""
     done = (step + 0.5) / total
     match train.schedule:
         case "linear":
@@ -155,6 +167,8 @@ def learning_rate(train: TrainSettings, step: int, total: int) -> float:
         case "onecycle":
             rise = 0.2
             return train.lr * (done / rise if done < rise else (1 - done) / (1 - rise))
+        case "step":
+            return train.lr * train.decay ** sum(epoch >= milestone for milestone in train.milestones)
         case _:
             return train.lr
 
@@ -164,9 +178,9 @@ def run_burnin(
 ) -> dict[str, Any]:
     """Train, record and save in ``out``; return the summary.
 
-    ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``latest.pt``, ``epochN.pt`` for
-    other epochs asked for, and the files of a run directory. Stopped by ``should_stop``, it saves its state and can be
-    resumed bit for bit.
+    ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``latest.pt``, ``epochN.pt`` for other epochs asked
+    for, with patience ``best.pt``, and the files of a run directory. Stopped by ``should_stop``, it saves its state and
+    can be resumed bit for bit.
 
     Args:
         config: All settings.
@@ -190,7 +204,7 @@ def run_burnin(
         with RunRecorder(run, [""], at) as recorder:
             finished = _train(burnin, run, recorder, progress, should_stop)
             if finished:
-                burnin.base_model().save(out / FINAL)
+                _finish(burnin, out)
             summary = _summary(burnin, finished)
             recorder.close(summary)
     return summary
@@ -207,15 +221,25 @@ def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
                 f"{run.path} was started on other contents of {burnin.data.name}; bring those back to resume"
             )
         burnin.learner.restore(state["learner"])
-        burnin.step, burnin.sums = state["step"], tuple(state["sums"])
+        burnin.step, burnin.sums, burnin.best = state["step"], tuple(state["sums"]), tuple(state["best"])
     return state
+
+
+def _finish(burnin: Burnin, out: Path) -> None:
+    """Save the model that streams start from: the last one, or with patience the best."""
+    if burnin.config.train.patience is not None:
+        best = BaseModel.load(out / BEST)
+        burnin.learner.restore({"model": best.weights, "optimizer": best.optimizer})
+        best.save(out / FINAL)
+    else:
+        burnin.base_model().save(out / FINAL)
 
 
 def _train(
     burnin: Burnin, run: RunDirectory, recorder: RunRecorder, progress: Progress, should_stop: Callable[[], bool]
 ) -> bool:
     train = burnin.config.train
-    while burnin.step < burnin.total:
+    while not burnin.over:
         started = time.perf_counter()
         for loss in burnin.train_epoch():
             progress(burnin.step, burnin.total, f"loss {loss:.3f}")
@@ -231,12 +255,15 @@ def _train(
         metrics["monitor/acc"] = evaluate(burnin.learner.view(), burnin.data, burnin.splits.monitor)[0]
         metrics["time/epoch_s"] = time.perf_counter() - started
         recorder.log(metrics, burnin.step)
+        if train.patience is not None and metrics["monitor/acc"] > burnin.best[0]:
+            burnin.best = metrics["monitor/acc"], epoch
+            burnin.base_model().save(run.path / BEST)
         if epoch == train.early_epoch:
             burnin.base_model().save(run.path / EARLY)
         if epoch in train.snapshots:
             burnin.base_model().save(run.path / f"epoch{epoch}.pt")
         _save(burnin, run, recorder)
-        if should_stop() and burnin.step < burnin.total:
+        if should_stop() and not burnin.over:
             return False
     return True
 
@@ -245,7 +272,7 @@ def _save(burnin: Burnin, run: RunDirectory, recorder: RunRecorder) -> None:
     burnin.base_model().save(run.path / LATEST)
     offset = recorder.sync()
     state = {"learner": burnin.learner.state(), "step": burnin.step, "sums": burnin.sums, "offset": offset}
-    run.save_state({**state, "data": burnin.data.fingerprint()})
+    run.save_state({**state, "best": burnin.best, "data": burnin.data.fingerprint()})
 
 
 def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:

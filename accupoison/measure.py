@@ -1,7 +1,7 @@
 """What a run measures after each step, and what it makes of it in the end."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +39,22 @@ class Meter:
         splits: Their parts; accuracy is measured on ``test`` and ``monitor``, statistics re-estimated on ``trusted``.
         settings: What is measured, and when.
         stop: When the trigger comes early.
+        held_out: Classes that the burn-in did not have; accuracy on them is followed as well.
     """
 
     def __init__(
-        self, simulation: Simulation, data: DataSet, splits: Splits, settings: EvaluateSettings, stop: StopSettings
+        self,
+        simulation: Simulation,
+        data: DataSet,
+        splits: Splits,
+        settings: EvaluateSettings,
+        stop: StopSettings,
+        held_out: Sequence[int] = (),
     ) -> None:
-        self._simulation, self._data, self._splits = simulation, data, splits
+        self._simulation, self.data, self._splits = simulation, data, splits
         self._settings, self._stop = settings, stop
+        chosen = torch.isin(data.labels(splits.test).cpu(), torch.tensor(held_out, dtype=torch.int64))
+        self._held_out = splits.test[chosen]
         self.steps, self.trunk_steps, self.latest = 0, 0, float("nan")
         self._marks: dict[str, dict[str, float]] = {}
         self._sums: dict[str, float] = {}
@@ -131,29 +140,31 @@ class Meter:
     def _monitor(self) -> dict[str, float]:
         if not self._settings.monitor:
             return {}
-        self.latest = evaluate(self._simulation.learner.view(), self._data, self._splits.monitor)[0]
+        self.latest = evaluate(self._simulation.learner.view(), self.data, self._splits.monitor)[0]
         return {"monitor/acc": self.latest}
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
         learner, test = self._simulation.learner, self._splits.test
-        accuracy, loss = evaluate(learner.view(), self._data, test)
+        accuracy, loss = evaluate(learner.view(), self.data, test)
         self.latest = accuracy
         metrics = {"test/acc": accuracy, "test/loss": loss}
+        if len(self._held_out):
+            metrics["test/held_out_acc"] = evaluate(learner.view(), self.data, self._held_out)[0]
         shift = self._simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:
             return x if shift is None else shift(x, ids, t)
 
         if shift is not None:
-            metrics["test/shifted_acc"] = evaluate(learner.view(), self._data, test, shifted)[0]
+            metrics["test/shifted_acc"] = evaluate(learner.view(), self.data, test, shifted)[0]
         if self._settings.reestimate and reestimate and len(self._splits.trusted):
-            batches = [self._data.batch(part) for part in torch.split(self._splits.trusted, CHUNK)]
+            batches = [self.data.batch(part) for part in torch.split(self._splits.trusted, CHUNK)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
-            metrics["test/acc_bn_reestimated"] = evaluate(again, self._data, test)[0]
+            metrics["test/acc_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:
                 moved = (shifted(b.x, b.ids) for b in batches)
                 again = view_of(reestimate_batchnorm(learner.model, moved))
-                metrics["test/shifted_acc_bn_reestimated"] = evaluate(again, self._data, test, shifted)[0]
+                metrics["test/shifted_acc_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
         return metrics
 
 

@@ -17,6 +17,7 @@ from accupoison.gradients import gradient
 from accupoison.ledger import Ledger
 from accupoison.measure import Meter
 from accupoison.recorder import RunRecorder
+from accupoison.replay import digest, save_batch
 from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import OnlineConfig, at_home
 from accupoison.tags import SUMMARY
@@ -33,6 +34,8 @@ def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, 
         if path is not None:
             with path.open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if config.stream.replay is not None:
+        digests["replay"] = digest(Path(config.stream.replay))
     return digests
 
 
@@ -40,7 +43,8 @@ def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found:
     """Raise InputError unless what ``run`` was made from is what is there now; both are :func:`input_digests`."""
     for name in {**stored, **found}:
         if stored.get(name) != found.get(name):
-            what = {"data": config.data.name, "early": "the early snapshot"}.get(name, "the checkpoint")
+            named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
+            what = named.get(name, "the checkpoint")
             raise InputError(f"{what} has changed since {run} was started; bring the old one back to resume it")
 
 
@@ -67,7 +71,8 @@ class OnlineRun:
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._inputs = input_digests(config, root, data)
             if not resume:
-                said = {"threat_model": threat_model(config), "model": built.model, "note": built.note}
+                threat = threat_model(config, images=not data.features)
+                said = {"threat_model": threat, "model": built.model, "note": built.note}
                 env = {**environment(str(self.simulation.learner.device)), **said, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
@@ -77,7 +82,8 @@ class OnlineRun:
         state = self.directory.load_state() if resume else None
         if state is None and (self.out / SUMMARY).exists():
             raise InputError(f"{self.out} has lost its {STATE}; restore a copy or start the run anew")
-        self.meter = Meter(self.simulation, data, splits, self.config.evaluate, self.config.stop)
+        evaluate, stop, held_out = self.config.evaluate, self.config.stop, self.config.data.held_out
+        self.meter = Meter(self.simulation, data, splits, evaluate, stop, held_out)
         self.ledger, at = Ledger(), None
         if state is not None:
             check_inputs(self.out, self.config, state["inputs"], self._inputs)
@@ -107,7 +113,7 @@ class OnlineRun:
         """Return what the run has found so far."""
         return {
             "status": status,
-            "threat_model": threat_model(self.config),
+            "threat_model": threat_model(self.config, images=not self.meter.data.features),
             "horizon": self.simulation.horizon,
             **self.meter.summary(),
         }
@@ -159,6 +165,8 @@ class OnlineRun:
         metrics["time/evaluate_s"] = time.perf_counter() - started
         self.recorder.log(metrics, step.t + 1, step.branch)
         self.ledger.add(step)
+        if self.config.evaluate.save_batches:
+            save_batch(self.out, step)
         count = self.config.evaluate.images
         if count and step.phase is not Phase.RECOVER and step.clean.x.ndim == 4:
             for name, batch in {"clean": step.clean, "sent": step.sent, "seen": step.seen}.items():

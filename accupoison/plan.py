@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from accupoison.errors import InputError, did_you_mean
 
 TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
+CRAFTED = frozenset({"adversarial", "optimised"})
+"""The triggers that an attack makes."""
 AUGMENT = ("before", "after", "none")
 
 
@@ -45,7 +47,7 @@ class Plan:
                 raise InputError(f"unknown trigger {trigger!r}{did_you_mean(trigger, TRIGGERS)}")
         if len(set(self.triggers)) != len(self.triggers) or not self.triggers:
             raise InputError(f"triggers {','.join(self.triggers)!r} must be one or more different names")
-        if {"adversarial", "optimised"} <= set(self.triggers):
+        if set(self.triggers) >= CRAFTED:
             raise InputError(
                 "the optimised trigger changes the poison before it, so the adversarial one needs a run of its own"
             )

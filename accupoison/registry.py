@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
+
+
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Return what installed packages offer under the entry point group ``accupoison.<group>``, by name."""
+    return {found.name: found for found in entry_points(group=f"accupoison.{group}")}
 
 
 class Registry(Generic[T]):

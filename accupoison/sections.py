@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 from accupoison.data import SplitSizes
-from accupoison.data.sources import NAMES
+from accupoison.data.sources import data_names
 from accupoison.data.splits import PROTOCOLS
 from accupoison.defenses.clip import check_clipping
 from accupoison.errors import InputError, did_you_mean
-from accupoison.models import MODELS, NORMS
+from accupoison.models import check_norm, model_names
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SCHEDULES = ("constant", "linear", "onecycle", "step")
@@ -19,7 +19,7 @@ class DataSettings(SplitSizes):
     """Which images, and who gets which; the sizes of the parts are those of :class:`~accupoison.data.SplitSizes`.
 
     Attributes:
-        name: One of :data:`accupoison.data.sources.NAMES`, such as "cifar10", "digits" or "npz:PATH".
+        name: One of :func:`accupoison.data.sources.data_names`, such as "cifar10", "digits" or "npz:PATH".
         dir: Directory of the data files; None takes ACCUPOISON_DATA, or "data".
         offline: Never download.
         splits: "fresh" (disjoint parts) or "official" (the released protocol).
@@ -39,8 +39,8 @@ class DataSettings(SplitSizes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name.partition(":")[0] not in {name.partition(":")[0] for name in NAMES}:
-            raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, NAMES)}")
+        if self.name.partition(":")[0] not in {name.partition(":")[0] for name in data_names()}:
+            raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, data_names())}")
         if self.splits not in PROTOCOLS:
             raise InputError(f"unknown data.splits {self.splits!r}{did_you_mean(self.splits, PROTOCOLS)}")
 
@@ -50,9 +50,9 @@ class ModelSettings:
     """The network; None takes what the checkpoint says, or resnet18, 64 and batch.
 
     Attributes:
-        name: One of :data:`accupoison.models.MODELS`, such as "resnet18", or "package.module:factory".
+        name: One of :func:`accupoison.models.model_names`, such as "resnet18", or "package.module:factory".
         width: Channels of the first stage.
-        norm: "batch" or "group".
+        norm: "batch", "group" (about 8 channels a group) or "group:N" (N groups).
     """
 
     name: str | None = None
@@ -60,12 +60,12 @@ class ModelSettings:
     norm: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and ":" not in self.name and self.name not in MODELS:
-            raise InputError(f"unknown model {self.name!r}{did_you_mean(self.name, MODELS)}")
+        if self.name is not None and ":" not in self.name and self.name not in model_names():
+            raise InputError(f"unknown model {self.name!r}{did_you_mean(self.name, model_names())}")
         if self.width is not None and self.width < 1:
             raise InputError(f"model.width {self.width} is below 1; give a number of channels such as 16 or 64")
-        if self.norm is not None and self.norm not in NORMS:
-            raise InputError(f"unknown model.norm {self.norm!r}{did_you_mean(self.norm, NORMS)}")
+        if self.norm is not None:
+            check_norm(self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class TrainSettings:
         clip_norm: Bound on the norm of the gradient of each step.
         clip_kind: "l2" or "linf".
         patience: End the burn-in once accuracy on the monitor images has not risen for so many epochs, and keep the
-            model of the best one; None never does.
+            model of the best one; None never does. One that ends before its ``early`` epoch has no early snapshot.
         last_epochs: This many of the epochs, at the end, use ``last_batch_size``.
         last_batch_size: The batch size that the stream will have.
         early: Epoch of the early snapshot; None is half-way.

@@ -14,7 +14,7 @@ from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.ledger import Pseudonyms
-from accupoison.plan import Plan
+from accupoison.plan import CRAFTED, Plan
 from accupoison.probes import probe
 from accupoison.rng import generator
 from accupoison.types import Access, Batch, ModelView, Phase, Step, Verdict
@@ -68,7 +68,7 @@ class Simulation:
         trigger = stream.trigger(plan.horizon)
         if plan.augment == "before":
             trigger = self._augmented(trigger, "trigger")
-        crafted = not {"adversarial", "optimised"}.isdisjoint(plan.triggers)
+        crafted = not CRAFTED.isdisjoint(plan.triggers)
         self.access = Access(
             val, trigger, crafted, "optimised" in plan.triggers, learner.preview, learner.update_mode == "train"
         )

@@ -38,6 +38,8 @@ class StreamSettings:
         after: Clean steps after it, with the defence on.
         augment: Crop and flip "before" or "after" the attack, or "none".
         quantise: Round what the attacker sends to 8 bits, toward the clean pixel.
+        replay: Directory of a run with ``evaluate.save_batches``: what was sent there is sent again, to see whether it
+            harms another defence or model. The settings of the attack must be those of that run.
     """
 
     kind: str = "iid"
@@ -47,6 +49,7 @@ class StreamSettings:
     after: int = 5
     augment: str = "after"
     quantise: bool = True
+    replay: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -134,12 +137,14 @@ class EvaluateSettings:
         monitor: Measure accuracy on the monitor images at every step.
         reestimate: Also measure test accuracy after batch-norm re-estimation on the trusted images.
         images: Sample images a step to TensorBoard: clean, sent and seen; 0 for none.
+        save_batches: Keep what the attacker sends, for ``stream.replay``.
     """
 
     test: str = "marks"
     monitor: bool = True
     reestimate: bool = True
     images: int = 8
+    save_batches: bool = False
 
     def __post_init__(self) -> None:
         if self.test not in ("marks", "every"):

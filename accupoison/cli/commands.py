@@ -17,7 +17,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 
 
 @cli.command()
-@click.option("--recipe", metavar="NAME", help="live (default), best or official; sets all training options.")
+@click.option("--recipe", metavar="NAME", help="live (default), best, official or pang; sets all training options.")
 @data_options
 @model_options
 @click.option("--epochs", type=int, help="Passes over the burn-in images.")
@@ -74,7 +74,7 @@ def burnin(
 @click.option(
     "--trigger",
     metavar="NAMES",
-    help="none, coast, clean, adversarial (default), or several with commas, each from the same state; or optimised.",
+    help="none, coast, clean, adversarial (default), optimised; several with commas leave from the same state.",
 )
 @click.option("--stream", metavar="KIND", help="iid (default), cycling, official or shift:NAME.")
 @click.option("--steps", type=int, help="Batches before the trigger.  [default: 10]")
@@ -83,7 +83,9 @@ def burnin(
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
-@click.option("--preset", metavar="NAME", help="fresh (default) or official: a whole protocol.")
+@click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
+@click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options
 @model_options
 @run_options
@@ -93,6 +95,7 @@ def online(
     ctx: click.Context,
     /,
     preset: str | None,
+    replay: Path | None,
     out: Path | None,
     resume: Path | None,
     file: Path | None,
@@ -111,7 +114,7 @@ def online(
     from accupoison.settings import online_config
 
     _check_place(out, resume)
-    base = _base("online", preset, "fresh", resume)
+    base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
     settings = online_config([*base, *_layers(file, pairs, flags)])
     if dry_run:
         click.echo(json_text(describe(settings)))
@@ -151,6 +154,18 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
     if MARKS[other] in stored and MARKS[command] not in stored:
         raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {resume}")
     return [stored, *([] if name is None else [config.preset(command, name)])]
+
+
+def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str, Any]]:
+    """Return the layers that a replay's options change: the settings of the run whose batches are sent again."""
+    from accupoison import config
+    from accupoison.replay import replay_layer
+
+    if resume is not None:
+        raise InputError(
+            f"--replay {run} and --resume {resume} exclude each other; a resumed run knows what it replays"
+        )
+    return [replay_layer(run), *([] if name is None else [config.preset("online", name)])]
 
 
 def _layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,9 +32,9 @@ def list_(as_json: bool) -> None:
 
 def _everything() -> dict[str, dict[str, str]]:
     from accupoison import config
-    from accupoison.data.sources import NAMES
+    from accupoison.data.sources import data_names
     from accupoison.data.stream import KINDS
-    from accupoison.models import MODELS
+    from accupoison.models import model_names
     from accupoison.plan import TRIGGERS
     from accupoison.settings import REGISTRIES
 
@@ -43,8 +43,8 @@ def _everything() -> dict[str, dict[str, str]]:
     plain = {
         "triggers": TRIGGERS,
         "streams": KINDS,
-        "data sets": NAMES,
-        "models": (*MODELS, "package.module:factory"),
+        "data sets": data_names(),
+        "models": (*model_names(), "package.module:factory"),
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
         "checkpoints": checkpoints or ["none yet: python cli.py burnin"],

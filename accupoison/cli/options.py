@@ -29,6 +29,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "after": ("stream", "after"),
     "update_mode": ("optim", "update_mode"),
     "clip_norm": ("optim", "clip_norm"),
+    "save_batches": ("evaluate", "save_batches"),
     "checkpoint": ("start", "checkpoint"),
     "early": ("start", "early"),
 }

@@ -39,19 +39,28 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The directory to write.  [default: the first of PATHS]")
 @click.option("--trigger", default="adversarial", show_default=True, help="The path the figure follows.")
+@click.option(
+    "--claims",
+    type=click.Path(path_type=Path),
+    metavar="GRID",
+    help="Also hold the [[claims]] of this grid to the runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
-def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: bool) -> None:
+def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, as_json: bool) -> None:
     """Make tables and a figure from runs.
 
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
     """
+    from accupoison.config import read_toml
     from accupoison.files import write_atomically
     from accupoison.report import (
         CAPTION,
+        claims_table,
         collect,
         curves,
         mechanism_table,
         outcome_table,
+        read_claims,
         retention_table,
         threat_lines,
     )
@@ -60,7 +69,14 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, as_json: boo
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
-    parts = [outcome_table(runs), mechanism_table(runs), retention_table(runs), CAPTION]
+    said = [] if claims is None else read_claims(read_toml(claims))
+    parts = [
+        claims_table(said, runs) if said else "",
+        outcome_table(runs),
+        mechanism_table(runs),
+        retention_table(runs),
+        CAPTION,
+    ]
     parts.append(f"Threat models:\n{threat_lines(runs)}")
     text = "\n\n".join(part for part in parts if part) + "\n"
     folder = out or paths[0]

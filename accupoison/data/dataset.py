@@ -1,4 +1,4 @@
-"""Images, labels and the ids that name them."""
+"""Images or features, labels and the ids that name them."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A labelled image set with a fixed train and test half, held as bytes.
+    """A labelled data set with a fixed train and test half: images, held as bytes, or feature vectors.
 
-    Train image ``i`` has id ``i``; test image ``j`` has id ``num_train + j``. Ids may live on any device.
+    Train sample ``i`` has id ``i``; test sample ``j`` has id ``num_train + j``. Ids may live on any device.
 
     Attributes:
         name: What it was loaded as, such as ``cifar10``.
-        train_x: uint8 [N, C, H, W].
+        train_x: Images uint8 [N, C, H, W], or features float32 [N, D] in [0, 1].
         train_y: int64 [N].
-        test_x: uint8 [M, C, H, W].
+        test_x: The same for the M test samples.
         test_y: int64 [M].
         classes: The class names, in label order.
         flip: A horizontal flip leaves the class as it is.
@@ -46,27 +46,36 @@ class DataSet:
 
     @property
     def num_train(self) -> int:
-        """The number of train images, which is the first test id."""
+        """The number of train samples, which is the first test id."""
         return len(self.train_x)
 
     @property
     def size(self) -> int:
-        """The number of ids: train and test images together."""
+        """The number of ids: train and test samples together."""
         return len(self.train_x) + len(self.test_x)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.train_x.shape[1:]
-        return channels, height, width
+    def features(self) -> bool:
+        """The samples are feature vectors, not images."""
+        return self.train_x.ndim == 2
+
+    @property
+    def kind(self) -> str:
+        """What the samples are called: "images" or "features"."""
+        return "features" if self.features else "images"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image, or the number of features."""
+        return tuple(self.train_x.shape[1:])
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Where the samples are."""
         return self.train_x.device
 
-    def images(self, ids: Tensor) -> Tensor:
-        """Return the images ``ids`` (int64 [B]) as uint8 [B, C, H, W].
+    def inputs(self, ids: Tensor) -> Tensor:
+        """Return the samples ``ids`` (int64 [B]) as they are held: uint8 [B, C, H, W], or float32 [B, D].
 
         Raises:
             IndexError: An id is negative or not below ``size``.
@@ -87,8 +96,9 @@ class DataSet:
         Raises:
             IndexError: An id is negative or not below ``size``.
         """
+        x = self.inputs(ids)
         # Dividing by 255 (here, in `quantise` and in `Shift`) is what defines the 8-bit grid.
-        return Batch(self.images(ids).float() / 255, self.labels(ids), ids.to(self.device))
+        return Batch(x if self.features else x.float() / 255, self.labels(ids), ids.to(self.device))
 
     def to(self, device: torch.device | str) -> "DataSet":
         """Return the same data set with its tensors on ``device``."""
@@ -96,19 +106,22 @@ class DataSet:
         return replace(self, **moved)
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 hex digest of all images, labels and class names; neither name nor device matter."""
+        """Return a SHA-256 hex digest of all samples, labels and class names; neither name nor device matter."""
         return self._fingerprint
 
     def channel_stats(self, ids: Tensor) -> Stats:
-        """Return mean and standard deviation of each channel over the images ``ids``, in [0, 1].
+        """Return mean and standard deviation of each channel, or feature, over the samples ``ids``, in [0, 1].
 
         Raises:
             ValueError: ``ids`` is empty.
         """
         if not len(ids):
-            raise ValueError("channel statistics need at least one image")
+            raise ValueError("channel statistics need at least one sample")
+        if self.features:
+            x = self.inputs(ids).cpu().double()
+            return tuple(x.mean(0).tolist()), tuple(x.std(0, correction=0).tolist())
         # Histograms make this exact and need no floating-point copy of the images.
-        images, level = self.images(ids), torch.arange(256, dtype=torch.float64) / 255
+        images, level = self.inputs(ids), torch.arange(256, dtype=torch.float64) / 255
         means, stds = [], []
         for channel in range(images.shape[1]):
             share = torch.bincount(images[:, channel].flatten(), minlength=256).cpu().double()

@@ -1,4 +1,4 @@
-"""Image sets from one .npz file of the user's own."""
+"""Data sets from one .npz file of the user's own: images or features."""
 
 import struct
 import zipfile
@@ -14,7 +14,10 @@ from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
-LAYOUT = "images must be uint8 [N, H, W, C] with C 1 or 3"
+WHOLE = ("x", "y")
+LAYOUT = "images must be uint8 [N, H, W, C] with C 1 or 3, and features numbers [N, D]"
+FOLD = 5
+"""Of a set without a division, every so many-th sample is a test sample."""
 MAX_CLASSES = 65_536
 
 # What numpy and zipfile raise on a file that is damaged, encrypted, pickled or something else altogether.
@@ -26,31 +29,35 @@ Array = np.ndarray[Any, Any]
 def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
     """Read a data set from ``path``; grey images become RGB.
 
-    The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` (images uint8 [N, H, W, C] with C 1 or 3, labels
-    integers [N] from 0) and, optionally, ``classes`` (strings, in label order).
+    The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` (images uint8 [N, H, W, C] with C 1 or 3, or
+    features [N, D], any finite numbers; labels integers [N] from 0) and, optionally, ``classes`` (strings, in label
+    order). In place of the four there may be ``x`` and ``y``: samples 4, 9, 14, ... are then the test half. Features
+    that are not all in [0, 1] are scaled to it, each by its least and largest value in the file.
 
     Args:
         path: The file.
         name: The name the data set gets.
-        flip: A mirrored image keeps its class.
+        flip: A mirrored image keeps its class; of no meaning for features.
 
     Raises:
         InputError: The file is missing or damaged, or one of its arrays is not as above.
     """
     arrays = _arrays(path)
     for half in ("train", "test"):
-        _check_images(path, f"{half}_x", arrays[f"{half}_x"])
+        _check_inputs(path, f"{half}_x", arrays[f"{half}_x"])
         _check_labels(path, half, arrays[f"{half}_y"], len(arrays[f"{half}_x"]))
     _check_sizes(path, arrays["train_x"].shape, arrays["test_x"].shape)
     classes = _classes(path, arrays)
+    halves = arrays["train_x"], arrays["test_x"]
+    train_x, test_x = map(_images, halves) if halves[0].ndim == 4 else _features(*halves)
     return DataSet(
         name=name,
-        train_x=_images(arrays["train_x"]),
+        train_x=train_x,
         train_y=_labels(arrays["train_y"]),
-        test_x=_images(arrays["test_x"]),
+        test_x=test_x,
         test_y=_labels(arrays["test_y"]),
         classes=classes,
-        flip=flip,
+        flip=flip and halves[0].ndim == 4,
     )
 
 
@@ -71,10 +78,23 @@ def _members(path: Path, file: "Array | np.lib.npyio.NpzFile") -> dict[str, Arra
         raise InputError(f"{path} holds a single array; write {', '.join(KEYS)} to one file with numpy.savez")
     with file:
         missing = [key for key in KEYS if key not in file]
+        if len(missing) == len(KEYS) and all(key in file for key in WHOLE):
+            return _halved(path, {key: _member(path, file, key) for key in (*WHOLE, "classes") if key in file})
         if missing:
             found = ", ".join(file.files) or "nothing"
             raise InputError(f"{path} lacks {', '.join(missing)} (it has {found}); save {', '.join(KEYS)}")
         return {key: _member(path, file, key) for key in (*KEYS, "classes") if key in file}
+
+
+def _halved(path: Path, whole: dict[str, Array]) -> dict[str, Array]:
+    """Return the arrays of a file without a division as if it had one."""
+    x, y = whole.pop("x"), whole.pop("y")
+    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(x) < FOLD:
+        raise InputError(
+            f"{path} has x {list(x.shape)} and y {list(y.shape)}; give one label a sample, and at least {FOLD} of both"
+        )
+    tested = np.arange(len(x)) % FOLD == FOLD - 1
+    return {"train_x": x[~tested], "train_y": y[~tested], "test_x": x[tested], "test_y": y[tested], **whole}
 
 
 def _member(path: Path, file: "np.lib.npyio.NpzFile", key: str) -> Array:
@@ -96,8 +116,11 @@ def reason(error: BaseException) -> str:
     return str(error).split("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _check_images(path: Path, key: str, x: Array) -> None:
+def _check_inputs(path: Path, key: str, x: Array) -> None:
     shape = list(x.shape)
+    if x.ndim == 2:
+        _check_features(path, key, x)
+        return
     if x.dtype != np.uint8:
         hint = "; multiply values in [0, 1] by 255 and round them" if x.dtype.kind == "f" else ""
         raise InputError(f"{key} in {path} has dtype {x.dtype}; {LAYOUT}{hint}")
@@ -111,6 +134,15 @@ def _check_images(path: Path, key: str, x: Array) -> None:
         raise InputError(f"{key} in {path} has shape {shape}, which is empty; give at least one image")
 
 
+def _check_features(path: Path, key: str, x: Array) -> None:
+    if x.dtype.kind not in "fiub":
+        raise InputError(f"{key} in {path} has dtype {x.dtype}; {LAYOUT}")
+    if 0 in x.shape:
+        raise InputError(f"{key} in {path} has shape {list(x.shape)}, which is empty; give at least one sample")
+    if not np.isfinite(x).all():
+        raise InputError(f"{key} in {path} has values that are not finite; replace or remove these samples")
+
+
 def _check_labels(path: Path, half: str, y: Array, count: int) -> None:
     key = f"{half}_y in {path}"
     if y.dtype.kind not in "iu":
@@ -118,7 +150,7 @@ def _check_labels(path: Path, half: str, y: Array, count: int) -> None:
     if y.ndim != 1:
         raise InputError(f"{key} has shape {list(y.shape)}; labels must be integers [N]")
     if len(y) != count:
-        raise InputError(f"{key} has {len(y)} labels for {count} images in {half}_x; give one label an image")
+        raise InputError(f"{key} has {len(y)} labels for {count} samples in {half}_x; give one label a sample")
     if y.min() < 0:
         raise InputError(f"{key} has the label {y.min()}; number the classes from 0")
 
@@ -126,7 +158,7 @@ def _check_labels(path: Path, half: str, y: Array, count: int) -> None:
 def _check_sizes(path: Path, train: tuple[int, ...], test: tuple[int, ...]) -> None:
     if train[1:] != test[1:]:
         raise InputError(
-            f"{path} has train images of shape {list(train[1:])} and test images of shape {list(test[1:])}; "
+            f"{path} has train samples of shape {list(train[1:])} and test samples of shape {list(test[1:])}; "
             "make them the same"
         )
 
@@ -152,6 +184,16 @@ def _images(x: Array) -> Tensor:
     """Return uint8 [N, 3, H, W], contiguous."""
     channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
     return channels_first.expand(-1, 3, -1, -1).contiguous()
+
+
+def _features(train: Array, test: Array) -> tuple[Tensor, Tensor]:
+    """Return both halves as float32 [N, D] in [0, 1]."""
+    both = np.concatenate([train, test]).astype(np.float64)
+    if both.min() < 0 or both.max() > 1:
+        low, high = both.min(0), both.max(0)
+        both = (both - low) / np.where(high > low, high - low, 1)
+    x = torch.from_numpy(both.astype(np.float32))
+    return x[: len(train)].clone(), x[len(train) :].clone()
 
 
 def _labels(y: Array) -> Tensor:

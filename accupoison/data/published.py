@@ -116,7 +116,7 @@ def read_published(name: str, root: Path, *, offline: bool) -> DataSet:
     if not npz.exists():
         return _from_torchvision(name, root, offline=offline)
     data = read_npz(npz, name=name, flip=known.flip)
-    if data.shape != known.shape or data.num_classes != known.num_classes:
+    if data.features or data.shape != known.shape or data.num_classes != known.num_classes:
         raise InputError(
             f"{npz} has {data.num_classes} classes of {list(data.shape)} images, {known.title} has "
             f"{known.num_classes} of {list(known.shape)}; replace it, or load it as npz:{npz}"

@@ -10,9 +10,10 @@ import torch
 
 from accupoison.data.dataset import DataSet, Stats
 from accupoison.data.folders import read_image_folder, read_tiny_imagenet
-from accupoison.data.npz import read_npz
+from accupoison.data.npz import read_npz, reason
 from accupoison.data.published import PUBLISHED, read_published
 from accupoison.errors import InputError, did_you_mean
+from accupoison.registry import plugins
 from accupoison.rng import generator
 
 __all__ = ["STATS", "DataSet", "Stats", "load"]
@@ -23,8 +24,13 @@ STATS: dict[str, Stats] = {name: known.stats for name, known in PUBLISHED.items(
 DIGITS_TRAIN = 1547
 
 
-NAMES = (*PUBLISHED, "tiny-imagenet", "digits", "npz:PATH", "folder:PATH")
-"""What ``load`` takes."""
+NAMES = (*PUBLISHED, "tiny-imagenet", "location30", "digits", "npz:PATH", "folder:PATH")
+"""The data sets that ship or are yours to name."""
+
+
+def data_names() -> tuple[str, ...]:
+    """Return what :func:`load` takes: ``NAMES`` and the data sets of installed packages."""
+    return (*NAMES, *(name for name in sorted(plugins("data")) if name not in NAMES))
 
 
 def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> DataSet:
@@ -32,8 +38,9 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
 
     Args:
         name: A published data set (``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``mnist``, ``fashion-mnist``,
-            ``tiny-imagenet``), ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file), or your
-            own: ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or ``folder:PATH`` (see
+            ``tiny-imagenet``), ``location30`` (446 binary features, from ``location30.npz`` in ``data_dir``),
+            ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file), one of an installed package,
+            or your own: ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or ``folder:PATH`` (see
             :func:`accupoison.data.folders.read_image_folder`).
         data_dir: Where files are kept and downloaded to; default: what the environment variable ACCUPOISON_DATA
             names, otherwise ``data`` in the working directory.
@@ -44,7 +51,9 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     """
     kind, colon, argument = name.partition(":")
     if kind not in _LOADERS and kind not in PUBLISHED:
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}")
+        if kind not in plugins("data"):
+            raise InputError(f"unknown data set {name!r}{did_you_mean(name, data_names())}")
+        return _of_others(kind, data_dir)
     if colon and kind not in ("npz", "folder"):
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
@@ -66,6 +75,31 @@ def _directory(data_dir: Path | None) -> Path:
         source = "--data-dir" if data_dir is not None else "ACCUPOISON_DATA"
         raise InputError(f"the data directory {path} does not exist; create it or correct {source}")
     return path
+
+
+def _of_others(name: str, data_dir: Path | None) -> DataSet:
+    """Load a data set of an installed package; its loader may raise anything."""
+    try:
+        data = plugins("data")[name].load()(data_dir)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"data set {name!r} of an installed package failed ({reason(error)}); mend its loader"
+        ) from error
+    if not isinstance(data, DataSet):
+        raise InputError(f"data set {name!r} of an installed package is a {type(data).__name__}, not a DataSet")
+    return replace(data, name=name)
+
+
+def _location30(argument: str, data_dir: Path | None) -> DataSet:
+    path = _directory(data_dir) / "location30.npz"
+    if not path.exists():
+        raise InputError(
+            f"Location-30 is not in {path.parent.absolute()}; put location30.npz there, with x (0 or 1, [5010, 446]) "
+            "and y, or name the directory that has it with --data-dir or ACCUPOISON_DATA"
+        )
+    return read_npz(path, name="location30")
 
 
 def _npz(argument: str, data_dir: Path | None) -> DataSet:
@@ -102,6 +136,7 @@ def _digits(argument: str, data_dir: Path | None) -> DataSet:
 _LOADERS: dict[str, Callable[[str, Path | None], DataSet]] = {
     "digits": _digits,
     "folder": _folder,
+    "location30": _location30,
     "npz": _npz,
     "tiny-imagenet": _tiny_imagenet,
 }

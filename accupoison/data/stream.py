@@ -111,6 +111,8 @@ def make_stream(
     for name, value in {"batch size": batch_size, "length": length}.items():
         if value < 1:
             raise InputError(f"the {name} of the stream is {value}; give 1 or more")
+    if kind.startswith("shift:") and data.features:
+        raise InputError(f"stream.kind {kind} corrupts images and {data.name} has features; choose iid or cycling")
     if pool not in POOLS:
         raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
     available = len(getattr(splits, pool))

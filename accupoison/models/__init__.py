@@ -8,16 +8,25 @@ import torch
 from torch import nn
 
 from accupoison.errors import InputError, did_you_mean
+from accupoison.models.mlp import MLP
 from accupoison.models.mobilenet import MobileNetV2
-from accupoison.models.parts import NORMS
+from accupoison.models.parts import NORMS, check_norm
 from accupoison.models.preact import PreActResNet
 from accupoison.models.resnet import ResNet
 from accupoison.models.small import ConvNet
 from accupoison.models.vgg import VGG
+from accupoison.registry import plugins
 
-__all__ = ["MODELS", "NORMS", "ModelSpec", "build_model"]
+__all__ = ["IMAGE_MODELS", "MODELS", "NORMS", "ModelSpec", "build_model", "check_norm", "model_names"]
 
-MODELS = ("resnet18", "resnet34", "preact-resnet18", "vgg16", "mobilenetv2", "resnet8", "convnet")
+IMAGE_MODELS = ("resnet18", "resnet34", "preact-resnet18", "vgg16", "mobilenetv2", "resnet8", "convnet")
+MODELS = (*IMAGE_MODELS, "mlp")
+"""The networks that ship; the mlp is for features."""
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of :data:`MODELS` and of the models of installed packages."""
+    return (*MODELS, *(name for name in sorted(plugins("models")) if name not in MODELS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +34,14 @@ class ModelSpec:
     """What it takes to make a network again.
 
     Attributes:
-        name: One of :data:`MODELS`, or ``package.module:factory``, called with ``num_classes`` as a keyword.
-        width: Channels of the first stage (mobilenetv2: twice those of its first convolution); ignored by a factory.
-        norm: "batch" or "group"; ignored by a factory.
+        name: One of :func:`model_names`, or ``package.module:factory``. A factory, also one of an installed package, is
+            called with ``num_classes`` as a keyword.
+        width: Channels of the first stage (mobilenetv2: twice those of its first convolution; mlp: units of its last
+            hidden layer); ignored by a factory.
+        norm: "batch", "group" or "group:N", N groups; ignored by a factory.
         num_classes: Number of classes.
-        mean: Channel means of the training data, in [0, 1].
-        std: Channel standard deviations of the training data.
+        mean: Channel means of the training data, in [0, 1]; of features, one a feature.
+        std: The standard deviations.
     """
 
     name: str = "resnet18"
@@ -52,7 +63,8 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
         raise InputError(f"model width {spec.width} is below 1; give a whole number of channels such as 16 or 64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return (_from_factory(spec) if ":" in spec.name else _make(spec)).eval()
+        factory = ":" in spec.name or (spec.name not in MODELS and spec.name in plugins("models"))
+        return (_from_factory(spec) if factory else _make(spec)).eval()
 
 
 def _make(spec: ModelSpec) -> nn.Module:
@@ -87,13 +99,19 @@ def _named(spec: ModelSpec) -> nn.Module:
             return ResNet((1, 1, 1), pool=False, **common)
         case "convnet":
             return ConvNet(**common)
-    raise InputError(f"unknown model {spec.name!r}{did_you_mean(spec.name, MODELS)}, or give package.module:factory")
+        case "mlp":
+            return MLP(**common)
+    names = did_you_mean(spec.name, model_names())
+    raise InputError(f"unknown model {spec.name!r}{names}, or give package.module:factory")
 
 
 def _from_factory(spec: ModelSpec) -> nn.Module:
-    module_name, _, attribute = spec.name.partition(":")
+    module_name, colon, attribute = spec.name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        if colon:
+            factory = getattr(importlib.import_module(module_name), attribute)
+        else:
+            factory = plugins("models")[spec.name].load()
     except Exception as error:  # the module is somebody's own and may raise anything
         raise InputError(
             f"model {spec.name!r} cannot be imported ({_first_line(error)}); it must name a callable on the path"

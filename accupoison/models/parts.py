@@ -1,6 +1,7 @@
 """Layers that every model here shares."""
 
 import math
+import re
 
 import torch
 from torch import Tensor, nn
@@ -10,36 +11,56 @@ from accupoison.errors import InputError, did_you_mean
 NORMS = ("batch", "group")
 
 
+def check_norm(norm: str) -> None:
+    """Raise InputError unless ``norm`` is "batch", "group" or "group:N"."""
+    if norm not in NORMS and not re.fullmatch(r"group:[1-9]\d*", norm):
+        raise InputError(f"unknown norm {norm!r}{did_you_mean(norm, NORMS)}, or give group:32 for 32 groups")
+
+
 class Normalize(nn.Module):
-    """Channel-wise normalisation of images in [0, 1]; its constants stay out of the state dict.
+    """Channel-wise normalisation of inputs in [0, 1]; its constants stay out of the state dict.
 
     Attacks and defences work on pixels, so the normalisation belongs to the model.
+
+    Args:
+        mean: One value a channel, or a feature.
+        std: The same for the standard deviations.
+        pixels: The inputs are images [B, C, H, W], not features [B, D].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, pixels: bool = True) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        shape = (1, -1, 1, 1) if pixels else (1, -1)
+        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(shape), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std``."""
         return (x - self.mean) / self.std
 
 
-def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Return the normalisation layer ``norm`` ("batch" or "group", about 8 channels a group) for ``channels``.
+def norm_layer(norm: str, channels: int, *, pixels: bool = True) -> nn.Module:
+    """Return the normalisation layer for ``channels``.
+
+    Args:
+        norm: "batch", "group" (about 8 channels a group) or "group:N" (N groups; the released code has 32).
+        channels: Number of channels.
+        pixels: The layer is for images, not for vectors.
 
     Raises:
-        InputError: ``norm`` is something else.
+        InputError: ``norm`` is something else, or the channels do not divide into N groups.
     """
+    check_norm(norm)
     if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "group":
-        return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
-    raise InputError(f"unknown norm {norm!r}{did_you_mean(norm, NORMS)}")
+        return nn.BatchNorm2d(channels) if pixels else nn.BatchNorm1d(channels)
+    _, colon, groups = norm.partition(":")
+    count = int(groups) if colon else math.gcd(channels, max(1, channels // 8))
+    if channels % count:
+        raise InputError(f"norm {norm} does not fit a layer of {channels} channels; give a number that divides it")
+    return nn.GroupNorm(count, channels)
 
 
 def kaiming(model: nn.Module) -> None:

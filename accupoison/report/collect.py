@@ -50,7 +50,8 @@ class Run:
     def pair(self) -> tuple[str, int, str, str]:
         """What runs must share to be compared one to one: base model, seed, the clean images, and how it learns."""
         learning = replace(self.config.optim, clip_norm=float("inf"))  # clipping is a defence
-        return self.burnin, self.config.run.seed, f"{self.config.stream} {learning}", str(self.summary["clean_ids"])
+        stream = replace(self.config.stream, replay=None)  # the same clean images
+        return self.burnin, self.config.run.seed, f"{stream} {learning}", str(self.summary["clean_ids"])
 
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""

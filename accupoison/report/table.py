@@ -37,7 +37,7 @@ def outcome_table(runs: Sequence[Run]) -> str:
                 lambda run, to=trigger: harm(run, to, clean, again),  # type: ignore[misc]
                 lambda run, to=trigger: None if to == "coast" else trigger_effect(run, to),  # type: ignore[misc]
             ]
-            cells = (_points(_over(one, value), len(one.runs)) for value in values)
+            cells = (in_points(_over(one, value), len(one.runs)) for value in values)
             rows.append([*_names(one), trigger, *cells, _count(one)])
     header = [
         *("stream", "attack", "defence", "setting", "trigger", "start", "before", "after", "end"),
@@ -118,7 +118,7 @@ def retention_table(runs: Sequence[Run]) -> str:
             shown = "withheld" if kept is None else _plain(kept)
             kind, _, name, setting = _names(one)
             models = len({pair[0] for pair in paired})
-            rows.append([kind, name, setting, _points(accuracy), _points(cost), shown, f"{models} / {len(paired)}"])
+            rows.append([kind, name, setting, in_points(accuracy), in_points(cost), shown, f"{models} / {len(paired)}"])
     header = ["clean stream", "defence", "setting", "accuracy at the end", "cost against ST", "retention R", "n"]
     return markdown(header, rows) if rows else ""
 
@@ -144,7 +144,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _points(value: Estimate | None, runs: int | None = None) -> str:
+def in_points(value: Estimate | None, runs: int | None = None) -> str:
     """Return an accuracy or a difference of accuracies in points; with its own n, where that is not ``runs``."""
     if value is None:
         return ""

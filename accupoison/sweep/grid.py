@@ -3,6 +3,7 @@
 A grid is TOML: ``[burnin]`` has ``preset``, ``seeds`` and settings by section; ``[online]`` has ``preset`` and settings
 that all runs share; each ``[[runs]]`` has ``name``, ``seeds``, optionally ``burnins`` (some of the burn-in seeds),
 settings by section, and ``[runs.each]`` with lists of values by ``"section.key"``, of which every combination is run.
+``[[claims]]`` are for the report: see :func:`accupoison.report.read_claims`.
 """
 
 import itertools
@@ -55,7 +56,7 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     Raises:
         InputError: An unknown key, a missing list of seeds, or a setting that does not exist.
     """
-    _check_keys("the grid", text, ("burnin", "online", "runs"))
+    _check_keys("the grid", text, ("burnin", "online", "runs", "claims"))
     burnin = dict(text.get("burnin", {}))
     preset, seeds = burnin.pop("preset", "live"), _seeds("burnin", burnin)
     burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}

@@ -1,4 +1,4 @@
-"""Public contract checks for attacks and defences, those of other packages too.
+"""Public contract checks for attacks, defences, models and data sets, those of other packages too.
 
 Call them from a test of your own, under any test framework::
 
@@ -10,6 +10,8 @@ Call them from a test of your own, under any test framework::
 
 from accupoison.testing.attack import check_attack
 from accupoison.testing.bench import unchanged
+from accupoison.testing.data import check_data
 from accupoison.testing.defense import check_defense
+from accupoison.testing.model import check_model
 
-__all__ = ["check_attack", "check_defense", "unchanged"]
+__all__ = ["check_attack", "check_data", "check_defense", "check_model", "unchanged"]

@@ -19,7 +19,7 @@ LAYERS = (
     {"board", "rundir", "recorder", "ledger"},
     {"context", "plan", "probes", "evaluate", "simulate"},
     {"sections", "stream_sections", "settings", "base_model", "open_data", "threat"},
-    {"burnin", "build", "measure", "online", "testing"},
+    {"burnin", "build", "measure", "online", "replay", "testing"},
     {"audit", "sweep", "report"},
     {"cli"},
     {"__main__"},

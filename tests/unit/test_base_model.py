@@ -12,7 +12,7 @@ from accupoison.base_model import BaseModel, check_images, data_identity, defaul
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
 from accupoison.learner import Learner
-from accupoison.models import MODELS, ModelSpec, build_model
+from accupoison.models import IMAGE_MODELS, ModelSpec, build_model
 from accupoison.settings import DataSettings, ModelSettings
 
 CPU = torch.device("cpu")
@@ -192,7 +192,7 @@ def test_every_burn_in_has_a_place(name: str, model: ModelSettings, directory: s
     assert default_place(Path("c"), name, model, "live", 3) == Path("c") / directory
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 @pytest.mark.parametrize("width", [4, 6, 8, 16])
 def test_place_keeps_the_function_and_its_gradients(name: str, width: int) -> None:
     """A float64 copy, which other kernels compute, is the oracle: some layouts give wrong weight gradients."""

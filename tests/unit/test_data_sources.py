@@ -30,7 +30,7 @@ def test_sizes() -> None:
 @pytest.mark.parametrize("ids", [[0, 4, 2, 2], [7, 5], [6, 0, 5, 4, 0], []])
 def test_ids_count_train_then_test(ids: list[int]) -> None:
     data, index = tiny(), torch.tensor(ids, dtype=torch.int64)
-    images = data.images(index)
+    images = data.inputs(index)
     assert images.dtype == torch.uint8
     assert images.shape == (len(ids), 3, 4, 6)
     assert images[:, 0, 0, 0].tolist() == [10 * i for i in ids]
@@ -40,7 +40,7 @@ def test_ids_count_train_then_test(ids: list[int]) -> None:
 @pytest.mark.parametrize("ids", [[-1], [8], [0, 8], [-3, 7]])
 def test_an_id_outside_the_data_set_is_never_another_image(ids: list[int]) -> None:
     with pytest.raises(IndexError, match="ids of tiny run from 0 to 7"):
-        tiny().images(torch.tensor(ids))
+        tiny().inputs(torch.tensor(ids))
 
 
 def test_batch_is_on_the_unit_interval() -> None:
@@ -66,7 +66,7 @@ def test_channel_stats_equal_the_plain_formula() -> None:
     pixels = x[ids].double() / 255
     assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
     assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="at least one sample"):
         data.channel_stats(torch.empty(0, dtype=torch.int64))
 
 

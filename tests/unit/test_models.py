@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.errors import InputError
-from accupoison.models import MODELS, NORMS, ModelSpec, build_model
+from accupoison.models import IMAGE_MODELS, NORMS, ModelSpec, build_model
 from accupoison.models.parts import Normalize
 
 
@@ -72,7 +72,7 @@ def test_published_networks_have_torchvisions_convolutions(name: str) -> None:
     assert mine[1:] == theirs[1:]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_model_maps_images_to_logits(name: str, norm: str) -> None:
     for size in (8, 16, 32):
@@ -86,7 +86,7 @@ def test_every_model_maps_images_to_logits(name: str, norm: str) -> None:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_normalisation_comes_first_and_stays_out_of_the_state(name: str) -> None:
     spec = ModelSpec(name=name, width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
     raw = ModelSpec(name=name, width=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -104,7 +104,7 @@ def test_normalisation_moves_with_the_model() -> None:
     assert model(torch.rand(1, 3, 8, 8, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_group_norm_couples_no_rows_and_has_no_statistics(name: str) -> None:
     model = build_model(ModelSpec(name=name, width=16, norm="group")).train()
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -122,7 +122,7 @@ def test_group_norm_takes_any_width(width: int) -> None:
     assert build_model(ModelSpec(name="resnet8", width=width, norm="group"))(torch.rand(1, 3, 8, 8)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", [*MODELS, "tests.nets:tiny_net"])
+@pytest.mark.parametrize("name", [*IMAGE_MODELS, "tests.nets:tiny_net"])
 def test_building_is_seeded_and_leaves_the_global_generator_alone(name: str) -> None:
     def weights(seed: int) -> Tensor:
         return torch.cat([p.detach().flatten() for p in build_model(ModelSpec(name=name, width=4), seed).parameters()])
@@ -148,7 +148,7 @@ def test_a_model_comes_in_eval_mode_with_inputs_left_as_they_are() -> None:
 
 
 def test_relu_is_not_in_place() -> None:
-    models = [build_model(ModelSpec(name=name, width=4)) for name in MODELS]
+    models = [build_model(ModelSpec(name=name, width=4)) for name in IMAGE_MODELS]
     assert not any(getattr(module, "inplace", False) for model in models for module in model.modules())
 
 
@@ -180,7 +180,7 @@ HERE = "tests.unit.test_models"
         ),
         (
             ModelSpec(name="transformer"),
-            r"unknown model 'transformer'; choose from convnet, mobilenetv2, .*, vgg16, or give",
+            r"unknown model 'transformer'; choose from convnet, mlp, mobilenetv2, .*, vgg16, or give",
         ),
         (ModelSpec(name="resnet8", norm="bach"), r"unknown norm 'bach'; did you mean batch\?"),
         (ModelSpec(width=0), r"model width 0 is below 1; give a whole number of channels"),

@@ -20,11 +20,11 @@ STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--a
 CLI_FLAGS: dict[str, list[str]] = {
     "audit": ["--run", "--out", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs"],
-    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset"],
+    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset", "--save-batches", "--replay"],
     "demo": ["--jobs", "--quiet"],
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],
-    "report": ["--out", "--trigger", "--json"],
+    "report": ["--claims", "--out", "--trigger", "--json"],
     "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
 }
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""

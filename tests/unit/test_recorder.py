@@ -18,7 +18,8 @@ from accupoison.tags import LAYOUT
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
     test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated monitor/acc stream/acc
-    stream/loss attack/fired attack/linf attack/alignment
+    test/held_out_acc
+    stream/loss attack/fired attack/linf attack/alignment attack/feasible attack/scale
     defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
     defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps defense/rejected
     optim/lr optim/grad_norm optim/update_norm optim/drift time/step_s time/attack_s time/defense_s time/update_s

@@ -1,0 +1,169 @@
+"""What was sent, kept on disk, and sent once more to another defence or model."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accupoison.attacks import Attack
+from accupoison.data import DataSet, DataStream
+from accupoison.errors import InputError
+from accupoison.files import read_json, write_atomically
+from accupoison.plan import CRAFTED
+from accupoison.rundir import CONFIG, RunDirectory
+from accupoison.settings import OnlineConfig, online_config
+from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
+
+FOLDER = "batches"
+
+
+def save_batch(run: Path, step: Step) -> None:
+    """Write what the attacker sent in ``step`` to the directory of a run, whole or not at all; recovery is not kept.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    if step.phase is Phase.RECOVER or (step.phase is Phase.FIRE and step.branch not in CRAFTED):
+        return
+    path, wire = _file(run, None if step.phase is Phase.FIRE else step.t), step.wire
+    path.parent.mkdir(exist_ok=True)
+    x = wire.x.numpy(force=True)
+    levels = np.rint(x * 255)
+    if np.array_equal(levels.astype(np.float32) / 255, x):  # on the 8-bit grid: a quarter of the space
+        x = levels.astype(np.uint8)
+    columns = {"y": wire.y, "ids": wire.ids, "clean_ids": step.clean.ids}
+    arrays = {name: tensor.numpy(force=True) for name, tensor in columns.items()}
+    write_atomically(path, lambda file: np.savez(file, x=x, **arrays))  # type: ignore[arg-type]
+
+
+def digest(run: Path) -> str:
+    """Return a SHA-256 hex digest of all batches that ``run`` has kept."""
+    found = hashlib.sha256()
+    for path in sorted((run / FOLDER).glob("*.npz")):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def replay_layer(run: Path) -> dict[str, Any]:
+    """Return the settings that a replay of ``run`` starts from: all of its own but the defence.
+
+    Raises:
+        InputError: There is no run.
+    """
+    if not RunDirectory.holds_run(run):
+        raise InputError(f"there is no run in {run}; give --replay the directory of a run with --save-batches")
+    stored = read_json(run / CONFIG)
+    if "stream" not in stored:
+        raise InputError(f"{run} was started by burnin and sent nothing; give --replay a run of online")
+    layer = {section: values for section, values in stored.items() if section != "defense"}
+    steps = len(list((run / FOLDER).glob("[0-9]*.npz")))  # fewer than planned where a stop rule ended them
+    layer["stream"] = {**stored["stream"], "steps": steps or stored["stream"]["steps"], "replay": str(run)}
+    layer["evaluate"] = {**stored["evaluate"], "save_batches": False}
+    return layer
+
+
+@dataclass(kw_only=True)
+class Replay(Attack):
+    """Send what another run has sent; sees nothing of the model at hand.
+
+    Attributes:
+        source: The directory of that run.
+    """
+
+    bounded: ClassVar[bool] = False  # it was held to its budget when it was made
+    keeps_labels: ClassVar[bool] = False
+    keeps_ids: ClassVar[bool] = False
+
+    source: Path
+
+    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
+        """Start a run: nothing is crafted."""
+        self.access = access
+
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return what was sent at this step."""
+        return self._sent(ctx.t, batch)
+
+    def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
+        """Return the crafted trigger that was sent."""
+        return self._sent(None, clean)
+
+    def _sent(self, t: int | None, like: Batch) -> Batch:
+        found = _load(_file(self.source, t))
+        x, y, ids = (found[name].to(like.x.device) for name in ("x", "y", "ids"))
+        return Batch(x, y, ids)
+
+
+def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay:
+    """Return the attack that sends the batches of ``config.stream.replay`` again.
+
+    Raises:
+        InputError: The run kept none, or they do not fit this stream; the message says in what.
+    """
+    assert config.stream.replay is not None
+    run = Path(config.stream.replay)
+    stored = online_config([replay_layer(run)])
+    _check_settings(run, stored, config)
+    crafted = not CRAFTED.isdisjoint(config.trigger.deliver)
+    wanted = [(t, stream.ids(t)) for t in range(config.stream.steps)]
+    triggers = [(None, stream.trigger(config.stream.steps).ids)] if crafted else []
+    for t, ids in [*wanted, *triggers]:
+        _check_batch(run, t, ids, data)
+    return Replay(source=run)
+
+
+def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> None:
+    if stored.attack.settings["stage"] == "code":
+        raise InputError(f"the poison of {run} was put in by the training code and never sent; replay another run")
+    if stored.attack != config.attack:
+        raise InputError(
+            f"{run} was poisoned by {stored.attack.name} with settings of its own, so a replay cannot have others; "
+            "drop the options of the attack"
+        )
+    theirs, mine = (CRAFTED.intersection(c.trigger.deliver) for c in (stored, config))
+    if mine - theirs:
+        raise InputError(
+            f"{run} has not sent the trigger {''.join(mine)}; choose from {','.join(stored.trigger.deliver)}"
+        )
+    if stored.stream.augment != config.stream.augment:
+        raise InputError(
+            f"{run} was cropped {stored.stream.augment} the attack and this run {config.stream.augment} it; set "
+            f"stream.augment={stored.stream.augment}"
+        )
+
+
+def _check_batch(run: Path, t: int | None, ids: Tensor, data: DataSet) -> None:
+    path = _file(run, t)
+    if not path.exists():
+        kept = len(list(path.parent.glob("[0-9]*.npz")))
+        if not kept or t is None:
+            raise InputError(f"{run} has not kept {path.name}; run it with --save-batches")
+        raise InputError(f"{run} has kept {kept} poisoned batches and this run has step {t}; give --steps {kept}")
+    found = _load(path)
+    if list(found["x"].shape[1:]) != list(data.shape):
+        raise InputError(
+            f"{path} has samples of shape {list(found['x'].shape[1:])} and {data.name} of {list(data.shape)}"
+        )
+    if not torch.equal(found["clean_ids"], ids.cpu()):
+        raise InputError(
+            f"{path} was made of other samples than this stream has there; give the --data, --seed and stream settings "
+            f"of {run}"
+        )
+
+
+def _file(run: Path, t: int | None) -> Path:
+    return run / FOLDER / ("trigger.npz" if t is None else f"{t:06d}.npz")
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            found = {name: torch.from_numpy(stored[name]) for name in ("x", "y", "ids", "clean_ids")}
+    except Exception as error:  # a damaged archive can raise anything
+        raise InputError(f"{path} is not a readable batch; restore a copy or make the run again") from error
+    x = found["x"]
+    return found | {"x": x.float() / 255 if x.dtype == torch.uint8 else x}

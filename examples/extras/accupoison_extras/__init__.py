@@ -1,0 +1,1 @@
+"""An attack, a defence, a model and a data set for accupoison."""
