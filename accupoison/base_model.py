@@ -202,4 +202,5 @@ def _released_spec(path: Path, weights: Mapping[str, Tensor]) -> ModelSpec:
     if first is None or first.ndim != 4 or last is None or last.ndim != 2:
         raise InputError(f"{path} has no weights of a ResNet-18; give an epochN.pth file of the released code")
     mean, std = STATS["cifar10"]
-    return ModelSpec(width=len(first), num_classes=len(last), mean=mean, std=std)
+    norm = "batch" if "bn1.running_mean" in weights else "group:32"  # what the script without --use_bn makes
+    return ModelSpec(width=len(first), norm=norm, num_classes=len(last), mean=mean, std=std)

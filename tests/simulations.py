@@ -57,6 +57,7 @@ def simulation(
     after: int = 1,
     augment: str = "after",
     quantise: bool = True,
+    updates: int = 1,
     kind: str = "iid",
     seed: int = 0,
 ) -> Simulation:
@@ -71,7 +72,7 @@ def simulation(
         attack=attack_of(attack) if isinstance(attack, str) else attack,
         defense=defense_of(defense) if isinstance(defense, str) else defense,
         update=SGD(),
-        plan=Plan(horizon=horizon, after=after, triggers=triggers, augment=augment, quantise=quantise),
+        plan=Plan(horizon=horizon, after=after, triggers=triggers, updates=updates, augment=augment, quantise=quantise),
         reference=view_of(random_net(1, torch.float32)),
         val=images.batch(parts.val),
         trusted=[images.batch(part) for part in parts.trusted.view(-1, 5)],

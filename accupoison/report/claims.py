@@ -57,7 +57,7 @@ def _outcome(value: Sequence[str]) -> tuple[str, str]:
 def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     """Return one row a claim: both trigger effects net of the coast step, their paired difference, and the verdict.
 
-    A claim holds if the 95% t-interval of the difference, over base models, lies above zero, and fails if it lies below.
+    A claim holds if the 95% t-interval of the difference, over base models, lies above zero; it fails if it lies below.
 
     Raises:
         InputError: The runs of a claim are not there.

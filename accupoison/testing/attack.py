@@ -46,7 +46,8 @@ class _Trial:
 
     def __init__(self, attack: Attack, *, reoptimise: bool = False) -> None:
         self.attack, self.bench, self.name = attack, Bench.make(), f"attack {type(attack).__name__}"
-        self.access = Access(self.bench.val, self.bench.trigger, crafted=True, reoptimise=reoptimise)
+        bench = self.bench
+        self.access = Access(bench.val, bench.trigger, True, reoptimise, preview=bench.learner.preview)
         self.context = BenchContext("attack-setup", 0)
 
     def setup(self) -> None:

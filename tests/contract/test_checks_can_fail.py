@@ -3,14 +3,17 @@
 import random
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from accupoison.attacks import Attack
+from accupoison.data import DataSet
 from accupoison.defenses import Defense
-from accupoison.testing import check_attack, check_defense, unchanged
+from accupoison.testing import check_attack, check_data, check_defense, check_model, unchanged
 from accupoison.testing.bench import Bench, same
 from accupoison.types import Batch
 from tests.contract import broken_attacks, broken_defenses
@@ -129,3 +132,96 @@ def test_same_is_exact() -> None:
         (torch.zeros(1), None),
     ]:
         assert not same(a, b)
+
+
+class Net(nn.Module):
+    """A sound model; its subclasses each break one promise."""
+
+    seen: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, num_classes)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1).pow(2))  # type: ignore[no-any-return]
+
+
+class Dropping(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+class Counting(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1)
+        return super().forward(x)
+
+
+class Narrow(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 1:]
+
+
+class Idle(Net):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.idle = nn.Parameter(torch.zeros(3))
+
+
+class Flat(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+def test_a_sound_model_passes() -> None:
+    check_model(Net, (3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Dropping, "draws random numbers"),
+        (Counting, "in eval mode changed the state dict"),
+        (Narrow, r"4 inputs became \[4, 4\], not logits \[4, 5\]"),
+        (Idle, "a parameter gets no gradient"),
+        (Flat, "with respect to the inputs is zero or not finite"),
+        (lambda num_classes: num_classes, "returned a int, not a torch.nn.Module"),
+    ],
+    ids=_name,
+)
+def test_broken_model(make: Callable[..., nn.Module], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_model(make, (3, 2, 2))
+
+
+def sound(**changes: Any) -> DataSet:
+    """Return a sound data set with some parts changed."""
+    x, y = torch.arange(60 * 12, dtype=torch.uint8).view(60, 3, 2, 2), torch.arange(60) % 3
+    parts: dict[str, Any] = {"train_x": x[:40], "train_y": y[:40], "test_x": x[40:], "test_y": y[40:]} | changes
+    return DataSet("made", classes=("a", "b", "c"), flip=True, **parts)
+
+
+def test_sound_data_pass() -> None:
+    check_data(lambda _: sound())
+    features = {"train_x": torch.rand(40, 5), "test_x": torch.rand(20, 5)}
+    check_data(lambda _: sound(**features))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: sound(train_x=torch.rand(40, 3, 2, 2)), "images must be uint8"),
+        (lambda: sound(train_x=torch.rand(40, 5) * 2), r"train_x leaves \[0, 1\]"),
+        (lambda: sound(test_x=torch.zeros(20, 3, 4, 4, dtype=torch.uint8)), r"and test samples \[3, 4, 4\]"),
+        (lambda: sound(train_y=torch.arange(40) % 2), "no sample of class 2"),
+        (lambda: sound(test_y=torch.arange(20) % 4), "test_y has labels outside 0 to 2"),
+        (lambda: sound(test_y=torch.arange(19) % 3), r"labels must be int64 \[20\]"),
+        (lambda: sound(train_x=torch.randint(256, (40, 3, 2, 2)).byte()), "two loads gave different bytes"),
+        (lambda: 3, "returned a int, not a DataSet"),
+    ],
+)
+def test_broken_data(make: Callable[[], DataSet], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_data(lambda _: make())

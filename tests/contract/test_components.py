@@ -17,13 +17,14 @@ Settings = dict[str, Any]
 ATTACK_SETTINGS: dict[str, list[Settings]] = {
     "none": [{"recentre": True}],
     "noise": [{"kind": "uniform"}, {"kind": "rademacher", "eps": 0.3}],
-    "direct": [{"steps": 2}],
+    "direct": [{"steps": 2}, {"steps": 1, "stealth": 0.05}],
     "accumulative": [
         {"objective": "reg", "steps": 2, "gamma": 0.5},
         {"objective": "second", "steps": 1, "eps": 0.3},
         {"objective": "normal", "steps": 2},
         {"steps": 2, "recentre": True},
         {"steps": 1, "ratio": 0.5, "val_size": 3, "craft_mode": "train"},
+        {"steps": 1, "ratio": 0.5, "redraw": False, "aim": "clean", "round_sign": True},
     ],
 }
 DEFENSE_SETTINGS: dict[str, list[Settings]] = {
@@ -36,6 +37,7 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
 ATTACK_CASES = [(name, s) for name in ATTACKS.names() for s in ATTACK_SETTINGS.get(name, [{}])]
 DEFENSE_CASES = [(name, s) for name in DEFENSES.names() for s in DEFENSE_SETTINGS.get(name, [{}])]
 STANDARD = "ST"
+MOVING = [case for case in ATTACK_CASES if case[0] != "none" and "stealth" not in case[1] and "redraw" not in case[1]]
 
 
 @pytest.mark.parametrize(("name", "settings"), ATTACK_CASES)
@@ -48,7 +50,7 @@ def test_defense_contract(name: str, settings: Settings) -> None:
     check_defense(lambda: DEFENSES.build(name, settings))
 
 
-@pytest.mark.parametrize(("name", "settings"), [case for case in ATTACK_CASES if case[0] != "none"])
+@pytest.mark.parametrize(("name", "settings"), MOVING)
 def test_attack_moves_images(name: str, settings: Settings) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, settings)
     attack.setup(bench.learner.view(), Access(bench.val, bench.trigger, False, False), BenchContext("attack", 0))

@@ -88,6 +88,54 @@ def test_the_rate_is_recorded_and_kept_for_the_stream(schedule: str, rates: list
     assert kept is None if schedule == "onecycle" else kept == pytest.approx(rates[-1])
 
 
+def test_milestones_lower_the_rate_after_their_epochs(work: Path) -> None:
+    step = (SET, "train.schedule=step", SET, "train.milestones=1,3", SET, "train.decay=0.5", SET, "train.lr=0.2")
+    done(*BURNIN, "--out", "run", "--epochs", "4", *step)
+    assert [row["optim/lr"] for row in read_metrics(Path("run/metrics.jsonl"))] == pytest.approx([0.2, 0.1, 0.1, 0.05])
+
+
+@pytest.mark.parametrize("kind", ["l2", "linf"])
+def test_a_clipped_step_is_as_long_as_the_bound(kind: str, work: Path) -> None:
+    sets = (SET, "train.momentum=0", SET, "train.weight_decay=0", SET, "train.clip_norm=1e-3", SET, "train.lr=1")
+    one = (SET, "train.batch_size=200", SET, f"train.clip_kind={kind}")
+    done(*BURNIN, "--out", "one", "--epochs", "1", *sets, *one)
+    done(*BURNIN, "--out", "two", "--epochs", "2", *sets, *one, SET, "train.snapshots=1")
+    first, second = (BaseModel.load(Path(path)).weights for path in ("two/epoch1.pt", "two/final.pt"))
+    names = [name for name in first if "running" not in name and "num_batches" not in name]
+    moved = torch.cat([(second[name] - first[name]).flatten().double() for name in names])
+    length = moved.abs().max() if kind == "linf" else moved.norm()
+    assert float(length) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_patience_ends_a_burn_in_and_keeps_its_best_model(work: Path) -> None:
+    """At a rate of almost zero nothing improves, so the first epoch is the best."""
+    still = (SET, "train.lr=1e-12", SET, "train.patience=2", SET, "train.weight_decay=0", SET, "train.early=1")
+    result = done(*BURNIN, "--out", "run", "--epochs", "9", *still, SET, "train.snapshots=1,2,3", "--json")
+    rows = [row["monitor/acc"] for row in read_metrics(Path("run/metrics.jsonl"))]
+    best = rows.index(max(rows))
+    assert json.loads(result.stdout)["epochs"] == len(rows) == best + 3 < 9
+    kept = Path(f"run/epoch{best + 1}.pt")
+    if kept.exists():
+        assert Path("run/final.pt").read_bytes() == kept.read_bytes()
+    assert json.loads(Path("run/summary.json").read_text())["test_acc"] == json.loads(result.stdout)["test_acc"]
+    done("burnin", "--resume", "run", "--quiet")  # nothing is left to do
+    assert len(read_metrics(Path("run/metrics.jsonl"))) == len(rows)
+
+
+def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> None:
+    held = (SET, "data.held_out=3,7")
+    result = done(*BURNIN, *held, "--out", "run", "--json")
+    assert "no images of 3, 7" in json.loads(result.stdout)["note"]
+    stream = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")
+    assert "was trained with data.held_out 3,7 and this run says none" in refused(*stream)
+    done(*stream, *held, "--attack", "none", "--out", "logs/new")
+    rows = read_metrics(Path("logs/new/metrics.jsonl"))
+    assert rows[0]["test/held_out_acc"] == 0.0  # never seen, never said
+    assert 0 <= json.loads(Path("logs/new/summary.json").read_text())["start"]["held_out_acc"] <= 1
+    old = (*stream[:-2], str(CHECKPOINT), "--quiet")
+    assert "was trained with data.held_out none and this run says 3,7" in refused(*old, *held)
+
+
 def test_a_rate_of_almost_zero_is_not_gone_on_with(work: Path) -> None:
     done(*BURNIN, "--out", "run", SET, "train.schedule=onecycle")
     arguments = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")

@@ -1,3 +1,4 @@
+import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,7 +64,10 @@ def test_saving_twice_gives_the_same_bytes(base: BaseModel, tmp_path: Path) -> N
 def test_a_released_file_is_a_resnet18(prefix: str, tmp_path: Path) -> None:
     model = build_model(ModelSpec(width=4, num_classes=10), seed=2)
     weights = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
-    torch.save({"net": weights, "acc": 80.0, "epoch": 40}, tmp_path / "epoch40.pth")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).state_dict()
+    args = argparse.Namespace(lr=0.1, epochs=41, outf="checkpoints_base_bn", clip_gradnorm=False)
+    released = {"epoch": 40, "args": args, "err_cls": 0.18, "optimizer": optimizer, "net": weights}
+    torch.save(released, tmp_path / "epoch40.pth")
     base = BaseModel.load(tmp_path / "epoch40.pth")
     mean, std = STATS["cifar10"]
     assert base.spec == ModelSpec(name="resnet18", width=4, norm="batch", num_classes=10, mean=mean, std=std)
@@ -71,6 +75,19 @@ def test_a_released_file_is_a_resnet18(prefix: str, tmp_path: Path) -> None:
     built = base.build(tmp_path, CPU).state_dict()
     assert all(torch.equal(built[name], value) for name, value in model.state_dict().items())
     base.check_data(DataSettings(), data(classes=10), tmp_path)  # nothing is known of its data
+
+
+def test_a_released_file_with_group_norm(tmp_path: Path) -> None:
+    model = build_model(ModelSpec(width=32, norm="group:32"), seed=2)
+    torch.save({"net": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "epoch40.pth")
+    base = BaseModel.load(tmp_path / "epoch40.pth")
+    assert base.spec.norm == "group:32"
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS["cifar10"])
+    usual = torch.tensor(0.5).view(1, 1, 1, 1), torch.tensor(0.25).view(1, 1, 1, 1)
+    same_input = (x - mean) / std * usual[1] + usual[0]  # undoes the other normalisation
+    with torch.no_grad():
+        torch.testing.assert_close(base.build(tmp_path, CPU)(x), model(same_input), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -112,3 +112,29 @@ def test_bad_input() -> None:
         split(blank(5, 1))
     with pytest.raises(InputError, match="the size of the val split is -1; give 0 or more"):
         SplitSizes(val=-1)
+
+
+def classes_of(count: int) -> DataSet:
+    """Return 100 training and 10 test samples of ``count`` classes in turn."""
+    data, names = blank(100, 10), tuple(str(i) for i in range(count))
+    return replace(data, train_y=torch.arange(100) % count, test_y=torch.arange(10) % count, classes=names)
+
+
+@pytest.mark.parametrize("protocol", ["fresh", "official"])
+def test_classes_held_out_of_the_burn_in(protocol: str) -> None:
+    data = classes_of(4)
+    usual, without = (split(data, protocol=protocol, sizes=SMALL, held_out=held) for held in ((), (1, 3)))
+    kept = usual.burnin[usual.burnin % 2 == 0]
+    assert torch.equal(without.burnin, kept)
+    assert all(torch.equal(getattr(usual, name), getattr(without, name)) for name in PARTS[1:])
+    assert without.note.endswith(f"The burn-in has no images of 1, 3: {len(kept)} of {len(usual.burnin)} are left.")
+    assert bool((data.labels(without.stream) % 2).any())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [((4,), "class 4; blank has the classes 0 to 3"), ((-1,), "class -1"), ((0, 1, 2, 3), "without a single image")],
+)
+def test_classes_that_cannot_be_held_out(held_out: tuple[int, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        split(classes_of(4), sizes=SMALL, held_out=held_out)

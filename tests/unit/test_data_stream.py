@@ -141,3 +141,19 @@ def test_empty_splits(name: str) -> None:
     parts = {**vars(splits), name: torch.empty(0, dtype=torch.int64)}
     with pytest.raises(InputError, match=f"the {name} split is empty; give it at least 4 images"):
         make_stream("iid", data, Splits(**parts), batch_size=4, length=2, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["iid", "cycling"])
+def test_a_stream_of_burn_in_images_keeps_its_trigger_for_itself(kind: str) -> None:
+    data, splits = world()
+    made = make_stream(kind, data, splits, batch_size=4, length=6, seed=0, pool="burnin")
+    ids, trigger = all_ids(made), made.trigger(0).ids.tolist()
+    assert set(ids) | set(trigger) <= set(range(30))
+    assert len(set(ids)) == len(ids) == 24
+    assert not set(ids) & set(trigger)
+    with pytest.raises(
+        InputError, match=r"needs 32 images \(8 steps of 4\).*the burnin split has 30; use at most 7 steps"
+    ):
+        make_stream("iid", data, splits, batch_size=4, length=7, seed=0, pool="burnin")
+    with pytest.raises(InputError, match=r"unknown stream\.pool 'all'"):
+        make_stream("iid", data, splits, batch_size=4, length=2, seed=0, pool="all")

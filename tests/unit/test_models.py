@@ -214,3 +214,35 @@ def test_a_failing_factory_leaves_the_global_generator_alone(failing: Callable[.
     with pytest.raises(InputError):
         build_model(ModelSpec(name=f"{HERE}:{failing.__name__}"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_mlp_maps_features_and_refuses_images() -> None:
+    spec = ModelSpec(name="mlp", width=4, num_classes=3, mean=(0.5,) * 7, std=(0.25,) * 7)
+    model, x = build_model(spec), torch.rand(5, 7)
+    assert model(x).shape == (5, 3)
+    assert [p.shape[0] for name, p in model.named_parameters() if p.ndim == 2] == [16, 8, 4, 3]
+    with pytest.raises(ValueError, match="an mlp takes feature vectors"):
+        model(torch.rand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("norm", "groups"), [("group", 2), ("group:4", 4), ("group:16", 16)])
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+def test_group_norm_has_the_groups_it_is_asked_for(name: str, norm: str, groups: int) -> None:
+    model = build_model(ModelSpec(name=name, width=16, norm=norm, mean=(0.5,) * 3, std=(0.25,) * 3))
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
+    if name == "convnet" or norm != "group":
+        assert layers[-3 if name == "convnet" else -1].num_groups == groups
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+@pytest.mark.parametrize(
+    ("norm", "words"),
+    [
+        ("group:3", "norm group:3 does not fit a layer of 16 channels"),
+        ("group:0", "unknown norm 'group:0'"),
+        ("groop", "did you mean group"),
+    ],
+)
+def test_norms_that_do_not_fit(norm: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build_model(ModelSpec(name="convnet", width=16, norm=norm))

@@ -1,0 +1,114 @@
+"""What was sent, sent again to another defence, model and seed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from accupoison.ledger import Ledger
+from accupoison.online import OnlineRun
+from accupoison.recorder import read_metrics
+from accupoison.settings import online_config
+from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
+
+SAVED = (*ONLINE, "--save-batches", "--out", "source")
+QUIET = ("online", "--quiet", "--out", "again", "--replay", "source")
+
+
+def batches(run: str = "source") -> dict[str, dict[str, NDArray[np.generic]]]:
+    found = {}
+    for path in sorted(Path(run, "batches").iterdir()):
+        with np.load(path) as file:
+            found[path.name] = {name: file[name] for name in file.files}
+    return found
+
+
+def test_what_is_kept_is_what_was_sent(work: Path) -> None:
+    done(*SAVED, "--med", "OURS")
+    kept = batches()
+    assert list(kept) == ["000000.npz", "000001.npz", "000002.npz", "trigger.npz"]
+    sent = Ledger.load(Path("source/ledger.npz")).rows
+    for t, batch in enumerate(kept.values()):
+        rows = sent[(sent["step"] == t) & sent["sent"]]
+        assert batch["ids"].tolist() == batch["clean_ids"].tolist() == rows["id"].tolist()
+        assert batch["y"].tolist() == rows["label"].tolist()
+        assert batch["x"].dtype == np.uint8  # on the 8-bit grid, before crop and flip
+
+
+def test_a_replay_under_the_same_settings_is_the_same_run(work: Path) -> None:
+    done(*SAVED)
+    done(*QUIET)
+    mine, theirs = (
+        [{k: v for k, v in row.items() if not k.startswith("time/") and k != "attack/alignment"} for row in rows]
+        for rows in (read_metrics(Path("again/metrics.jsonl")), read_metrics(Path("source/metrics.jsonl")))
+    )
+    assert mine == theirs
+    assert (
+        "sees nothing of this model and sends what it made in source"
+        in json.loads(Path("again/summary.json").read_text())["threat_model"]
+    )
+
+
+@pytest.mark.parametrize("augment", ["after", "before", "none"])
+def test_another_defence_and_another_model_get_the_same_poison(work: Path, augment: str) -> None:
+    done(*SAVED, SET, f"stream.augment={augment}", SET, "stream.quantise=false")
+    done(*BURNIN, "--model", "convnet", "--width", "4")
+    done(*QUIET, "--med", "FREEZE")
+    done("online", "--quiet", "--out", "other", "--replay", "source", "--model", "convnet", "--save-batches")
+    first, second = batches(), batches("other")
+    assert list(first) == list(second)
+    for name in first:
+        assert all(np.array_equal(first[name][key], second[name][key]) for key in first[name])
+    rows = {run: Ledger.load(Path(run, "ledger.npz")).rows for run in ("source", "again", "other")}
+    assert all((rows["source"][key] == rows["again"][key]).all() for key in ("id", "sent", "changed"))
+    config = json.loads(Path("again/config.json").read_text())
+    assert (config["defense"]["name"], config["attack"]["eps"], config["stream"]["steps"]) == ("FREEZE", 0.1, 3)
+
+
+def test_an_interrupted_replay_goes_on_bit_for_bit(work: Path) -> None:
+    done(*SAVED)
+    done(*QUIET, "--med", "OURS")
+    config = online_config([json.loads(Path("again/config.json").read_text())])
+    stopped = OnlineRun(config, Path("checkpoints"), Path("stopped"), resume=False)
+    assert stopped.run(lambda *_: None, lambda: True)["status"] == "interrupted"
+    done("online", "--quiet", "--resume", "stopped")
+    assert outcome(Path("stopped")) == outcome(Path("again"))
+
+
+def test_a_replay_is_not_resumed_on_other_batches(work: Path) -> None:
+    done(*SAVED)
+    done(*QUIET)
+    path, batch = Path("source/batches/000001.npz"), batches()["000001.npz"]
+    np.savez(path, **(batch | {"x": batch["x"] // 2}))  # type: ignore[arg-type]
+    assert "the replayed run has changed since again was started" in refused("online", "--resume", "again")
+
+
+def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
+    assert "there is no run in source" in refused(*QUIET)
+    done(*ONLINE, "--out", "source")
+    assert "source has not kept 000000.npz; run it with --save-batches" in refused(*QUIET)
+    done(*SAVED[:-1], "kept", "--trigger", "clean")
+    replay = (*QUIET[:4], "--replay", "kept")
+    for options, words in (
+        (("--seed", "5"), "was made of other samples than this stream has there; give the --data, --seed"),
+        (("--attack", "direct"), "was poisoned by accumulative with settings of its own"),
+        (("--eps", "0.05"), "was poisoned by accumulative with settings of its own"),
+        (("--trigger", "adversarial"), "kept has not sent the trigger adversarial; choose from clean"),
+        ((SET, "stream.augment=before"), "kept was cropped after the attack and this run before it"),
+        (("--steps", "4"), "kept has kept 3 poisoned batches and this run has step 3; give --steps 3"),
+        (("--resume", "kept"), "exclude each other"),
+    ):
+        assert words in refused(*replay, *options) or words in call(*replay, *options).stderr
+    damaged = Path("kept/batches/000001.npz")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert "000001.npz is not a readable batch" in refused(*replay)
+    assert "was started by burnin and sent nothing" in refused(
+        *QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-seed0"
+    )
+
+
+def test_poison_of_the_training_code_was_never_sent(work: Path) -> None:
+    done(*SAVED, SET, "attack.stage=code")
+    assert "the poison of source was put in by the training code and never sent" in refused(*QUIET)

@@ -1,0 +1,79 @@
+"""Claims in a grid, held to paired differences."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accupoison.config import read_toml
+from accupoison.errors import InputError
+from accupoison.report import Run, claims_table, read_claims
+from accupoison.report.claims import verdict
+from accupoison.report.outcomes import Estimate
+from accupoison.settings import online_config
+from accupoison.sweep import read_grid
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(name: str, burnin: int, seed: int, effect: float, trigger: str = "adversarial") -> Run:
+    """Return a run whose trigger costs ``effect`` beside the coast step."""
+    config = online_config([{"trigger": {"deliver": ["coast", trigger]}, "run": {"seed": seed}}])
+    branches = {"coast": {"after": {"acc": 0.7}}, trigger: {"after": {"acc": 0.7 - effect}}}
+    return Run(Path(f"{name}-b{burnin}-s{seed}"), config, {"branches": branches}, f"model{burnin}")
+
+
+CLAIM = {"text": "more poison does more", "more": ["strong-16/255", "adversarial"], "less": ["weak", "adversarial"]}
+
+
+def table(strong: list[float], weak: list[float], claim: dict[str, Any] = CLAIM) -> list[str]:
+    """Return the cells of the only row; two streams for each base model."""
+    runs = [run("strong-16-255", i // 2, i % 2, effect) for i, effect in enumerate(strong)]
+    runs += [run("weak", i // 2, i % 2, effect) for i, effect in enumerate(weak)]
+    row = claims_table(read_claims({"claims": [claim]}), runs).splitlines()[-1]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_differences_are_paired_and_averaged_over_streams_first() -> None:
+    cells = table([0.05, 0.07, 0.15, 0.17], [0.02, 0.04, 0.10, 0.12])
+    assert cells[0] == "more poison does more"
+    assert cells[3:] == ["4.0 ± 12.7", "2 / 4", "not shown"]  # 3 and 5 points; t(0.975, 1) = 12.7 times their error 1
+    assert cells[1].startswith("11.0")
+    assert cells[2].startswith("7.0")
+
+
+@pytest.mark.parametrize(
+    ("strong", "word"), [([0.05, 0.05, 0.051, 0.051], "holds"), ([-0.05, -0.05, -0.051, -0.051], "fails")]
+)
+def test_an_interval_on_one_side_of_zero_decides(strong: list[float], word: str) -> None:
+    assert table(strong, [0.0] * 4)[-1] == word
+    against_nothing = {"text": "it does harm", "more": CLAIM["more"]}
+    assert table(strong, [0.0] * 4, against_nothing)[-1] == word
+
+
+def test_a_single_pair_tests_nothing() -> None:
+    assert table([0.05], [0.0])[-1] == "not tested"
+    assert verdict(None) == verdict(Estimate(1.0, math.nan, 1, 1, "streams")) == "not tested"
+
+
+@pytest.mark.parametrize("entry", [{}, {"text": "a"}, {"text": "a", "more": "b"}, {"text": "a", "more": [1, 2, 3]}])
+def test_claims_that_say_nothing_are_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"is not of the form text = \.\.\., more"):
+        read_claims({"claims": [entry]})
+
+
+def test_claims_need_runs_and_a_grid_needs_claims() -> None:
+    with pytest.raises(InputError, match="no run of weak with the triggers adversarial and coast has ended"):
+        claims_table(read_claims({"claims": [CLAIM]}), [run("strong-16-255", 0, 0, 0.1)])
+    with pytest.raises(InputError, match=r"has no \[\[claims\]\]"):
+        read_claims({})
+
+
+def test_the_claims_that_ship_are_about_runs_of_their_grid() -> None:
+    text = read_toml(ROOT / "grids" / "pang.toml")
+    grid = read_grid(text, Path("checkpoints"), Path("logs"))
+    effects = {(spec.out.name.rsplit("-b", 1)[0], name) for spec in grid.runs for name in spec.config.trigger.deliver}
+    for claim in read_claims(text):
+        assert claim.more in effects
+        assert claim.less is None or claim.less in effects

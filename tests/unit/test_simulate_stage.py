@@ -1,0 +1,125 @@
+"""Poison put in by the training code, poison in fixed places, and several updates on the trigger."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from accupoison.attacks import Attack
+from accupoison.errors import InputError
+from accupoison.ledger import Ledger
+from accupoison.testing.bench import same
+from accupoison.types import Phase, Step
+from tests.simulations import EPS, attack_of, distance, run, simulation, weights_and_statistics
+
+
+def moved(step: Step) -> float:
+    """Return how far the farthest pixel went after the defence."""
+    return float((step.seen.x - step.passed.x).abs().max())
+
+
+@pytest.mark.parametrize("attack", ["accumulative", "direct", "noise"])
+@pytest.mark.parametrize("defense", ["ST", "AT", "DSC"])
+def test_code_poisons_what_the_defence_passed_on(attack: str, defense: str) -> None:
+    steps = run(attack_of(attack, stage="code"), defense)
+    assert [s.phase for s in steps] == [Phase.ORDINARY] * 3 + [Phase.FIRE, Phase.RECOVER]
+    for step in steps[:4]:
+        assert distance(step) == 0  # nothing is on the wire
+        assert EPS / 2 < moved(step) <= EPS + 1e-6
+        assert step.metrics["attack/linf"] == pytest.approx(moved(step))
+    assert moved(steps[4]) == 0
+    data = run(attack_of(attack), defense)
+    assert all(s.seen is s.passed and distance(s) > 0 for s in data[:4])
+    assert not torch.equal(data[0].seen.x, steps[0].seen.x)
+
+
+def test_the_ledger_tells_the_codes_poison_from_a_correction() -> None:
+    for stage, defense in (("code", "ST"), ("data", "ST"), ("code", "DSC")):
+        ledger = Ledger()
+        for step in run(attack_of("direct", stage=stage), defense):
+            ledger.add(step)
+        rows = ledger.rows[ledger.rows["step"] < 2]
+        assert rows["changed"].all()
+        assert rows["corrected"].all() == (defense == "DSC")
+        assert rows["used"].all()
+
+
+def test_a_defence_that_rejects_everything_leaves_the_code_nothing() -> None:
+    steps = run(attack_of("direct", stage="code"), "FREEZE")
+    assert all(len(s.seen) == len(s.passed) for s in steps)
+
+
+@pytest.mark.parametrize("trigger", ["clean", "adversarial", "coast"])
+def test_updates_on_the_trigger_are_made_one_after_the_other(trigger: str) -> None:
+    once, twice = (simulation(triggers=(trigger,), after=0, updates=n) for n in (1, 2))
+    for simulated in (once, twice):
+        *_, fire = simulated.run()
+        assert fire.phase is Phase.FIRE
+    learner = once.learner
+    if trigger == "coast":
+        learner.coast()
+    else:
+        once.update.step(learner, once.defense, fire.seen, _context(once))
+    assert same(weights_and_statistics(learner), weights_and_statistics(twice.learner))
+
+
+def _context(simulated: Any) -> Any:  # noqa: ANN401
+    from accupoison.context import StepContext
+
+    return StepContext(0, "update", simulated.t, {})
+
+
+def test_no_updates_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trigger\.updates 0 is below 1"):
+        simulation(updates=0)
+
+
+def changed_rows(steps: list[Step]) -> list[list[int]]:
+    return [(s.wire.x != s.clean.x).flatten(1).any(1).nonzero().flatten().tolist() for s in steps[:4]]
+
+
+def test_fixed_places_are_the_same_in_every_batch_and_in_the_trigger() -> None:
+    def rows(redraw: bool) -> list[list[int]]:
+        attack = attack_of("accumulative", ratio=0.5, redraw=redraw)
+        return changed_rows(run(attack, augment="before"))
+
+    fixed, drawn = rows(False), rows(True)
+    assert [len(found) for found in fixed] == [3, 3, 3, 3]
+    assert len({tuple(found) for found in fixed}) == 1
+    assert len(drawn[3]) == 6  # the trigger whole
+    assert len({tuple(found) for found in drawn[:3]}) > 1
+
+
+def test_accumulation_can_aim_at_the_clean_trigger() -> None:
+    clean, crafted = (run(attack_of("accumulative", aim=aim), triggers=("clean",)) for aim in ("clean", "crafted"))
+    assert not torch.equal(clean[0].sent.x, crafted[0].sent.x)
+    attack = attack_of("accumulative", aim="clean")
+    simulated = simulation(attack, triggers=("clean",))
+    next(simulated.run())
+    assert attack.target is None  # nothing is crafted that nobody needs
+
+
+def test_optimised_may_be_compared_with_coast_and_clean() -> None:
+    steps = run(triggers=("coast", "clean", "optimised"))
+    alone = run(triggers=("optimised",))
+    fired = [s for s in steps if s.phase is Phase.FIRE]
+    assert [s.branch for s in fired] == ["coast", "clean", "optimised"]
+    assert same([s.sent for s in steps[:3]], [s.sent for s in alone[:3]])
+    assert same(fired[2].sent, alone[3].sent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stage": "wire"}, "unknown attack.stage 'wire'; choose data or code"),
+        ({"stealth": -0.1}, "attack.stealth -0.1 is not a loss"),
+        ({"aim": "cleen"}, "unknown attack.aim 'cleen'; did you mean clean"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
+        attack_of("accumulative", **settings)
+
+
+def test_the_stage_is_a_setting_of_every_attack() -> None:
+    assert Attack(stage="code").stage == "code"
