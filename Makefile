@@ -1,4 +1,5 @@
-# Everything runs in .venv, made on first use; on a machine without a GPU, set nothing.
+# Everything runs in .venv, made on first use; on a machine without a GPU, set nothing. The tests' networks are too small
+# for more than one thread each, so they run side by side.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -14,7 +15,7 @@ demo: $(VENV)/installed
 	$(RUN) cli.py demo
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

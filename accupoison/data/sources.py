@@ -41,7 +41,7 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
             ``tiny-imagenet``), ``location30`` (446 binary features, from ``location30.npz`` in ``data_dir``),
             ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file), one of an installed package,
             or your own: ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or ``folder:PATH`` (see
-            :func:`accupoison.data.folders.read_image_folder`).
+            :func:`accupoison.data.folders.read_image_folder`), from here or from ``data_dir``.
         data_dir: Where files are kept and downloaded to; default: what the environment variable ACCUPOISON_DATA
             names, otherwise ``data`` in the working directory.
         offline: Never touch the network.
@@ -105,13 +105,19 @@ def _location30(argument: str, data_dir: Path | None) -> DataSet:
 def _npz(argument: str, data_dir: Path | None) -> DataSet:
     if not argument:
         raise InputError("data set 'npz:' names no file; write npz:PATH")
-    return read_npz(Path(argument).expanduser(), name=f"npz:{argument}")
+    return read_npz(_found(argument, data_dir), name=f"npz:{argument}")
 
 
 def _folder(argument: str, data_dir: Path | None) -> DataSet:
     if not argument:
         raise InputError("data set 'folder:' names no directory; write folder:PATH")
-    return read_image_folder(Path(argument).expanduser(), name=f"folder:{argument}")
+    return read_image_folder(_found(argument, data_dir), name=f"folder:{argument}")
+
+
+def _found(argument: str, data_dir: Path | None) -> Path:
+    """Return the path as it is given or, where that is nothing, as one within the data directory."""
+    path = Path(argument).expanduser()
+    return inside if not path.exists() and (inside := _directory(data_dir) / path).exists() else path
 
 
 def _tiny_imagenet(argument: str, data_dir: Path | None) -> DataSet:

@@ -61,7 +61,8 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     preset, seeds = burnin.pop("preset", "live"), _seeds("burnin", burnin)
     burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}
     online = dict(text.get("online", {}))
-    common = [config.preset("online", online.pop("preset", "fresh")), online]
+    division = {"data": burnin.get("data", {})}  # streams divide the data as their base models do, unless they say so
+    common = [config.preset("online", online.pop("preset", "fresh")), division, online]
     runs = text.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise InputError("runs is not a list of tables; write [[runs]], with two brackets, before each of them")

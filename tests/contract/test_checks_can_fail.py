@@ -196,7 +196,7 @@ def test_broken_model(make: Callable[..., nn.Module], words: str) -> None:
         check_model(make, (3, 2, 2))
 
 
-def sound(**changes: Any) -> DataSet:
+def sound(**changes: Any) -> DataSet:  # noqa: ANN401
     """Return a sound data set with some parts changed."""
     x, y = torch.arange(60 * 12, dtype=torch.uint8).view(60, 3, 2, 2), torch.arange(60) % 3
     parts: dict[str, Any] = {"train_x": x[:40], "train_y": y[:40], "test_x": x[40:], "test_y": y[40:]} | changes
