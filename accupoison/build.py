@@ -4,9 +4,10 @@ import math
 import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accupoison.base_model import BaseModel, check_images, default_place
 from accupoison.burnin import EARLY, FINAL
@@ -20,7 +21,7 @@ from accupoison.replay import replay_of
 from accupoison.settings import REGISTRIES, OnlineConfig
 from accupoison.simulate import Simulation
 from accupoison.types import Batch, ModelView
-from accupoison.updates import SGD
+from accupoison.updates import DPSGD, SGD, check_private
 
 
 def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None]:
@@ -119,7 +120,7 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
         stream=stream,
         attack=attack if s.replay is None else replay_of(config, data, stream),
         defense=defense,
-        update=SGD(clip_norm=config.optim.clip_norm, clip_kind=config.optim.clip_kind),
+        update=_update(config, learner.model, base.spec.name),
         plan=plan,
         reference=early,
         val=data.batch(splits.val),
@@ -136,6 +137,15 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
     note = " ".join(filter(None, (note, _unknown(config, base, path))))
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
+
+
+def _update(config: OnlineConfig, model: nn.Module, name: str) -> SGD:
+    clipping: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "clip_kind": config.optim.clip_kind}
+    u = config.update
+    if not u.private:
+        return SGD(**clipping)
+    check_private(model, name)
+    return DPSGD(noise_multiplier=u.noise_multiplier, max_grad_norm=u.max_grad_norm, chunk=u.chunk, **clipping)
 
 
 def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:

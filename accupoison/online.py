@@ -12,10 +12,12 @@ from accupoison.build import build_simulation, find_checkpoint
 from accupoison.burnin import Progress, never
 from accupoison.config import plain
 from accupoison.data import DataSet, Splits
+from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.ledger import Ledger
 from accupoison.measure import Meter
+from accupoison.privacy import Accountant
 from accupoison.recorder import RunRecorder
 from accupoison.replay import digest, save_batch
 from accupoison.rundir import STATE, RunDirectory, environment
@@ -93,7 +95,13 @@ class OnlineRun:
             self.ledger = Ledger.load(self.out / LEDGER)
             self.ledger.truncate(state["ledger"])
             at = (state["offset"], self.meter.trunk_steps)
+        u = self.config.update
+        bounded = not DEFENSES.get(self.config.defense.name).couples
+        noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows depend on each other
+        self._accountant = Accountant(noise, u.delta, self.config.trigger.updates) if u.private else None
         self.recorder = RunRecorder(self.directory, self.config.trigger.deliver, at)
+        if self._accountant is not None and self.ledger.branches:
+            self._accountant.follow(self.ledger.branches[-1], self.ledger)
         self._fresh = state is None
 
     def run(self, progress: Progress, should_stop: Callable[[], bool] = never) -> dict[str, Any]:
@@ -116,6 +124,11 @@ class OnlineRun:
             "threat_model": threat_model(self.config, images=not self.meter.data.features),
             "horizon": self.simulation.horizon,
             **self.meter.summary(),
+            **(
+                {}
+                if self._accountant is None
+                else {"epsilon": self._accountant.epsilon, "delta": self.config.update.delta}
+            ),
         }
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
@@ -163,8 +176,10 @@ class OnlineRun:
         started = time.perf_counter()
         metrics = step.metrics | self.meter.measure(step)
         metrics["time/evaluate_s"] = time.perf_counter() - started
-        self.recorder.log(metrics, step.t + 1, step.branch)
         self.ledger.add(step)
+        if self._accountant is not None:
+            metrics["dp/epsilon"] = self._accountant.add(step, self.ledger)
+        self.recorder.log(metrics, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)
         count = self.config.evaluate.images

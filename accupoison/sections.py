@@ -11,6 +11,7 @@ from accupoison.errors import InputError, did_you_mean
 from accupoison.models import check_norm, model_names
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+UPDATES = ("sgd", "dpsgd")
 SCHEDULES = ("constant", "linear", "onecycle", "step")
 
 
@@ -153,6 +154,47 @@ class TrainSettings:
     def early_epoch(self) -> int:
         """The epoch of the early snapshot."""
         return max(1, self.epochs // 2) if self.early is None else self.early
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSettings:
+    """How gradients become a step.
+
+    Attributes:
+        name: "sgd", or "dpsgd": each sample's gradient is clipped and noise is added (needs the extra ``dp``, and a
+            model without batch norm).
+        noise_multiplier: dpsgd: standard deviation of the noise, in units of ``max_grad_norm``.
+        max_grad_norm: dpsgd: bound on the l2 norm of each sample's gradient.
+        delta: dpsgd: the epsilon recorded is that of this delta.
+        chunk: dpsgd: samples whose gradients are held at once.
+        coupled: dpsgd: run even with a defence that mixes the rows of a batch; epsilon is then undefined.
+    """
+
+    name: str = "sgd"
+    noise_multiplier: float = 1.0
+    max_grad_norm: float = 1.0
+    delta: float = 1e-5
+    chunk: int = 16
+    coupled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in UPDATES:
+            raise InputError(f"unknown update {self.name!r}{did_you_mean(self.name, UPDATES)}")
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise InputError(
+                f"update.noise_multiplier {self.noise_multiplier} is not a number of 0 or more; 1 is usual"
+            )
+        if not 0 < self.max_grad_norm < math.inf:
+            raise InputError(f"update.max_grad_norm {self.max_grad_norm} is not a number above 0; 1 is usual")
+        if not 0 < self.delta < 1:
+            raise InputError(f"update.delta {self.delta} is outside (0, 1); give less than one over the samples")
+        if self.chunk < 1:
+            raise InputError(f"update.chunk {self.chunk} is below 1; give a number of samples such as 16")
+
+    @property
+    def private(self) -> bool:
+        """The update is DP-SGD."""
+        return self.name == "dpsgd"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from accupoison.files import read_json
 from accupoison.plan import Plan
 from accupoison.registry import Registry
 from accupoison.rundir import CONFIG, RunDirectory
-from accupoison.sections import DataSettings, ModelSettings, RunSettings, TrainSettings
+from accupoison.sections import DataSettings, ModelSettings, RunSettings, TrainSettings, UpdateSettings
 from accupoison.stream_sections import (
     EvaluateSettings,
     OptimSettings,
@@ -37,6 +37,7 @@ __all__ = [
     "StreamSettings",
     "TrainSettings",
     "TriggerSettings",
+    "UpdateSettings",
     "at_home",
     "burnin_config",
     "online_config",
@@ -56,6 +57,7 @@ class BurninConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 
@@ -71,12 +73,18 @@ class OnlineConfig:
     trigger: TriggerSettings = field(default_factory=TriggerSettings)
     defense: Component = field(default_factory=lambda: Component(name="ST"))
     optim: OptimSettings = field(default_factory=OptimSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
         self.plan()  # its own checks run here, before anything is loaded
+        if self.update.private and not self.update.coupled and DEFENSES.get(self.defense.name).couples:
+            raise InputError(
+                f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
+                "what one sample does; choose another, or set update.coupled=true and get no epsilon"
+            )
         if self.stop.active and self.stream.kind.startswith("shift:"):
             raise InputError(
                 f"stream.kind {self.stream.kind} grows worse up to a fixed step, so no stop rule can be set with it; "

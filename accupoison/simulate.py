@@ -177,8 +177,8 @@ class Simulation:
         if self.reference is not None:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self._seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
-            context = StepContext(self._seed, "update", self.t, metrics)
-            for _ in range(self.plan.updates if phase is Phase.FIRE else 1):
+            for number in range(self.plan.updates if phase is Phase.FIRE else 1):
+                context = StepContext(self._seed, f"update-{number}" if number else "update", self.t, metrics)
                 verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
         return Step(self.t, self.trigger_name, phase, clean, sent, passed, seen, wire, metrics, verdict)
 

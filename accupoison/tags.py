@@ -37,6 +37,7 @@ TAGS: dict[str, str] = {
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",
     "optim/update_norm": "l2 norm of the change of the weights in this step; >= 0",
     "optim/drift": "l2 norm of the weights minus the weights at the start; >= 0",
+    "dp/epsilon": "privacy spent by DP-SGD on the sample used most, at delta; >= 0, inf where it is not bounded",
     "time/epoch_s": "wall time of an epoch of the burn-in with its evaluation; seconds",
     "time/step_s": "wall time of the whole step; seconds",
     "time/attack_s": "wall time of crafting the poison or the trigger; seconds",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.options import data_options, layer, model_options, output_options, run_options
+from accupoison.cli.options import data_options, layer, model_options, output_options, run_options, update_options
 from accupoison.cli.output import INTERRUPTED, interruptible, json_text, online_text, percent, progress_bar
 from accupoison.errors import InputError
 
@@ -21,6 +21,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 @data_options
 @model_options
 @click.option("--epochs", type=int, help="Passes over the burn-in images.")
+@update_options
 @run_options
 @output_options
 @click.pass_context
@@ -88,6 +89,7 @@ def burnin(
 @click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options
 @model_options
+@update_options
 @run_options
 @output_options
 @click.pass_context

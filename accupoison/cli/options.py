@@ -29,6 +29,9 @@ FLAGS: dict[str, tuple[str, str]] = {
     "after": ("stream", "after"),
     "update_mode": ("optim", "update_mode"),
     "clip_norm": ("optim", "clip_norm"),
+    "update": ("update", "name"),
+    "noise_multiplier": ("update", "noise_multiplier"),
+    "max_grad_norm": ("update", "max_grad_norm"),
     "save_batches": ("evaluate", "save_batches"),
     "checkpoint": ("start", "checkpoint"),
     "early": ("start", "early"),
@@ -77,6 +80,14 @@ model_options = options(
     ),
     click.option("--width", type=int, help="Channels of the first stage.  [default: 64]"),
     click.option("--norm", metavar="NAME", help="batch (default) or group."),
+)
+
+update_options = options(
+    click.option(
+        "--update", metavar="NAME", help="sgd (default), or dpsgd: differentially private, with --norm group."
+    ),
+    click.option("--noise-multiplier", metavar="SIGMA", help="Noise of dpsgd.  [default: 1]"),
+    click.option("--max-grad-norm", metavar="NORM", help="dpsgd clips each sample's gradient at this.  [default: 1]"),
 )
 
 run_options = options(

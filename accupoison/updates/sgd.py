@@ -8,7 +8,7 @@ import torch
 from accupoison.defenses.base import Defense
 from accupoison.defenses.clip import check_clipping, clip
 from accupoison.learner import Learner
-from accupoison.types import Batch, Context, Verdict
+from accupoison.types import Batch, Context, Grads, Verdict
 
 
 @dataclass(kw_only=True)
@@ -30,12 +30,16 @@ class SGD:
         """Update the learner on ``batch`` as the defence left it; an empty batch changes nothing at all."""
         if len(batch) == 0:
             return Verdict.SKIP
-        with learner.forward() as forward:
-            loss = defense.losses(forward, batch).mean()
-        grads = torch.autograd.grad(loss, tuple(learner.model.parameters()))
+        grads = self.gradients(learner, defense, batch, ctx)
         ctx.log("optim/grad_norm", float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))))
         grads = defense.gradients(grads, learner.momentum(), ctx)
         if self.clip_norm < math.inf:
             grads = clip(grads, self.clip_norm, self.clip_kind)
         learner.apply(grads)
         return Verdict.COMMIT
+
+    def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
+        """Return the gradients of the mean of the defence's losses, in parameter order."""
+        with learner.forward() as forward:
+            loss = defense.losses(forward, batch).mean()
+        return torch.autograd.grad(loss, tuple(learner.model.parameters()))

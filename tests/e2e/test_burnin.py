@@ -154,7 +154,7 @@ def test_a_model_of_ones_own(work: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 STOPPED = """
 import os, signal, sys
 from accupoison.cli import main
-from accupoison.burnin import Burnin
+from accupoison.training import Burnin
 number, count = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 original, calls = Burnin._train_step, []
 def stopping(self, ids):

@@ -15,7 +15,20 @@ from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, onlin
 
 PLACE = ["--out", "--resume", "--config", "--set", "--dry-run"]
 OUTPUT = ["--quiet", "--json"]
-SHARED = ["--data", "--data-dir", "--offline", "--model", "--width", "--norm", "--seed", "--device", *PLACE, *OUTPUT]
+UPDATE = ["--update", "--noise-multiplier", "--max-grad-norm"]
+SHARED = [
+    *UPDATE,
+    "--data",
+    "--data-dir",
+    "--offline",
+    "--model",
+    "--width",
+    "--norm",
+    "--seed",
+    "--device",
+    *PLACE,
+    *OUTPUT,
+]
 STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--after", "--update-mode", "--clip-norm"]
 CLI_FLAGS: dict[str, list[str]] = {
     "audit": ["--run", "--out", "--seed", "--json"],

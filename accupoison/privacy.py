@@ -1,0 +1,98 @@
+"""What DP-SGD has spent: epsilon of those who were in the stream, from exact visits."""
+
+import math
+from collections import Counter, defaultdict
+
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from accupoison.ledger import PHASES, Ledger
+from accupoison.types import Phase, Step, Verdict
+
+
+def gaussian_delta(epsilon: float, mu: float) -> float:
+    """Return the least delta at which a Gaussian mechanism of sensitivity over noise ``mu`` is (epsilon, delta)-DP.
+
+    Balle and Wang (ICML 2018), Theorem 8; exact, so no other accounting of the same mechanism gives less.
+    """
+    return float(norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon + norm.logcdf(-mu / 2 - epsilon / mu)))
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Return the least epsilon of :func:`gaussian_delta` for ``delta`` in (0, 1); infinity without noise."""
+    if mu == 0 or gaussian_delta(0.0, mu) <= delta:
+        return 0.0
+    if not math.isfinite(mu):
+        return math.inf
+    top = 1.0
+    while gaussian_delta(top, mu) > delta:
+        top *= 2
+    return float(brentq(lambda epsilon: gaussian_delta(epsilon, mu) - delta, 0.0, top, xtol=1e-10))
+
+
+def epsilon_of(visits: float, noise_multiplier: float, delta: float) -> float:
+    """Return the epsilon of a sample that ``visits`` updates have used, when noise hides each of them.
+
+    Gaussian mechanisms compose exactly: ``visits`` of them with noise sigma are one with noise sigma / sqrt(visits). No
+    amplification by sampling is claimed, since a stream does not sample. A sample that is in one batch r times counts
+    as r * r visits. Neighbours are the stream and the same one with the sample's gradients set to zero; the sample is
+    what was sent, so a poisoner who mixes rows beforehand is outside.
+    """
+    if visits == 0:
+        return 0.0
+    return math.inf if noise_multiplier == 0 else gaussian_epsilon(math.sqrt(visits) / noise_multiplier, delta)
+
+
+class Accountant:
+    """Follows the epsilon of the sample that was used most, along the path of a run with several triggers.
+
+    Args:
+        noise_multiplier: Of the updates.
+        delta: In (0, 1).
+        updates: Updates on the trigger batch.
+    """
+
+    def __init__(self, noise_multiplier: float, delta: float, updates: int) -> None:
+        self._noise, self._delta, self._updates = noise_multiplier, delta, updates
+        self._branch: str | None = None
+        self._visits: defaultdict[int, int] = defaultdict(int)
+
+    def add(self, step: Step, ledger: Ledger) -> float:
+        """Return the epsilon after ``step``, which ``ledger`` has recorded already."""
+        if step.branch != self._branch:  # at the start, and where a trigger leaves the fork
+            self.follow(step.branch, ledger)
+        elif step.verdict is Verdict.COMMIT:
+            times = self._updates if step.phase is Phase.FIRE else 1
+            for key, copies in Counter(step.seen.ids.tolist()).items():
+                if key >= 0:  # others are nobody's
+                    self._visits[key] += times * copies**2
+        return self.epsilon
+
+    def follow(self, branch: str, ledger: Ledger) -> None:
+        """Go on from what ``ledger`` has on the path to ``branch``."""
+        self._branch, self._visits = branch, visits(ledger, branch, self._updates)
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of the sample that was used most so far."""
+        return epsilon_of(max(self._visits.values(), default=0), self._noise, self._delta)
+
+
+def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:
+    """Return how often updates have used each true sample on the path to ``branch``; r copies in one batch count r * r.
+
+    Args:
+        ledger: Of the run.
+        branch: The trigger, or "" for the steps before the paths part.
+        updates: Updates on the trigger batch.
+    """
+    names = ledger.branches
+    path = {number for number, name in enumerate(names) if name in ("", branch)}
+    copies: Counter[tuple[int, int, int]] = Counter()
+    for row in ledger.rows[ledger.rows["used"]]:
+        if int(row["branch"]) in path and row["id"] >= 0:
+            copies[int(row["step"]), int(row["phase"]), int(row["id"])] += 1
+    found: defaultdict[int, int] = defaultdict(int)
+    for (_, phase, key), count in copies.items():
+        found[key] += count**2 * (updates if PHASES[phase] is Phase.FIRE else 1)
+    return found

@@ -1,0 +1,136 @@
+"""DP-SGD: every sample's gradient is clipped, and noise hides the rest."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from accupoison.defenses.base import Defense
+from accupoison.errors import InputError
+from accupoison.learner import Learner
+from accupoison.types import Batch, Context, Forward, Grads
+from accupoison.updates.sgd import SGD
+
+Losses = Callable[[Forward, Batch], Tensor]
+"""The loss of each row [B]: :meth:`accupoison.defenses.Defense.losses`, or another pure function."""
+
+
+def private_gradients(
+    learner: Learner,
+    losses: Losses,
+    batch: Batch,
+    *,
+    noise_multiplier: float,
+    max_grad_norm: float,
+    chunk: int,
+    rng: Generator,
+) -> Grads:
+    """Return the mean of the clipped per-sample gradients with Gaussian noise (Abadi et al., CCS 2016, Algorithm 1).
+
+    Opacus computes the per-sample gradients, clips them and draws the noise. Its hooks are attached for this call only,
+    so views, snapshots and checkpoints never meet them.
+
+    Args:
+        learner: The model; neither weights nor optimiser change.
+        losses: The loss of each row, which must not depend on other rows.
+        batch: B rows.
+        noise_multiplier: Standard deviation of the noise, in units of ``max_grad_norm``.
+        max_grad_norm: Bound on the l2 norm of each sample's gradient.
+        chunk: Rows at once; decides memory alone.
+        rng: CPU generator of the noise.
+
+    Raises:
+        InputError: Opacus is not installed.
+    """
+    hooks_of, optimizer_of = _opacus()
+    hooks = hooks_of(learner.model, strict=True, loss_reduction="sum")
+    parameters = tuple(learner.model.parameters())
+    private = optimizer_of(
+        torch.optim.SGD(parameters, lr=0.0),
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=max_grad_norm,
+        expected_batch_size=len(batch),
+        loss_reduction="sum",
+        generator=rng if learner.device.type == "cpu" else Generator(learner.device).manual_seed(rng.initial_seed()),
+    )
+    try:
+        starts = range(0, len(batch), chunk)
+        for start in starts:
+            private.signal_skip_step(do_skip=start != starts[-1])
+            with learner.forward() as forward, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Full backward hook is firing")  # images need no gradient
+                losses(forward, batch.rows(slice(start, start + chunk))).sum().backward()  # type: ignore[no-untyped-call]
+            private.pre_step()
+            for parameter in parameters:
+                parameter.grad_sample = None  # type: ignore[attr-defined]
+        return tuple(_taken(p) / len(batch) for p in parameters)
+    finally:
+        hooks.cleanup()
+        for parameter in parameters:
+            parameter.grad = None
+            for name in ("grad_sample", "summed_grad"):
+                if hasattr(parameter, name):
+                    delattr(parameter, name)
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.detach()
+
+
+def _opacus() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from opacus.grad_sample import GradSampleHooks
+            from opacus.optimizers import DPOptimizer
+    except ImportError as error:
+        raise InputError("DP-SGD needs Opacus and it is not installed; pip install 'accupoison[dp]'") from error
+    return GradSampleHooks, DPOptimizer
+
+
+@dataclass(kw_only=True)
+class DPSGD(SGD):
+    """One optimiser step on the mean of clipped per-sample gradients, with noise.
+
+    What the defence does to the gradients afterwards, momentum and weight decay are post-processing.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise, in units of ``max_grad_norm``; 0 adds none.
+        max_grad_norm: Bound on the l2 norm of each sample's gradient.
+        chunk: Rows at once; decides memory alone.
+    """
+
+    noise_multiplier: float
+    max_grad_norm: float
+    chunk: int = 16
+
+    def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
+        """Return the private gradients of the defence's losses."""
+        return private_gradients(
+            learner,
+            defense.losses,
+            batch,
+            noise_multiplier=self.noise_multiplier,
+            max_grad_norm=self.max_grad_norm,
+            chunk=self.chunk,
+            rng=ctx.rng("dp"),
+        )
+
+
+def check_private(model: nn.Module, name: str) -> None:
+    """Raise InputError if a layer of ``model`` mixes rows, or Opacus has no per-sample gradients for it."""
+    hooks_of, _ = _opacus()
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"DP-SGD bounds what one sample does, and batch norm ({layer} of {name}) mixes all of them; "
+                "use --norm group"
+            )
+    try:
+        hooks_of(model, strict=True, loss_reduction="sum").cleanup()
+    except Exception as error:  # Opacus has several words for a layer it does not know
+        raise InputError(f"Opacus has no per-sample gradients for {name} ({str(error).splitlines()[0]})") from error
