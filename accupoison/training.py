@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -48,14 +48,19 @@ class Burnin:
     best: tuple[float, int] = (-1.0, 0)
 
     @classmethod
-    def prepare(cls, config: BurninConfig) -> "Burnin":
+    def prepare(cls, config: BurninConfig, members: Tensor | None = None) -> "Burnin":
         """Load the data and make the network.
+
+        Args:
+            config: All settings.
+            members: Train on these ids instead of the burn-in part.
 
         Raises:
             InputError: Data, model or device are not to be had, or a batch is larger than the burn-in part.
         """
         device = resolve_device(config.run.device)
         data, splits = open_data(config.data, device)
+        splits = splits if members is None else replace(splits, burnin=members)
         sizes = {batch_size(config.train, epoch) for epoch in (0, config.train.epochs - 1)}
         if (largest := max(sizes)) > len(splits.burnin):
             raise InputError(

@@ -3,7 +3,9 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from accupoison.audit.results import AttackResult, Samples, table
 from accupoison.audit.roc import RocSummary
+from accupoison.audit.victims import Outcome
 from accupoison.files import write_atomically, write_json
 
 FLOOR = 1e-4
@@ -35,15 +38,44 @@ def write_results(
         InputError: A file cannot be written.
     """
     write_json(folder / "audit.json", {"samples": len(samples.labels), "attacks": [one.as_dict() for one in results]})
-    text = io.StringIO()
-    rows = table(list(results))
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(folder / "audit.csv", lambda file: file.write(text.getvalue().encode()))
+    _write_csv(folder / "audit.csv", table(list(results)))
     _save(_roc(results, scores, samples), folder / "roc.png")
     best = max(results, key=lambda one: one.roc.auc).attack
     _save(_histogram(best, scores[best], samples), folder / "scores.png")
+
+
+def write_victims(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write ``audit.json`` and ``audit.csv`` in ``folder`` and return the rows of the table, the best attack first.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    attacks = [asdict(one) for one in outcomes]
+    write_json(folder / "audit.json", {**facts, "attacks": attacks})
+    ordered = sorted(outcomes, key=lambda one: -float(np.mean(one.auc)))
+    rows = [
+        {
+            "attack": one.attack,
+            "accuracy": _spread(one.accuracy),
+            "AUC": _spread(one.auc),
+            "TPR at 1.0% FPR": "withheld" if None in one.tpr else _spread([t for t in one.tpr if t is not None]),
+        }
+        for one in ordered
+    ]
+    _write_csv(folder / "audit.csv", rows)
+    return rows
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, cli
-from accupoison.cli.output import json_text
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.options import common_options, data_options, data_place, layers, model_options, update_options
+from accupoison.cli.output import json_text, percent, progress_bar
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
     from accupoison.audit import AttackResult
@@ -16,6 +17,7 @@ SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the calibration half and the neural attack."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
+ACCURACIES = (("test accuracy", "test_accuracy"), ("accuracy on members", "train_accuracy"))
 AGED = ("loss", "loss_change")
 """The scores whose AUC is followed by age."""
 
@@ -35,7 +37,7 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
     """
     if ctx.invoked_subcommand is None:
         if run is None:
-            raise click.UsageError("give a run with --run logs/RUN, or a command: predictions")
+            raise click.UsageError("give a run with --run logs/RUN, or a command: predictions or offline")
         _audit_run(run, out or run / "audit", seed, as_json)
         return
     for name in ctx.params:  # they would be ignored
@@ -106,6 +108,65 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     click.echo(f"\n{len(reported.labels)} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
     for level, reason in results[0].roc.withheld.items():
         click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
+
+
+@audit.command()
+@data_options
+@model_options
+@click.option("--epochs", type=int, help="Passes of each model over its samples.  [default: 100]")
+@update_options
+@click.option("--size", type=int, help="Training samples of each model.  [default: 20000]")
+@click.option("--shadows", type=int, help="Models of the attacker.  [default: 20]")
+@click.option("--victims", type=int, help="Models that are attacked.  [default: 4]")
+@common_options
+@click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
+@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@JSON
+def offline(
+    out: Path | None,
+    jobs: int,
+    file: Path | None,
+    pairs: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Audit a way of training with shadow models: all attacks, LiRA among them, side by side.
+
+    The training set is divided into two pools. Each victim learns from samples of the first, each shadow from samples
+    of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt it at
+    will: the same command goes on. Writes audit.json, audit.csv and what each model said.
+    """
+    import torch
+
+    from accupoison.audit.offline import offline_config, run_offline
+    from accupoison.audit.output import write_victims
+    from accupoison.audit.victims import attack_victims
+    from accupoison.config import plain, preset
+    from accupoison.open_data import open_data
+    from accupoison.report.table import markdown
+
+    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)])
+    if dry_run:
+        click.echo(json_text(plain(config)))
+        return
+    model = f"{config.model.name or 'resnet18'}-w{config.model.width or 64}"
+    folder = out or LOGS / f"offline-{config.data.name.replace(':', '-').replace('/', '-')}-{model}"
+    with progress_bar("models", hidden=quiet or as_json) as show:
+        run_offline(config, folder, jobs=jobs, report=show)
+    outcomes, facts = attack_victims(config, folder, open_data(config.data, torch.device("cpu"))[0])
+    rows = write_victims(folder, outcomes, facts)
+    if as_json:
+        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: vars(one) for one in outcomes}}))
+        return
+    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    said = ", ".join(f"{name} {percent(sum(facts[key]) / len(facts[key]))}" for name, key in ACCURACIES)
+    click.echo(
+        f"\nmeans and standard deviations over {config.shadows.victims} victims, {config.shadows.shadows} shadows; "
+        f"{said}; {facts['images_per_second']:.0f} images/s. Wrote {folder}"
+    )
 
 
 def _table(results: "list[AttackResult]") -> str:

@@ -1,6 +1,5 @@
 """The main job: ``burnin`` and ``online``."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,15 @@ from typing import Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.options import data_options, layer, model_options, output_options, run_options, update_options
+from accupoison.cli.options import (
+    data_options,
+    data_place,
+    layers,
+    model_options,
+    output_options,
+    run_options,
+    update_options,
+)
 from accupoison.cli.output import INTERRUPTED, interruptible, json_text, online_text, percent, progress_bar
 from accupoison.errors import InputError
 
@@ -50,7 +57,7 @@ def burnin(
 
     _check_place(out, resume)
     base = _base("burnin", recipe, "live", resume)
-    settings = burnin_config([*base, *_layers(file, pairs, flags)])
+    settings = burnin_config([*base, *layers(file, pairs, flags)])
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
@@ -117,7 +124,7 @@ def online(
 
     _check_place(out, resume)
     base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
-    settings = online_config([*base, *_layers(file, pairs, flags)])
+    settings = online_config([*base, *layers(file, pairs, flags)])
     if dry_run:
         click.echo(json_text(describe(settings)))
         return
@@ -146,9 +153,7 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
     from accupoison.rundir import CONFIG, RunDirectory
 
     if resume is None:
-        found = os.environ.get("ACCUPOISON_DATA")  # stored with the run, so that it can be resumed from anywhere
-        place = {"data": {"dir": found}} if found and Path(found).is_dir() else {}
-        return [place, config.preset(command, name or usual)]
+        return [data_place(), config.preset(command, name or usual)]
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
     stored = read_json(resume / CONFIG)
@@ -168,13 +173,6 @@ def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str
             f"--replay {run} and --resume {resume} exclude each other; a resumed run knows what it replays"
         )
     return [replay_layer(run), *([] if name is None else [config.preset("online", name)])]
-
-
-def _layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that options make: file, flags, ``--set``; later ones win."""
-    from accupoison import config
-
-    return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]
 
 
 def _check_place(out: Path | None, resume: Path | None) -> None:

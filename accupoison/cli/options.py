@@ -1,5 +1,6 @@
 """Options that several commands share, and how they become a layer of settings."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,9 @@ FLAGS: dict[str, tuple[str, str]] = {
     "noise_multiplier": ("update", "noise_multiplier"),
     "max_grad_norm": ("update", "max_grad_norm"),
     "save_batches": ("evaluate", "save_batches"),
+    "size": ("shadows", "size"),
+    "shadows": ("shadows", "shadows"),
+    "victims": ("shadows", "victims"),
     "checkpoint": ("start", "checkpoint"),
     "early": ("start", "early"),
 }
@@ -47,6 +51,19 @@ def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             section, key = FLAGS[flag]
             settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
     return settings
+
+
+def layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers that options make: file, flags, ``--set``; later ones win."""
+    from accupoison import config
+
+    return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]
+
+
+def data_place() -> dict[str, dict[str, Any]]:
+    """Return the data directory of the environment, stored with a run so that it can be resumed from anywhere."""
+    found = os.environ.get("ACCUPOISON_DATA")
+    return {"data": {"dir": found}} if found and Path(found).is_dir() else {}
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -90,14 +107,18 @@ update_options = options(
     click.option("--max-grad-norm", metavar="NORM", help="dpsgd clips each sample's gradient at this.  [default: 1]"),
 )
 
-run_options = options(
+common_options = options(
     click.option("--seed", type=int, help="Of all randomness.  [default: 0]"),
     click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps."),
-    click.option("--out", type=PATH, help="The directory to write; it must be new."),
-    click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in DIR, bit for bit."),
     click.option("--config", "file", type=PATH, metavar="FILE", help="Settings in TOML, by section."),
     click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),
     click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),
+)
+
+run_options = options(
+    click.option("--out", type=PATH, help="The directory to write; it must be new."),
+    click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in DIR, bit for bit."),
+    common_options,
 )
 
 output_options = options(

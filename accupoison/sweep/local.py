@@ -1,14 +1,7 @@
 """Carry out a grid on this machine."""
 
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
@@ -19,6 +12,7 @@ from accupoison.rundir import CONFIG, RunDirectory, differences
 from accupoison.settings import BurninConfig, at_home
 from accupoison.sweep.grid import Grid, RunSpec
 from accupoison.tags import SUMMARY
+from accupoison.workers import carry_out
 
 Report = Callable[[int, int, str], None]
 """Told (tasks done, tasks in all, what was done last)."""
@@ -45,38 +39,9 @@ def run_grid(grid: Grid, root: Path, *, jobs: int, report: Report) -> None:
     total = len(burnins) + len(runs)
     done = 0
     for tasks in ([(_make_burnin, item) for item in burnins], [(_make_run, (spec, root)) for spec in runs]):
-        for name in _carry_out(tasks, jobs):
+        for name in carry_out(tasks, jobs):
             done += 1
             report(done, total, name)
-
-
-def _carry_out(tasks: list[tuple[Callable[..., str], tuple[Any, ...]]], jobs: int) -> Iterator[str]:
-    if jobs == 1 or len(tasks) == 1:  # a single one gets all cores, and needs no process to be started
-        yield from (task(*arguments) for task, arguments in tasks)
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
-        futures: list[Future[str]] = [pool.submit(task, *arguments) for task, arguments in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _prepare(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Leave when the sweep is killed: what is saved is safe, and a process that nobody waits for would never end."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _make_burnin(place: Path, settings: BurninConfig) -> str:

@@ -19,7 +19,7 @@ LAYERS = (
     {"board", "rundir", "recorder", "ledger", "privacy"},
     {"context", "plan", "probes", "evaluate", "simulate"},
     {"sections", "stream_sections", "settings", "base_model", "open_data", "threat"},
-    {"training", "burnin", "build", "measure", "online", "replay", "testing"},
+    {"workers", "training", "burnin", "build", "measure", "online", "replay", "testing"},
     {"audit", "sweep", "report"},
     {"cli"},
     {"__main__"},

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from accupoison.attacks import ATTACKS
+from accupoison.audit.offline import offline_config
 from accupoison.cli import cli
 from accupoison.cli.options import FLAGS
 from accupoison.config import Layer, plain, preset, presets
@@ -40,6 +41,7 @@ CLI_FLAGS: dict[str, list[str]] = {
     "report": ["--claims", "--out", "--trigger", "--json"],
     "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
 }
+OFFLINE_FLAGS = ["--size", "--shadows", "--victims"]
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""
 
 
@@ -56,10 +58,10 @@ def test_flags_are_frozen() -> None:
 
 
 def test_every_flag_stands_for_a_setting_that_exists() -> None:
-    sections = {**plain(burnin_config([])), **plain(online_config([]))}
+    sections = {**plain(burnin_config([])), **plain(online_config([])), **plain(offline_config([]))}
     for flag, (section, key) in FLAGS.items():
         assert key in sections[section], flag
-        assert any(f"--{flag.replace('_', '-')}" in flags for flags in CLI_FLAGS.values())
+        assert any(f"--{flag.replace('_', '-')}" in flags for flags in [*CLI_FLAGS.values(), OFFLINE_FLAGS])
 
 
 @pytest.mark.parametrize("name", presets("online"))

@@ -1,0 +1,245 @@
+"""The offline protocol: shadow models from one pool of data, victims from another, the test set audited."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accupoison.audit.metric import logit_scores
+from accupoison.config import Layer, plain, resolve
+from accupoison.data import DataSet
+from accupoison.errors import InputError
+from accupoison.evaluate import CHUNK
+from accupoison.files import write_atomically
+from accupoison.open_data import open_data
+from accupoison.rng import derive, generator
+from accupoison.rundir import RunDirectory, environment
+from accupoison.settings import (
+    BurninConfig,
+    DataSettings,
+    ModelSettings,
+    RunSettings,
+    TrainSettings,
+    UpdateSettings,
+    at_home,
+)
+from accupoison.training import Burnin
+from accupoison.types import ModelView
+from accupoison.workers import carry_out
+
+POOLS = ("victims", "shadows")
+QUERIES = ("plain", "flip", "up", "down", "left", "right")
+"""What is asked about a sample: its image, its mirror image, or the image moved by a pixel."""
+SHIFTS = {"up": (-1, 2), "down": (1, 2), "left": (-1, 3), "right": (1, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowSettings:
+    """How many models, and who gets what.
+
+    Attributes:
+        size: Samples that each model is trained on; the audited ones among them are included.
+        shadows: Models of the attacker.
+        victims: Models that are attacked, each by all shadows.
+        population: Training samples that no model gets, for the attacks that compare with a population.
+        queries: What is asked about each sample, as text with commas; None is the image and, where it keeps its class,
+            its mirror image.
+    """
+
+    size: int = 20_000
+    shadows: int = 20
+    victims: int = 4
+    population: int = 1000
+    queries: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("shadows", 5), ("victims", 1), ("population", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"shadows.{name} {getattr(self, name)} is below {least}; give a larger number")
+        for query in self.queries or ():
+            if query not in QUERIES:
+                raise InputError(f"unknown query {query!r} in shadows.queries; choose from {', '.join(QUERIES)}")
+        if self.queries is not None and (not self.queries or self.queries[0] != "plain"):
+            raise InputError(f"shadows.queries {','.join(self.queries)!r} must begin with plain, the image itself")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineConfig:
+    """Everything that determines an audit by the offline protocol."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
+    shadows: ShadowSettings = field(default_factory=ShadowSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def offline_config(layers: Sequence[Layer]) -> OfflineConfig:
+    """Return the configuration that ``layers`` make over the defaults."""
+    return resolve(OfflineConfig, layers, {})
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """Who may get which samples.
+
+    Attributes:
+        audited: Test samples whose membership is to be told, int64 [N].
+        population: Training samples that no model gets.
+        pools: Training samples of the victims and of the shadows.
+        dropped: Samples left out because another one is the same image.
+    """
+
+    audited: Tensor
+    population: Tensor
+    pools: dict[str, Tensor]
+    dropped: int
+
+
+def divide(data: DataSet, settings: ShadowSettings, seed: int) -> Division:
+    """Divide a data set; of samples that are alike byte for byte, none is audited and one may be trained on.
+
+    Raises:
+        InputError: There are too few samples for models of this size.
+    """
+    first, alike = _twins(data)
+    test = torch.arange(data.num_train, data.size)
+    audited = test[~alike[test]]
+    train = torch.arange(data.num_train)
+    train = train[first[train]]
+    train = train[torch.randperm(len(train), generator=generator(seed, "pools"))]
+    population, rest = train[: settings.population], train[settings.population :]
+    half = len(rest) // 2
+    needed = settings.size - len(audited) // 2
+    if needed > half or needed < 0:
+        most = half + len(audited) // 2
+        raise InputError(
+            f"shadows.size {settings.size} does not fit: half of the {len(audited)} audited samples and up to {half} "
+            f"of a pool make {len(audited) // 2} to {most}; choose a number in between"
+        )
+    pools = dict(zip(POOLS, (rest[:half], rest[half : 2 * half]), strict=True))
+    return Division(audited, population, pools, int((~first).sum()))
+
+
+def _twins(data: DataSet) -> tuple[Tensor, Tensor]:
+    """Return which samples [size] are the first of their bytes, and which have a twin at all."""
+    seen: dict[bytes, list[int]] = {}
+    for half, start in ((data.train_x, 0), (data.test_x, data.num_train)):
+        for row, sample in enumerate(half.cpu().numpy()):
+            seen.setdefault(hashlib.blake2b(sample.tobytes(), digest_size=16).digest(), []).append(start + row)
+    first, alike = torch.zeros(data.size, dtype=torch.bool), torch.zeros(data.size, dtype=torch.bool)
+    for rows in seen.values():
+        first[rows[0]] = True
+        alike[rows] = len(rows) > 1
+    return first, alike
+
+
+def members_of(
+    division: Division, settings: ShadowSettings, pool: str, number: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the training ids of a model and which of the audited samples are among them, bool [N]."""
+    rng = generator(seed, "members", pool, number)
+    keep = torch.zeros(len(division.audited), dtype=torch.bool)
+    keep[torch.randperm(len(keep), generator=rng)[: len(keep) // 2]] = True
+    own = division.pools[pool]
+    drawn = own[torch.randperm(len(own), generator=rng)[: settings.size - int(keep.sum())]]
+    return torch.cat([division.audited[keep], drawn]), keep
+
+
+@torch.no_grad()
+def signals(view: ModelView, data: DataSet, ids: Tensor, queries: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the logit of the true class for each query [N, Q] and the plain one's probabilities [N, C], float32."""
+    phi, probs = [], []
+    for part in torch.split(ids, CHUNK):
+        batch = data.batch(part)
+        logits = [view.logits(_asked(batch.x, query)).cpu().double() for query in queries]
+        labels = batch.y.cpu().numpy()
+        phi.append(np.stack([logit_scores(z.numpy(), labels)["logit"] for z in logits], axis=1))
+        probs.append(logits[0].softmax(dim=1).numpy())
+    return np.concatenate(phi).astype(np.float32), np.concatenate(probs).astype(np.float32)
+
+
+def _asked(x: Tensor, query: str) -> Tensor:
+    if query == "plain":
+        return x
+    if query == "flip":
+        return x.flip(-1)
+    step, axis = SHIFTS[query]
+    moved = x.roll(step, axis)
+    moved.narrow(axis, 0 if step > 0 else x.shape[axis] - 1, 1).zero_()
+    return moved
+
+
+def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
+    """Train one model and write its signals to ``out``, unless they are there already; the weights are not kept."""
+    path = world_path(out, pool, number)
+    if path.exists():
+        return path.stem
+    started = time.perf_counter()
+    run = RunSettings(seed=derive(config.run.seed, "world", pool, number), device=config.run.device)
+    settings = BurninConfig(data=config.data, model=config.model, train=config.train, update=config.update, run=run)
+    data, _ = open_data(config.data, torch.device("cpu"))
+    division = divide(data, config.shadows, config.run.seed)
+    members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
+    burnin = Burnin.prepare(settings, members)
+    while not burnin.over:
+        for loss in burnin.train_epoch():
+            if not np.isfinite(loss):
+                raise InputError(f"model {number} of the {pool} diverged (loss {loss}); use a lower train.lr")
+    view, queries = burnin.learner.view(), queries_of(config, burnin.data)
+    phi, probs = signals(view, burnin.data, division.audited, queries)
+    _, others = signals(view, burnin.data, division.population, ["plain"])
+    arrays = {"phi": phi, "probs": probs, "population": others, "keep": keep.numpy()}
+    seen = burnin.step * config.train.batch_size
+    facts = {"seconds": time.perf_counter() - started, "images": seen, "epsilon": _epsilon(burnin)}
+    write_atomically(path, lambda file: np.savez(file, **arrays, **{k: np.float64(v) for k, v in facts.items()}))  # type: ignore[arg-type]
+    return path.stem
+
+
+def _epsilon(burnin: Burnin) -> float:
+    return burnin.epsilon if burnin.config.update.private else float("inf")
+
+
+def queries_of(config: OfflineConfig, data: DataSet) -> tuple[str, ...]:
+    """Return what is asked about each sample."""
+    if config.shadows.queries is not None:
+        return config.shadows.queries
+    return ("plain", "flip") if data.flip else ("plain",)
+
+
+def world_path(out: Path, pool: str, number: int) -> Path:
+    """Return the file with the signals of a model."""
+    return out / "worlds" / f"{pool}-{number:03d}.npz"
+
+
+def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
+    """Train all models that ``out`` does not have yet; a run that was cut off goes on by the same call.
+
+    Args:
+        config: All settings.
+        out: The directory.
+        jobs: Processes at once.
+        report: Told (models done, models in all, the last one).
+
+    Raises:
+        InputError: ``out`` belongs to other settings, there are too few samples, or a model diverged.
+    """
+    data, _ = open_data(config.data, torch.device("cpu"))
+    divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
+    resume = RunDirectory.holds_run(out)
+    settings = at_home(plain(config), out)
+    with RunDirectory.resume(out, settings) if resume else RunDirectory.create(out, settings, environment()):
+        models = [("shadows", i) for i in range(config.shadows.shadows)]
+        models += [("victims", i) for i in range(config.shadows.victims)]
+        left = [model for model in models if not world_path(out, *model).exists()]
+        tasks = [(make_world, (config, out, *model)) for model in left]
+        for done, name in enumerate(carry_out(tasks, jobs), start=1):
+            report(done, len(left), name)

@@ -1,0 +1,176 @@
+"""What the shadows of the offline protocol achieve on each victim, all attacks side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accupoison.audit.lira import lira_scores
+from accupoison.audit.metric import all_scores, thresholds
+from accupoison.audit.neural import neural_scores
+from accupoison.audit.offline import OfflineConfig, divide, world_path
+from accupoison.audit.rmia import rmia_scores
+from accupoison.audit.roc import roc_summary
+from accupoison.data import DataSet
+from accupoison.errors import InputError
+
+LIRA = ("online", "online_fixed_variance", "offline", "offline_fixed_variance")
+SLOPE = 0.5
+"""RMIA's offline slope, fixed in advance; its authors choose it by a sweep."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What one model says of the audited samples.
+
+    Attributes:
+        phi: Logit of the true class for each query, [N, Q].
+        probs: Probabilities of the plain query, [N, C].
+        keep: Which samples it was trained with, bool [N].
+        population: Probability of the true class of the population, [Z].
+        seconds: What training and asking took.
+        images: Training images seen.
+        epsilon: Of its DP-SGD; infinity without.
+    """
+
+    phi: Floats
+    probs: Floats
+    keep: NDArray[np.bool_]
+    population: Floats
+    seconds: float
+    images: float
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack achieves, over victims.
+
+    Attributes:
+        attack: Its name.
+        accuracy: At the threshold most accurate on the shadows, one value a victim.
+        auc: One value a victim.
+        tpr: At a false positive rate of 1%, one value a victim.
+    """
+
+    attack: str
+    accuracy: list[float]
+    auc: list[float]
+    tpr: list[float | None]
+
+
+def read_world(out: Path, pool: str, number: int, population_labels: NDArray[np.int64]) -> World:
+    """Read what a model said.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    path = world_path(out, pool, number)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
+            phi, probs = (found[name].astype(np.float64) for name in ("phi", "probs"))
+            probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
+            facts = (float(found[name]) for name in ("seconds", "images", "epsilon"))
+            return World(phi, probs, found["keep"], np.clip(others, 0, 1), *facts)
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}; the same command goes on with what is missing") from None
+    except Exception as error:  # a damaged archive can raise anything
+        raise InputError(f"{path} is damaged; delete it, and the same command makes it anew") from error
+
+
+def attack_victims(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Outcome], dict[str, Any]]:
+    """Attack every victim with all shadows; return the outcomes by attack, and facts about the models."""
+    division = divide(data, config.shadows, config.run.seed)
+    labels, others = (data.labels(ids).cpu().numpy() for ids in (division.audited, division.population))
+    shadows = [read_world(out, "shadows", i, others) for i in range(config.shadows.shadows)]
+    victims = [read_world(out, "victims", i, others) for i in range(config.shadows.victims)]
+    outcomes: dict[str, Outcome] = {}
+    calibration = {name: (shadows[0], score) for name, score in _single(shadows[0], shadows[1], labels).items()}
+    lira = {name: _calibrated(shadows, labels, name) for name in LIRA}
+    rmia = {name: _rmia_bound(shadows, slope) for name, slope in (("rmia", None), ("rmia_offline", SLOPE))}
+    for victim in victims:
+        found: dict[str, tuple[Floats, float]] = {}
+        for name, score in _single(victim, shadows[1], labels).items():
+            world, reference = calibration[name]
+            found[name] = score, thresholds(reference, labels, world.keep, per_class=False)[0]
+        for name, bound in lira.items():
+            found[f"lira_{name}"] = _lira(shadows, victim, name), bound
+        for (name, bound), slope in zip(rmia.items(), (None, SLOPE), strict=True):
+            found[name] = _rmia(shadows, victim, slope), bound
+        for name, (score, bound) in found.items():
+            one = outcomes.setdefault(name, Outcome(name, [], [], []))
+            summary = roc_summary(score, victim.keep)
+            one.accuracy.append(float(((score >= bound) == victim.keep).mean()))
+            one.auc.append(summary.auc)
+            one.tpr.append(summary.tpr_at_fpr[0.01])
+    return list(outcomes.values()), _facts(victims, shadows, labels, division.dropped)
+
+
+def _single(world: World, trained_on: World, labels: NDArray[np.int64]) -> dict[str, Floats]:
+    """Return the scores that need one model's answers alone; the neural attack learns from another shadow."""
+    known = (trained_on.probs, labels, trained_on.keep)
+    return {**all_scores(world.probs, labels), "neural": neural_scores(world.probs, labels, *known)}
+
+
+def _lira(shadows: Sequence[World], target: World, variant: str) -> Floats:
+    phi, keep = np.stack([s.phi for s in shadows]), np.stack([s.keep for s in shadows])
+    usable = (keep.sum(axis=0) >= 2) & ((~keep).sum(axis=0) >= 2)  # with few shadows some sample is always in, or out
+    return _spread(lira_scores(phi[:, usable], keep[:, usable], target.phi[usable], variant=variant), usable)
+
+
+def _spread(found: Floats, usable: NDArray[np.bool_]) -> Floats:
+    """Return scores for all samples; those that no shadow tells anything of get the median, which says nothing."""
+    scores = np.full(len(usable), np.median(found))
+    scores[usable] = found
+    return scores
+
+
+def _calibrated(shadows: Sequence[World], labels: NDArray[np.int64], variant: str) -> float:
+    """Return the threshold most accurate on the shadows, each attacked by all others."""
+    scores, keeps = [], []
+    for i, one in enumerate(shadows):
+        scores.append(_lira([*shadows[:i], *shadows[i + 1 :]], one, variant))
+        keeps.append(one.keep)
+    score, keep = np.concatenate(scores), np.concatenate(keeps)
+    return thresholds(score, np.zeros(len(score), dtype=np.int64), keep, per_class=False)[0]
+
+
+def _rmia(shadows: Sequence[World], target: World, slope: float | None) -> Floats:
+    labels_p = [np.exp(-np.logaddexp(0, -s.phi[:, 0])) for s in (target, *shadows)]  # sigmoid of the logit is p_y
+    keep = np.stack([s.keep for s in shadows])
+    usable = (keep.sum(axis=0) >= 1) & ((~keep).sum(axis=0) >= 1)
+    found = rmia_scores(
+        labels_p[0][usable],
+        np.stack(labels_p[1:])[:, usable],
+        keep[:, usable],
+        target.population,
+        np.stack([s.population for s in shadows]),
+        offline_slope=slope,
+    )
+    return _spread(found, usable)
+
+
+def _rmia_bound(shadows: Sequence[World], slope: float | None) -> float:
+    score = _rmia(shadows[1:], shadows[0], slope)
+    return thresholds(score, np.zeros(len(score), dtype=np.int64), shadows[0].keep, per_class=False)[0]
+
+
+def _facts(
+    victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np.int64], dropped: int
+) -> dict[str, Any]:
+    everyone = [*victims, *shadows]
+    hits = [w.probs.argmax(axis=1) == labels for w in victims]
+    return {
+        "audited": len(labels),
+        "dropped_twins": dropped,
+        "test_accuracy": [float(hit[~w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
+        "train_accuracy": [float(hit[w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
+        "epsilon": max(w.epsilon for w in everyone),
+        "images_per_second": float(np.median([w.images / w.seconds for w in everyone])),
+        "seconds": float(sum(w.seconds for w in everyone)),
+    }
