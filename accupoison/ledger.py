@@ -63,6 +63,17 @@ class Ledger:
         view.flags.writeable = False
         return view
 
+    def path(self, branch: str) -> NDArray[np.void]:
+        """Return the rows on the way to a trigger: those from before the paths part, and its own."""
+        numbers = [number for number, name in enumerate(self._branches) if name in ("", branch)]
+        return self.rows[np.isin(self.rows["branch"], numbers)]
+
+    def learnt(self, branch: str) -> dict[int, int]:
+        """Return the last step at which each true sample reached a committed update, on the path to ``branch``."""
+        rows = self.path(branch)
+        mine = rows[rows["used"] & rows["offered"]]
+        return {int(row["id"]): int(row["step"]) for row in np.sort(mine, order="step")}
+
     def add(self, step: Step) -> None:
         """Record the samples of one step.
 

@@ -51,7 +51,7 @@ class Meter:
         stop: StopSettings,
         held_out: Sequence[int] = (),
     ) -> None:
-        self._simulation, self.data, self._splits = simulation, data, splits
+        self._simulation, self.data, self.splits = simulation, data, splits
         self._settings, self._stop = settings, stop
         chosen = torch.isin(data.labels(splits.test).cpu(), torch.tensor(held_out, dtype=torch.int64))
         self._held_out = splits.test[chosen]
@@ -101,7 +101,7 @@ class Meter:
             **marks,
             "branches": branches,
             "means": means,
-            "test_images": len(self._splits.test),
+            "test_images": len(self.splits.test),
             "clean_ids": self._digest,
         }
 
@@ -140,11 +140,11 @@ class Meter:
     def _monitor(self) -> dict[str, float]:
         if not self._settings.monitor:
             return {}
-        self.latest = evaluate(self._simulation.learner.view(), self.data, self._splits.monitor)[0]
+        self.latest = evaluate(self._simulation.learner.view(), self.data, self.splits.monitor)[0]
         return {"monitor/acc": self.latest}
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
-        learner, test = self._simulation.learner, self._splits.test
+        learner, test = self._simulation.learner, self.splits.test
         accuracy, loss = evaluate(learner.view(), self.data, test)
         self.latest = accuracy
         metrics = {"test/acc": accuracy, "test/loss": loss}
@@ -157,8 +157,8 @@ class Meter:
 
         if shift is not None:
             metrics["test/shifted_acc"] = evaluate(learner.view(), self.data, test, shifted)[0]
-        if self._settings.reestimate and reestimate and len(self._splits.trusted):
-            batches = [self.data.batch(part) for part in torch.split(self._splits.trusted, CHUNK)]
+        if self._settings.reestimate and reestimate and len(self.splits.trusted):
+            batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, CHUNK)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
             metrics["test/acc_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:

@@ -17,6 +17,7 @@ from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.ledger import Ledger
 from accupoison.measure import Meter
+from accupoison.membership import membership_auc
 from accupoison.privacy import Accountant
 from accupoison.recorder import RunRecorder
 from accupoison.replay import digest, save_batch
@@ -71,6 +72,7 @@ class OnlineRun:
                 self.directory = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
+            self._burnin = built.burnin
             self._inputs = input_digests(config, root, data)
             if not resume:
                 threat = threat_model(config, images=not data.features)
@@ -179,6 +181,10 @@ class OnlineRun:
         self.ledger.add(step)
         if self._accountant is not None:
             metrics["dp/epsilon"] = self._accountant.add(step, self.ledger)
+        every = self.config.evaluate.audit_every
+        if every is not None and (step.t + 1) % every == 0:
+            view, splits = self.simulation.learner.view(), self.meter.splits
+            metrics |= membership_auc(view, self.meter.data, splits, self._burnin, self.ledger, step.branch)
         self.recorder.log(metrics, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)

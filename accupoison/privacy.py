@@ -86,12 +86,10 @@ def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:
         branch: The trigger, or "" for the steps before the paths part.
         updates: Updates on the trigger batch.
     """
-    names = ledger.branches
-    path = {number for number, name in enumerate(names) if name in ("", branch)}
+    rows = ledger.path(branch)
     copies: Counter[tuple[int, int, int]] = Counter()
-    for row in ledger.rows[ledger.rows["used"]]:
-        if int(row["branch"]) in path and row["id"] >= 0:
-            copies[int(row["step"]), int(row["phase"]), int(row["id"])] += 1
+    for row in rows[rows["used"] & (rows["id"] >= 0)]:
+        copies[int(row["step"]), int(row["phase"]), int(row["id"])] += 1
     found: defaultdict[int, int] = defaultdict(int)
     for (_, phase, key), count in copies.items():
         found[key] += count**2 * (updates if PHASES[phase] is Phase.FIRE else 1)

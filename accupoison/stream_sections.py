@@ -137,6 +137,8 @@ class EvaluateSettings:
         monitor: Measure accuracy on the monitor images at every step.
         reestimate: Also measure test accuracy after batch-norm re-estimation on the trusted images.
         images: Sample images a step to TensorBoard: clean, sent and seen; 0 for none.
+        audit_every: At every so many steps, how well stream and burn-in members can be told from test images that were
+            never learnt, by their loss alone; None never asks.
         save_batches: Keep what the attacker sends, for ``stream.replay``.
     """
 
@@ -144,10 +146,13 @@ class EvaluateSettings:
     monitor: bool = True
     reestimate: bool = True
     images: int = 8
+    audit_every: int | None = None
     save_batches: bool = False
 
     def __post_init__(self) -> None:
         if self.test not in ("marks", "every"):
             raise InputError(f"unknown evaluate.test {self.test!r}; choose marks or every")
+        if self.audit_every is not None and self.audit_every < 1:
+            raise InputError(f"evaluate.audit_every {self.audit_every} is below 1; give a number of steps, or none")
         if self.images < 0:
             raise InputError(f"evaluate.images {self.images} is negative; give the number of images, or 0 for none")

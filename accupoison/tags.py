@@ -37,6 +37,8 @@ TAGS: dict[str, str] = {
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",
     "optim/update_norm": "l2 norm of the change of the weights in this step; >= 0",
     "optim/drift": "l2 norm of the weights minus the weights at the start; >= 0",
+    "audit/auc": "AUC of telling stream members learnt so far from test images never learnt, by the loss; in [0, 1]",
+    "audit/auc_burnin": "the same for members of the burn-in; in [0, 1]",
     "dp/epsilon": "privacy spent by DP-SGD on the sample used most, at delta; >= 0, inf where it is not bounded",
     "time/epoch_s": "wall time of an epoch of the burn-in with its evaluation; seconds",
     "time/step_s": "wall time of the whole step; seconds",
@@ -61,6 +63,7 @@ LAYOUT: dict[str, dict[str, list[str]]] = {
     },
     "update": {"gradient and update": ["optim/grad_norm", "optim/update_norm"]},
     "attack": {"budget": ["attack/linf"], "alignment": ["attack/alignment"]},
+    "audit": {"membership": ["audit/auc", "audit/auc_burnin"]},
 }
 """Tags that belong in one chart, by category and chart title."""
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from accupoison.audit.metric import TINY
 from accupoison.audit.results import Samples
@@ -18,6 +17,7 @@ from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
 from accupoison.files import read_json
 from accupoison.ledger import Ledger
+from accupoison.membership import evenly, never_learnt
 from accupoison.online import LEDGER, check_inputs, input_digests
 from accupoison.rundir import CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
@@ -90,8 +90,8 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
     branch = config.trigger.deliver[-1]
-    learnt = _last_steps(ledger, branch)
-    others = _others(built, np.array(list(learnt), dtype=np.int64), limit)
+    learnt = ledger.learnt(branch)
+    others = evenly(never_learnt(built.splits, learnt), limit).numpy()
     stream = np.array(list(learnt), dtype=np.int64)
     if len(stream) == 0:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
@@ -99,7 +99,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     groups = {}
     members_by_group = {"stream": stream}
     if built.burnin is not None:
-        drawn = _drawn(built.burnin, limit)
+        drawn = evenly(built.burnin, limit).numpy()
         members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
     for name, members in members_by_group.items():
         ids = np.concatenate([members, others])
@@ -111,25 +111,6 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
         groups[name] = Samples(probs, labels, member, ids, {"loss_change": now - then})
     last_step = np.array(list(learnt.values()), dtype=np.int64)
     return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch)
-
-
-def _last_steps(ledger: Ledger, branch: str) -> dict[int, int]:
-    """Return the last step at which each true sample was learnt, on the path to ``branch``."""
-    rows, names = ledger.rows, ledger.branches
-    path = [number for number, name in enumerate(names) if name in ("", branch)]
-    mine = rows[rows["used"] & rows["offered"] & np.isin(rows["branch"], path)]
-    return {int(row["id"]): int(row["step"]) for row in np.sort(mine, order="step")}
-
-
-def _others(built: Built, learnt: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Return test images that are not the attacker's and were not learnt."""
-    test = built.splits.test.numpy()
-    return _drawn(torch.from_numpy(test[~np.isin(test, [*built.splits.val.tolist(), *learnt.tolist()])]), limit)
-
-
-def _drawn(ids: Tensor, limit: int) -> NDArray[np.int64]:
-    """Return ``limit`` of the ids, evenly spaced: their order is a random draw, or that of the data set."""
-    return np.asarray(ids.numpy()[np.unique(np.linspace(0, len(ids) - 1, min(limit, len(ids))).astype(np.int64))])
 
 
 @torch.no_grad()

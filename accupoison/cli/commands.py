@@ -92,6 +92,7 @@ def burnin(
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
+@click.option("--audit-every", type=int, metavar="K", help="Every K steps, how well members can be told by their loss.")
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options

@@ -33,6 +33,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "update": ("update", "name"),
     "noise_multiplier": ("update", "noise_multiplier"),
     "max_grad_norm": ("update", "max_grad_norm"),
+    "audit_every": ("evaluate", "audit_every"),
     "save_batches": ("evaluate", "save_batches"),
     "size": ("shadows", "size"),
     "shadows": ("shadows", "shadows"),

@@ -17,7 +17,7 @@ LAYERS = (
     {"learner", "gradients", "discrepancy"},
     {"attacks", "defenses", "updates", "release"},
     {"board", "rundir", "recorder", "ledger", "privacy"},
-    {"context", "plan", "probes", "evaluate", "simulate"},
+    {"context", "plan", "probes", "evaluate", "simulate", "membership"},
     {"sections", "stream_sections", "settings", "base_model", "open_data", "threat"},
     {"workers", "training", "burnin", "build", "measure", "online", "replay", "testing"},
     {"audit", "sweep", "report"},

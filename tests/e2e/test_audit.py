@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from accupoison.audit.metric import scores
+from accupoison.audit.roc import roc_summary
+from accupoison.audit.run import audit_run
+from accupoison.recorder import read_metrics
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, call, done, refused, resaved
 
 
@@ -129,3 +133,18 @@ def test_no_file_and_no_archive() -> None:
     Path("text.npz").write_text("not an archive")
     assert "text.npz is not a readable .npz file" in refused("audit", "predictions", "text.npz")
     assert call("audit", "-h").exit_code == 0
+
+
+def test_members_are_followed_while_the_stream_goes_on(work: Path) -> None:
+    """Every second step, on the path the run is on; the last value is what the audit of the run makes of its loss."""
+    done(*ONLINE, "--audit-every", "2", "--out", "logs/a", "--attack", "none", "--trigger", "coast,clean")
+    rows = read_metrics(Path("logs/a/metrics.jsonl"))
+    asked = [(row["step"], row["branch"]) for row in rows if "audit/auc" in row]
+    assert asked == [(2, ""), (4, "coast"), (4, "clean")]
+    assert all(0 <= row[tag] <= 1 for row in rows for tag in ("audit/auc", "audit/auc_burnin") if tag in row)
+    done(*ONLINE, "--audit-every", "5", "--out", "logs/b", "--attack", "none", "--trigger", "clean")
+    (last,) = [row for row in read_metrics(Path("logs/b/metrics.jsonl")) if "audit/auc" in row]
+    samples = audit_run(Path("logs/b"), Path("checkpoints")).groups
+    for tag, group in (("audit/auc", "stream"), ("audit/auc_burnin", "burn-in")):
+        score = scores(samples[group].probs, samples[group].labels)["loss"]
+        assert last[tag] == pytest.approx(roc_summary(score, samples[group].member).auc, abs=2e-3)

@@ -128,7 +128,7 @@ def test_resume_hides_the_lost_steps_of_one_branch_only(ask: Ask) -> None:
 def test_the_layout_groups_tags_and_matches_no_others(ask: Ask) -> None:
     layout = ask("plugin/custom_scalars/layout")
     charts = {chart["title"]: chart["multiline"]["tag"] for c in layout["category"] for chart in c["chart"]}
-    assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "update", "attack"]
+    assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "update", "attack", "audit"]
     assert len(charts["memorization discrepancy"]) == 3
     shown = {tag: ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag) for tag in charts["accuracy"]}
     assert all(answer["regex_valid"] for answer in shown.values())

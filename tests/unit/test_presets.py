@@ -34,7 +34,7 @@ STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--a
 CLI_FLAGS: dict[str, list[str]] = {
     "audit": ["--run", "--out", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs"],
-    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset", "--save-batches", "--replay"],
+    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset", "--audit-every", "--save-batches", "--replay"],
     "demo": ["--jobs", "--quiet"],
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],

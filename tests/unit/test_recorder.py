@@ -18,7 +18,7 @@ from accupoison.tags import LAYOUT
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
     test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated monitor/acc stream/acc
-    test/held_out_acc dp/epsilon
+    test/held_out_acc dp/epsilon audit/auc audit/auc_burnin
     stream/loss attack/fired attack/linf attack/alignment attack/feasible attack/scale
     defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
     defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps defense/rejected

@@ -1,0 +1,59 @@
+"""How well members can be told while a stream goes on, by their loss and without shadow models."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.data import DataSet, Splits
+from accupoison.evaluate import CHUNK
+from accupoison.ledger import Ledger
+from accupoison.probes import separation
+from accupoison.types import ModelView
+
+LIMIT = 1000
+"""Of members, and of others, so many are asked about."""
+
+
+def evenly(ids: Tensor, limit: int) -> Tensor:
+    """Return ``limit`` of the ids, evenly spaced: their order is a random draw, or that of the data set."""
+    if len(ids) <= limit:
+        return ids
+    return ids[torch.from_numpy(np.unique(np.linspace(0, len(ids) - 1, limit).astype(np.int64)))]
+
+
+def never_learnt(splits: Splits, learnt: Mapping[int, int]) -> Tensor:
+    """Return the test ids that are not the attacker's and have not been learnt."""
+    known = torch.tensor([*splits.val.tolist(), *learnt], dtype=torch.int64)
+    return splits.test[~torch.isin(splits.test, known)]
+
+
+def membership_auc(
+    view: ModelView, data: DataSet, splits: Splits, burnin: Tensor | None, ledger: Ledger, branch: str
+) -> dict[str, float]:
+    """Return ``audit/auc`` and ``audit/auc_burnin``, each where there are such members.
+
+    Args:
+        view: The model as it is now.
+        data: The samples, asked about clean and in eval mode.
+        splits: Whose they are.
+        burnin: What the base model was trained on; None if unknown.
+        ledger: Who has been learnt from.
+        branch: The path that the run is on.
+    """
+    learnt = ledger.learnt(branch)
+    stream = torch.tensor(list(learnt), dtype=torch.int64)
+    others = _losses(view, data, evenly(never_learnt(splits, learnt), LIMIT))
+    members = {"audit/auc": stream}
+    if burnin is not None:
+        members["audit/auc_burnin"] = burnin[~torch.isin(burnin, stream)]
+    found = {tag: evenly(ids, LIMIT) for tag, ids in members.items() if len(ids)}
+    return {tag: separation(-_losses(view, data, ids), -others) for tag, ids in found.items()}
+
+
+@torch.no_grad()
+def _losses(view: ModelView, data: DataSet, ids: Tensor) -> Tensor:
+    batches = (data.batch(part) for part in torch.split(ids, CHUNK))
+    return torch.cat([F.cross_entropy(view.logits(b.x), b.y, reduction="none") for b in batches])
