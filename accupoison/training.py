@@ -10,6 +10,7 @@ from torch import Tensor
 
 from accupoison.base_model import BaseModel, check_images, data_identity, place, spec_for
 from accupoison.data import DataSet, Splits, crop_flip
+from accupoison.data.dataset import Stats
 from accupoison.defenses.clip import clip
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
@@ -48,12 +49,13 @@ class Burnin:
     best: tuple[float, int] = (-1.0, 0)
 
     @classmethod
-    def prepare(cls, config: BurninConfig, members: Tensor | None = None) -> "Burnin":
+    def prepare(cls, config: BurninConfig, members: Tensor | None = None, stats: Stats | None = None) -> "Burnin":
         """Load the data and make the network.
 
         Args:
             config: All settings.
             members: Train on these ids instead of the burn-in part.
+            stats: Channel statistics to normalise by instead of the data set's own.
 
         Raises:
             InputError: Data, model or device are not to be had, or a batch is larger than the burn-in part.
@@ -61,6 +63,7 @@ class Burnin:
         device = resolve_device(config.run.device)
         data, splits = open_data(config.data, device)
         splits = splits if members is None else replace(splits, burnin=members)
+        data = data if stats is None else replace(data, stats=stats)
         sizes = {batch_size(config.train, epoch) for epoch in (0, config.train.epochs - 1)}
         if (largest := max(sizes)) > len(splits.burnin):
             raise InputError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_curve
 
+from accupoison.audit.challenge import Cell
 from accupoison.audit.results import AttackResult, Samples, table
 from accupoison.audit.roc import RocSummary
 from accupoison.audit.victims import Outcome
@@ -111,6 +112,42 @@ def _histogram(name: str, score: NDArray[np.float64], samples: Samples) -> Figur
     for label, chosen in (("members", samples.member), ("others", ~samples.member)):
         axes.hist(score[chosen], bins=[float(edge) for edge in edges], alpha=0.5, density=True, label=label)
     axes.set(xlabel=f"score of the {name} attack", ylabel="density", yscale="log")
+    axes.legend()
+    return figure
+
+
+def write_challenge(folder: Path, found: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Write ``task{1,2,3}_MODEL_DATASET.npy``, a picture a cell and ``result.json``; return the last one's contents.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for cell in found:
+        name = f"{cell.model}_{cell.dataset}"
+        for task, answer in ((1, cell.predicted), (2, cell.predicted), (3, cell.correct)):
+            write_atomically(folder / f"task{task}_{name}.npy", lambda file, to=answer: np.save(file, to))  # type: ignore[misc]
+        result.setdefault(cell.model, {})[cell.dataset] = {
+            metric: {"max_acc": m.max_acc, "threshold": m.threshold, "cross_validated_acc": m.cross_validated}
+            for metric, m in cell.metrics.items()
+        }
+        _save(_accuracies(cell), folder / f"accuracy_{name}.png")
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _accuracies(cell: Cell) -> Figure:
+    """Return accuracy against threshold; thresholds are shares of the samples below, so that metrics fit one axis."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, metric in cell.metrics.items():
+        order = np.argsort(metric.score)
+        member = cell.member[order]
+        right = np.concatenate([[0], np.cumsum(~member)]) + member.sum() - np.concatenate([[0], np.cumsum(member)])
+        share = np.linspace(0, 1, len(member) + 1)
+        axes.plot(share, right / len(member), label=f"{name} ({metric.cross_validated:.3f})")
+    axes.set(xlabel="share of samples with a score below the threshold", ylabel="accuracy")
+    axes.set_title(f"{cell.model} on {cell.dataset}; cross-validated accuracy in brackets")
     axes.legend()
     return figure
 

@@ -1,0 +1,195 @@
+"""The membership inference challenge of 2022 (Trustworthy ML): nine cells of a network and a data set."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from accupoison.audit.metric import scores, thresholds
+from accupoison.audit.pickles import read_pickle, read_weights
+from accupoison.data import STATS
+from accupoison.data.dataset import Stats
+from accupoison.errors import InputError
+from accupoison.evaluate import CHUNK
+from accupoison.models import ModelSpec, build_model
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200}
+NETWORKS = ("resnet34", "vgg16", "mobilenetv2")
+METRICS = {
+    "confidence": "confidence",
+    "entropy": "entropy",
+    "modified_entropy": "modified_entropy",
+    "cross_entropy": "loss",
+}
+"""The challenge's names of the metrics, and ours."""
+FOLDS = 5
+IMAGENET: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """What one metric achieves on the samples whose membership is known.
+
+    Attributes:
+        max_acc: Accuracy at the best threshold of these samples.
+        threshold: That threshold; a sample is taken for a member where its score is at least this.
+        cross_validated: Accuracy over five folds, each with the best threshold of the other four.
+        score: Scores of these samples [N], higher for likelier members.
+    """
+
+    max_acc: float
+    threshold: float
+    cross_validated: float
+    score: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One network on one data set.
+
+    Attributes:
+        model: The network's name.
+        dataset: The data set's name.
+        metrics: By the challenge's names.
+        best: The metric with the highest cross-validated accuracy.
+        member: Membership of the known samples, bool [N].
+        predicted: The best metric's answer for each test sample, bool [M].
+        correct: Whether the network gets each test sample right, bool [M].
+    """
+
+    model: str
+    dataset: str
+    metrics: Mapping[str, Metric]
+    best: str
+    member: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+
+
+def cells(root: Path) -> list[tuple[str, str]]:
+    """Return the (model, dataset) whose three files are all there.
+
+    Raises:
+        InputError: There is not a single one.
+    """
+    pairs = [(model, dataset) for dataset in CLASSES for model in NETWORKS]
+    found = [pair for pair in pairs if all(path.is_file() for path in _files(root, *pair))]
+    if not found:
+        raise InputError(
+            f"{root} has no cell of the challenge; it needs datasets/eval/DATASET_MODEL.p, the same in datasets/test, "
+            f"and models/MODEL_DATASET.pth, with the names {', '.join(CLASSES)} and {', '.join(NETWORKS)}"
+        )
+    return found
+
+
+def _files(root: Path, model: str, dataset: str) -> tuple[Path, Path, Path]:
+    data = root / "datasets"
+    name = f"{dataset}_{model}.p"
+    return data / "eval" / name, data / "test" / name, root / "models" / f"{model}_{dataset}.pth"
+
+
+def attack_cells(root: Path, factories: Mapping[str, str]) -> Iterator[Cell]:
+    """Yield what the metric attacks achieve on each cell under ``root``.
+
+    Args:
+        root: The challenge's directory.
+        factories: ``package.module:factory`` by network, where the weights are of another implementation than ours.
+
+    Raises:
+        InputError: A file is damaged or not laid out as it should be, or weights fit no network.
+    """
+    for model, dataset in cells(root):
+        known_path, test_path, weights = _files(root, model, dataset)
+        x, labels, member = read_samples(known_path, known=True)
+        others, test_labels, _ = read_samples(test_path, known=False)
+        network = load_network(weights, model, dataset, factories.get(model), raw=_raw(x))
+        probs, test_probs = probabilities(network, x), probabilities(network, others)
+        found = {name: _metric(scores(probs, labels)[ours], labels, member) for name, ours in METRICS.items()}
+        best = max(found, key=lambda name: found[name].cross_validated)
+        answer = scores(test_probs, test_labels)[METRICS[best]] >= found[best].threshold
+        correct = test_probs.argmax(axis=1) == test_labels
+        yield Cell(model, dataset, found, best, member, answer, correct)
+
+
+def _raw(x: Tensor) -> bool:
+    """Return whether images lie in [0, 1], so that the network's normalisation is still to be done."""
+    return bool((x >= 0).all()) and bool((x <= 1).all())
+
+
+def _metric(score: Floats, labels: NDArray[np.int64], member: NDArray[np.bool_]) -> Metric:
+    threshold, _ = thresholds(score, labels, member, per_class=False)
+    fold = np.random.default_rng(0).permutation(len(score)) % FOLDS
+    hits = []
+    for i in range(FOLDS):
+        here = fold == i
+        bound, _ = thresholds(score[~here], labels[~here], member[~here], per_class=False)
+        hits.append((score[here] >= bound) == member[here])
+    accuracy = float(np.concatenate(hits).mean())
+    return Metric(float(((score >= threshold) == member).mean()), threshold, accuracy, score)
+
+
+def read_samples(path: Path, *, known: bool) -> tuple[Tensor, NDArray[np.int64], NDArray[np.bool_]]:
+    """Return images [N, 3, H, W], labels [N] and membership [N] (all False where it is not ``known``).
+
+    Raises:
+        InputError: The file is not a pickled list of (image, label, member), or of (image, label).
+    """
+    found, width = read_pickle(path), 3 if known else 2
+    shape = "(image [3, H, W], label, member 0 or 1)" if known else "(image [3, H, W], label)"
+    try:
+        rows = [tuple(row) for row in found]  # type: ignore[attr-defined]
+        if not rows or any(len(row) != width for row in rows):
+            raise ValueError
+        x = torch.stack([torch.as_tensor(row[0]).float() for row in rows])
+        labels = np.array([int(row[1]) for row in rows], dtype=np.int64)
+        told = np.array([int(row[2]) if known else 0 for row in rows], dtype=np.int64)
+        if x.ndim != 4 or x.shape[1] != 3 or not np.isin(told, (0, 1)).all():
+            raise ValueError
+    except Exception as error:  # whatever else the list may hold
+        raise InputError(f"{path} is not a list of {shape}; write it with pickle.dump") from error
+    return x, labels, told.astype(bool)
+
+
+def load_network(path: Path, name: str, dataset: str, factory: str | None, *, raw: bool) -> nn.Module:
+    """Return a network in eval mode with the weights in ``path``.
+
+    Args:
+        path: A state dict.
+        name: The network.
+        dataset: The data set, for the number of classes and the statistics.
+        factory: ``package.module:factory`` of another implementation; it then gets the images as they are.
+        raw: The images lie in [0, 1]: our networks then normalise them themselves.
+
+    Raises:
+        InputError: The file is no state dict, or does not fit.
+    """
+    weights = read_weights(path)
+    if factory is not None:
+        model = build_model(ModelSpec(name=factory, num_classes=CLASSES[dataset]))
+    else:
+        first = next((value for value in weights.values() if value.ndim == 4), None)
+        width = 64 if first is None else len(first) * (2 if name == "mobilenetv2" else 1)
+        norm = "batch" if any("running_mean" in key for key in weights) else "group"
+        mean, std = (STATS.get(dataset) or IMAGENET) if raw else ((0.0,) * 3, (1.0,) * 3)
+        model = build_model(
+            ModelSpec(name=name, width=width, norm=norm, num_classes=CLASSES[dataset], mean=mean, std=std)
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {path} fit no {name} here; name the network they are of with --network "
+            f"{name}=package.module:factory"
+        ) from error
+    return model.eval()
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, x: Tensor) -> Floats:
+    """Return probabilities [N, C]."""
+    return torch.cat([model(part).double().softmax(dim=1) for part in torch.split(x, CHUNK)]).numpy()

@@ -1,0 +1,89 @@
+"""A small challenge of one's own, with real models and the truth beside it."""
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accupoison.audit.challenge import CLASSES, IMAGENET, NETWORKS
+from accupoison.config import Layer
+from accupoison.data import STATS, DataSet
+from accupoison.errors import InputError, did_you_mean
+from accupoison.files import write_atomically
+from accupoison.open_data import open_data
+from accupoison.rng import derive, generator
+from accupoison.settings import BurninConfig, burnin_config
+from accupoison.training import Burnin
+
+NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}
+"""Our data sets and the challenge's names for them."""
+
+
+def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str:
+    """Train a network on some samples and write the three files of a cell, and ``truth/DATASET_MODEL.npy``.
+
+    Args:
+        root: The directory.
+        model: One of the challenge's networks.
+        layers: Settings of the training.
+        size: Samples with known membership, half of them members; as many again are test samples, half of them members.
+
+    Returns:
+        The cell's name.
+
+    Raises:
+        InputError: The challenge has no such network or data set, or there are too few samples.
+    """
+    if model not in NETWORKS:
+        raise InputError(f"the challenge has no network {model!r}{did_you_mean(model, NETWORKS)}")
+    config = burnin_config([*layers, {"model": {"name": model}}])
+    if config.data.name not in NAMES:
+        raise InputError(f"the challenge has no data set {config.data.name!r}; choose from {', '.join(NAMES)}")
+    dataset = NAMES[config.data.name]
+    data, _ = open_data(config.data, torch.device("cpu"))
+    order = torch.randperm(data.num_train, generator=generator(config.run.seed, "challenge"))
+    if size < 2 or 2 * size > len(order):
+        raise InputError(f"a size of {size} needs {2 * size} training samples and {data.name} has {len(order)}")
+    members, others = order[:size], order[size : 2 * size]
+    weights = _trained(config, members, dataset)
+    name, half = f"{dataset}_{model}", size // 2
+    _write(root / "datasets" / "eval" / f"{name}.p", data, [(members[:half], 1), (others[:half], 0)], config, True)
+    test = [(members[half:], 1), (others[half:], 0)]
+    truth = _write(root / "datasets" / "test" / f"{name}.p", data, test, config, False)
+    write_atomically(root / "models" / f"{model}_{dataset}.pth", lambda file: torch.save(weights, file))
+    write_atomically(root / "truth" / f"{name}.npy", lambda file: np.save(file, truth))
+    return name
+
+
+def _trained(config: BurninConfig, members: Tensor, dataset: str) -> dict[str, Tensor]:
+    burnin = Burnin.prepare(config, members, stats=STATS.get(dataset) or IMAGENET)
+    if burnin.data.num_classes != CLASSES[dataset]:
+        raise InputError(f"{burnin.data.name} has {burnin.data.num_classes} classes here, not {CLASSES[dataset]}")
+    while not burnin.over:
+        for loss in burnin.train_epoch():
+            if not np.isfinite(loss):
+                raise InputError(f"the training diverged (loss {loss}); use a lower train.lr")
+    return dict(burnin.learner.state()["model"])
+
+
+def _write(
+    path: Path, data: DataSet, groups: Sequence[tuple[Tensor, int]], config: BurninConfig, known: bool
+) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Write the samples of all groups in a random order and return who is a member."""
+    ids = torch.cat([part for part, _ in groups])
+    told = torch.cat([torch.full((len(part),), member) for part, member in groups])
+    shuffled = torch.randperm(len(ids), generator=generator(derive(config.run.seed, path.parent.name), "order"))
+    ids, told = ids[shuffled], told[shuffled]
+    batch = data.batch(ids)
+    rows = [
+        (x.clone(), int(y), int(m)) if known else (x.clone(), int(y))
+        for x, y, m in zip(batch.x, batch.y, told, strict=True)
+    ]
+    content = io.BytesIO()
+    pickle.dump(rows, content)
+    write_atomically(path, lambda file: file.write(content.getvalue()))
+    return np.asarray(told.numpy().astype(np.bool_))
