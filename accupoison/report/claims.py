@@ -1,7 +1,7 @@
 """Claims about triggers, held to paired differences of their effects."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,12 @@ from accupoison.report.collect import Run
 from accupoison.report.outcomes import Estimate, estimate, trigger_effect
 from accupoison.report.table import in_points, markdown
 
+Outcome = tuple[str, str]
+"""Experiment and trigger."""
+Pair = tuple[str, int]
+"""Base model and seed."""
+Effects = dict[Pair, tuple[float, float]]
+"""Trigger effect net of the coast step, and drop, by pair."""
 REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 """What a sweep adds to the name of an experiment: base model and seed."""
 
@@ -25,8 +31,8 @@ class Claim:
     """
 
     text: str
-    more: tuple[str, str]
-    less: tuple[str, str] | None
+    more: Outcome
+    less: Outcome | None
 
 
 def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
@@ -49,7 +55,7 @@ def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
     return claims
 
 
-def _outcome(value: Sequence[str]) -> tuple[str, str]:
+def _outcome(value: Sequence[str]) -> Outcome:
     experiment, trigger = map(str, value)
     return re.sub(r"[^A-Za-z0-9.]+", "-", experiment), trigger
 
@@ -58,34 +64,51 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     """Return one row a claim: both trigger effects net of the coast step, their paired difference, and the verdict.
 
     A claim holds if the 95% t-interval of the difference, over base models, lies above zero; it fails if it lies below.
+    Beside it the same for the drop as papers report it, accuracy before the trigger minus accuracy after it, in which
+    the momentum of the steps before counts as the trigger's.
 
     Raises:
         InputError: The runs of a claim are not there.
     """
-    effects: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
+    found: dict[Outcome, Effects] = {}
     for run in runs:
         name = REPLICATE.sub("", run.path.name)
         for trigger in run.config.trigger.deliver:
-            if (effect := trigger_effect(run, trigger)) is not None:
-                effects.setdefault((name, trigger), {})[run.burnin, run.config.run.seed] = effect
-    rows = [_row(claim, effects) for claim in claims]
-    return markdown(["claim", "trigger effect", "against", "difference", "n", "verdict"], rows)
+            effect, after = trigger_effect(run, trigger), run.after(trigger)
+            if effect is not None and after is not None:
+                drop = float(run.summary["before"]["acc"]) - after
+                found.setdefault((name, trigger), {})[run.burnin, run.config.run.seed] = effect, drop
+    header = [
+        "claim",
+        "trigger effect",
+        "against",
+        "difference",
+        "n",
+        "verdict",
+        "difference of drops",
+        "verdict on drops",
+    ]
+    return markdown(header, [_row(claim, found) for claim in claims])
 
 
-def _row(claim: Claim, effects: Mapping[tuple[str, str], Mapping[tuple[str, int], float]]) -> list[str]:
+def _row(claim: Claim, found: Mapping[Outcome, Effects]) -> list[str]:
     for outcome in (claim.more, claim.less):
-        if outcome is not None and outcome not in effects:
+        if outcome is not None and outcome not in found:
             raise InputError(
                 f"no run of {outcome[0]} with the triggers {outcome[1]} and coast has ended; sweep the grid"
             )
-    more = effects[claim.more]
-    less = dict.fromkeys(more, 0.0) if claim.less is None else effects[claim.less]
+    more = found[claim.more]
+    less = dict.fromkeys(more, (0.0, 0.0)) if claim.less is None else found[claim.less]
     pairs = sorted(set(more) & set(less))
-    found = [estimate((pair[0], side[pair]) for pair in pairs) for side in (more, less)]
-    difference = estimate((pair[0], more[pair] - less[pair]) for pair in pairs)
-    against = "0" if claim.less is None else in_points(found[1])
-    count = "" if difference is None else f"{difference.burnins} / {difference.runs}"
-    return [claim.text, in_points(found[0]), against, in_points(difference), count, verdict(difference)]
+
+    def over(value: Callable[[Pair], float]) -> Estimate | None:
+        return estimate((pair[0], value(pair)) for pair in pairs)
+
+    effect, drop = (over(lambda pair, k=k: more[pair][k] - less[pair][k]) for k in (0, 1))  # type: ignore[misc]
+    against = "0" if claim.less is None else in_points(over(lambda pair: less[pair][0]))
+    count = "" if effect is None else f"{effect.burnins} / {effect.runs}"
+    shown = [in_points(over(lambda pair: more[pair][0])), against, in_points(effect), count, verdict(effect)]
+    return [claim.text, *shown, in_points(drop), verdict(drop)]
 
 
 def verdict(difference: Estimate | None) -> str:
