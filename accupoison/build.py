@@ -85,12 +85,14 @@ class Built:
     note: str
 
 
-def build_simulation(config: OnlineConfig, root: Path) -> Built:
+def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = None, seed: int | None = None) -> Built:
     """Load what a run needs and put it together.
 
     Args:
         config: All settings.
         root: The directory of checkpoints.
+        swap: For each id, who comes in its place; see :func:`accupoison.data.make_stream`.
+        seed: Of everything but the order of the stream and its trigger; None is the run's.
 
     Raises:
         InputError: Something that the configuration names is not to be had or does not fit the rest.
@@ -112,7 +114,7 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
     defense = REGISTRIES["defense"].build(config.defense.name, config.defense.settings)
     length = s.steps + 1 + s.after
     stream = make_stream(
-        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool
+        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool, swap=swap
     )
     attack = REGISTRIES["attack"].build(config.attack.name, config.attack.settings)
     simulation = Simulation(
@@ -125,7 +127,7 @@ def build_simulation(config: OnlineConfig, root: Path) -> Built:
         reference=early,
         val=data.batch(splits.val),
         trusted=trusted_batches(data, splits, s.batch_size),
-        seed=config.run.seed,
+        seed=config.run.seed if seed is None else seed,
         num_ids=data.size,
         flip=data.flip,
     )

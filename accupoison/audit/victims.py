@@ -18,8 +18,8 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 
 LIRA = ("online", "online_fixed_variance", "offline", "offline_fixed_variance")
-SLOPE = 0.5
-"""RMIA's offline slope, fixed in advance; its authors choose it by a sweep."""
+RMIA = {"rmia": None, "rmia_offline": 0.5}
+"""Their offline slopes; the second is fixed in advance where its authors choose it by a sweep."""
 Floats = NDArray[np.float64]
 
 
@@ -63,13 +63,12 @@ class Outcome:
     tpr: list[float | None]
 
 
-def read_world(out: Path, pool: str, number: int, population_labels: NDArray[np.int64]) -> World:
+def read_world(path: Path, population_labels: NDArray[np.int64]) -> World:
     """Read what a model said.
 
     Raises:
         InputError: The file is missing or damaged.
     """
-    path = world_path(out, pool, number)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
@@ -87,28 +86,52 @@ def attack_victims(config: OfflineConfig, out: Path, data: DataSet) -> tuple[lis
     """Attack every victim with all shadows; return the outcomes by attack, and facts about the models."""
     division = divide(data, config.shadows, config.run.seed)
     labels, others = (data.labels(ids).cpu().numpy() for ids in (division.audited, division.population))
-    shadows = [read_world(out, "shadows", i, others) for i in range(config.shadows.shadows)]
-    victims = [read_world(out, "victims", i, others) for i in range(config.shadows.victims)]
-    outcomes: dict[str, Outcome] = {}
-    calibration = {name: (shadows[0], score) for name, score in _single(shadows[0], shadows[1], labels).items()}
-    lira = {name: _calibrated(shadows, labels, name) for name in LIRA}
-    rmia = {name: _rmia_bound(shadows, slope) for name, slope in (("rmia", None), ("rmia_offline", SLOPE))}
-    for victim in victims:
-        found: dict[str, tuple[Floats, float]] = {}
-        for name, score in _single(victim, shadows[1], labels).items():
-            world, reference = calibration[name]
-            found[name] = score, thresholds(reference, labels, world.keep, per_class=False)[0]
-        for name, bound in lira.items():
-            found[f"lira_{name}"] = _lira(shadows, victim, name), bound
-        for (name, bound), slope in zip(rmia.items(), (None, SLOPE), strict=True):
-            found[name] = _rmia(shadows, victim, slope), bound
-        for name, (score, bound) in found.items():
-            one = outcomes.setdefault(name, Outcome(name, [], [], []))
+    shadows = [read_world(world_path(out, "shadows", i), others) for i in range(config.shadows.shadows)]
+    victims = [read_world(world_path(out, "victims", i), others) for i in range(config.shadows.victims)]
+    attacker = Attacker(shadows, labels)
+    return collect([attacker.attack(victim) for victim in victims]), {
+        **facts(victims, shadows, labels),
+        "dropped_twins": division.dropped,
+    }
+
+
+class Attacker:
+    """Shadow models, and the thresholds that are most accurate on them.
+
+    Args:
+        shadows: The models.
+        labels: Of the audited samples [N].
+    """
+
+    def __init__(self, shadows: Sequence[World], labels: NDArray[np.int64]) -> None:
+        self._shadows, self._labels = shadows, labels
+        keep = shadows[0].keep
+        self._bounds = {
+            name: thresholds(score, labels, keep, per_class=False)[0]
+            for name, score in _single(shadows[0], shadows[1], labels).items()
+        }
+        self._bounds |= {f"lira_{name}": _calibrated(shadows, name) for name in LIRA}
+        self._bounds |= {name: _rmia_bound(shadows, slope) for name, slope in RMIA.items()}
+
+    def attack(self, victim: World) -> dict[str, tuple[float, float, float | None]]:
+        """Return accuracy, AUC and TPR at 1% FPR by attack."""
+        scores = _single(victim, self._shadows[1], self._labels)
+        scores |= {f"lira_{name}": _lira(self._shadows, victim, name) for name in LIRA}
+        scores |= {name: _rmia(self._shadows, victim, slope) for name, slope in RMIA.items()}
+        found = {}
+        for name, score in scores.items():
             summary = roc_summary(score, victim.keep)
-            one.accuracy.append(float(((score >= bound) == victim.keep).mean()))
-            one.auc.append(summary.auc)
-            one.tpr.append(summary.tpr_at_fpr[0.01])
-    return list(outcomes.values()), _facts(victims, shadows, labels, division.dropped)
+            accuracy = float(((score >= self._bounds[name]) == victim.keep).mean())
+            found[name] = accuracy, summary.auc, summary.tpr_at_fpr[0.01]
+        return found
+
+
+def collect(found: Sequence[dict[str, tuple[float, float, float | None]]]) -> list[Outcome]:
+    """Return outcomes by attack from what :meth:`Attacker.attack` returned for each victim."""
+    return [
+        Outcome(name, [one[name][0] for one in found], [one[name][1] for one in found], [one[name][2] for one in found])
+        for name in found[0]
+    ]
 
 
 def _single(world: World, trained_on: World, labels: NDArray[np.int64]) -> dict[str, Floats]:
@@ -130,7 +153,7 @@ def _spread(found: Floats, usable: NDArray[np.bool_]) -> Floats:
     return scores
 
 
-def _calibrated(shadows: Sequence[World], labels: NDArray[np.int64], variant: str) -> float:
+def _calibrated(shadows: Sequence[World], variant: str) -> float:
     """Return the threshold most accurate on the shadows, each attacked by all others."""
     scores, keeps = [], []
     for i, one in enumerate(shadows):
@@ -160,14 +183,12 @@ def _rmia_bound(shadows: Sequence[World], slope: float | None) -> float:
     return thresholds(score, np.zeros(len(score), dtype=np.int64), shadows[0].keep, per_class=False)[0]
 
 
-def _facts(
-    victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np.int64], dropped: int
-) -> dict[str, Any]:
+def facts(victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what is to be known of the models beside the attacks."""
     everyone = [*victims, *shadows]
     hits = [w.probs.argmax(axis=1) == labels for w in victims]
     return {
         "audited": len(labels),
-        "dropped_twins": dropped,
         "test_accuracy": [float(hit[~w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
         "train_accuracy": [float(hit[w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
         "epsilon": max(w.epsilon for w in everyone),

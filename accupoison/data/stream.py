@@ -26,11 +26,20 @@ class DataStream:
     """
 
     def __init__(
-        self, kind: str, data: DataSet, splits: Splits, *, batch_size: int, length: int, seed: int, pool: str
+        self,
+        kind: str,
+        data: DataSet,
+        splits: Splits,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        pool: str,
+        swap: Tensor | None,
     ) -> None:
         self.shift = Shift(kind.removeprefix("shift:"), seed, length) if kind.startswith("shift:") else None
         self._kind, self._data, self._pool = kind, data, splits.burnin if pool == "burnin" else splits.stream
-        self._batch_size, self._length, self._seed = batch_size, length, seed
+        self._batch_size, self._length, self._seed, self._swap = batch_size, length, seed, swap
         self._trigger = self._draw_trigger(splits.trigger, pool)
 
     def __len__(self) -> int:
@@ -57,7 +66,8 @@ class DataStream:
         order = self._order(turn)[offset : offset + self._batch_size]
         if len(order) < self._batch_size:  # only a cycling stream gets here: the batch runs into the next pass
             order = torch.cat([order, self._order(turn + 1)[: self._batch_size - len(order)]])
-        return self._pool[order]
+        ids = self._pool[order]
+        return ids if self._swap is None else self._swap[ids]
 
     def trigger(self, t: int) -> Batch:
         """Return the stream's own clean trigger batch, the same images at every ``t``, shifted as the world is then."""
@@ -88,6 +98,7 @@ def make_stream(
     length: int,
     seed: int,
     pool: str = "stream",
+    swap: Tensor | None = None,
 ) -> DataStream:
     """Make the stream of clean batches of a run.
 
@@ -102,6 +113,7 @@ def make_stream(
         seed: Decides the order and the trigger.
         pool: ``stream``: batches come from the stream split and the trigger from its own. ``burnin``: both come from
             the images that the base model was trained on, as in Pang et al. (2021).
+        swap: For each id, who comes in its place, int64 [data.size]; the trigger stays. None swaps nobody.
 
     Raises:
         InputError: The kind or the pool is unknown, a number is not positive, or a split has too few images.
@@ -122,7 +134,7 @@ def make_stream(
     needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
     if kind not in ("cycling", "official") and needed > available:
         raise InputError(_too_long(kind, pool, available, batch_size, needed // batch_size))
-    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool)
+    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool, swap=swap)
 
 
 def _check_fits(name: str, available: int, batch_size: int) -> None:
