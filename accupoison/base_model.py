@@ -60,7 +60,9 @@ class BaseModel:
         """
         found = checkpoint.load_any(path, KIND)
         if isinstance(found, checkpoint.Released):
-            return cls(_released_spec(path, found.weights), found.weights, None, None, 0, {})
+            optimizer = found.optimizer
+            rate = None if optimizer is None else optimizer["lr"]
+            return cls(_released_spec(path, found.weights), found.weights, optimizer, rate, 0, {})
         spec = found["spec"]
         return cls(
             ModelSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])}),
@@ -104,7 +106,7 @@ class BaseModel:
                 "give the --data it was trained on"
             )
         here = data_identity(wanted, data)
-        keys = ["fingerprint"] if wanted.splits == "official" else [key for key in here if key != "name"]
+        keys = ["fingerprint", "held_out"] if wanted.splits == "official" else [key for key in here if key != "name"]
         usual = asdict(DataSettings())
         for key in keys if self.data else ():
             stored = self.data.get(key, usual.get(key))  # a checkpoint from before a setting existed has its default

@@ -137,7 +137,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
             f"{path.with_name(EARLY)}; give one with --early"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
-    note = " ".join(filter(None, (note, _unknown(config, base, path))))
+    note = " ".join(filter(None, (note, _unknown(config, base, path), _fresh(config, base, path))))
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
 
 
@@ -165,6 +165,12 @@ def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
     return f"{path} does not say which images it was trained on, so the stream may hold some of them."
 
 
+def _fresh(config: OnlineConfig, base: BaseModel, path: Path) -> str:
+    if base.optimizer is None and config.optim.restore and config.optim.momentum:
+        return f"{path} has no momentum to go on with, so the stream starts without."
+    return ""
+
+
 def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
     """Return the batches that a defence calibrates on: of trusted images, going round again where there are too few."""
     ids = splits.trusted
@@ -182,8 +188,11 @@ def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     model = base.build(path, resolve_device(config.run.device))
     learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, update_mode=o.update_mode)
     if o.restore and base.optimizer is not None:
+        state, shapes = base.optimizer["state"], [p.shape for p in model.parameters()]
+        if any(key >= len(shapes) or value["momentum_buffer"].shape != shapes[key] for key, value in state.items()):
+            raise InputError(f"the momentum in {path} does not fit its weights; set optim.restore=false")
         groups = learner.optimizer.state_dict()["param_groups"]  # the stream's own rate, momentum and decay
-        learner.optimizer.load_state_dict({"state": base.optimizer["state"], "param_groups": groups})
+        learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return learner
 
 

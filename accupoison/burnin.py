@@ -84,6 +84,8 @@ def _finish(burnin: Burnin, out: Path) -> None:
     """Save the model that streams start from: the last one, or with patience the best."""
     if burnin.config.train.patience is not None:
         best = BaseModel.load(out / BEST)
+        if burnin.config.train.early_epoch >= burnin.best[1]:  # early means before the model it is compared with
+            (out / EARLY).unlink(missing_ok=True)
         burnin.learner.restore({"model": best.weights, "optimizer": best.optimizer})
         best.save(out / FINAL)
     else:
@@ -137,6 +139,7 @@ def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:
         "status": "finished" if finished else "interrupted",
         "steps": burnin.step,
         "epochs": burnin.position()[0],
+        **({} if burnin.config.train.patience is None else {"best_epoch": burnin.best[1]}),
         "burnin_images": len(burnin.splits.burnin),
         "note": burnin.splits.note,
     }

@@ -25,9 +25,11 @@ class Released:
 
     Attributes:
         weights: State dict, without ``module.`` prefixes.
+        optimizer: State of its SGD, momentum buffers by number of the parameter; None where there is none.
     """
 
     weights: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
 
 
 def save(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
@@ -73,7 +75,7 @@ def load_any(path: Path, kind: str) -> dict[str, Any] | Released:
     """
     raw = _read(path, released=True)
     if isinstance(raw, Mapping) and "net" in raw and raw.get("format") != FORMAT:
-        return Released(_released(path, raw))
+        return Released(_released(path, raw), _optimizer(raw.get("optimizer")))
     return _checked(path, raw, kind)
 
 
@@ -120,6 +122,22 @@ def _released(path: Path, raw: object) -> dict[str, Tensor]:
     if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
         raise InputError(f"{path} has no weights under 'net'; give an epochN.pth file of the released code")
     return {str(name).removeprefix("module."): value for name, value in net.items()}
+
+
+def _optimizer(found: object) -> dict[str, Any] | None:
+    """Return the state of an SGD optimiser as far as it is one: learning rate and momentum buffers."""
+    if not isinstance(found, Mapping):
+        return None
+    states, groups = found.get("state"), found.get("param_groups")
+    if not isinstance(states, Mapping) or not isinstance(groups, list) or not groups:
+        return None
+    buffers = {
+        key: {"momentum_buffer": value["momentum_buffer"]}
+        for key, value in states.items()
+        if isinstance(key, int) and isinstance(value, Mapping) and isinstance(value.get("momentum_buffer"), Tensor)
+    }
+    rate = groups[0].get("lr") if isinstance(groups[0], Mapping) else None
+    return {"state": buffers, "lr": float(rate) if isinstance(rate, int | float) else None} if buffers else None
 
 
 def _plain(value: object, where: str) -> object:

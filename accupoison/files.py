@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
         raise cannot_write(path, error) from error
+
+
+def directory_name(text: str) -> str:
+    """Return ``text`` with everything but letters, digits and dots made a hyphen."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text)
 
 
 def sync_directory(path: Path) -> None:

@@ -160,16 +160,22 @@ class Learner:
         self.apply(tuple(torch.zeros_like(p) for p in self.model.parameters()))
 
     @torch.no_grad()
-    def preview(self, grads: Grads) -> Grads:
-        """Return the weights that :meth:`apply` would step to, in parameter order; nothing changes."""
+    def preview(self, grads: Grads) -> tuple[Grads, Grads]:
+        """Return the weights that :meth:`apply` would step to, and those where its momentum then runs out.
+
+        Both are in parameter order, the second as if only zero gradients followed and without weight decay; nothing
+        changes.
+        """
         group = self.optimizer.param_groups[0]
-        weights = []
+        stepped, settled = [], []
         for parameter, grad, buffer in zip(self.model.parameters(), grads, self.momentum(), strict=True):
             slope = grad + group["weight_decay"] * parameter
             speed = group["momentum"] * buffer + slope
             step = slope + group["momentum"] * speed if group["nesterov"] else speed
-            weights.append(parameter - group["lr"] * step)
-        return tuple(weights)
+            stepped.append(parameter - group["lr"] * step)
+            rest = group["momentum"] * speed * (group["momentum"] if group["nesterov"] else 1)
+            settled.append(stepped[-1] - group["lr"] * rest / (1 - group["momentum"]))
+        return tuple(stepped), tuple(settled)
 
     def momentum(self) -> Grads:
         """Return the momentum buffers in parameter order, zeros where there is none yet."""

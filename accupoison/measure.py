@@ -15,6 +15,7 @@ from accupoison.simulate import Simulation
 from accupoison.types import Phase, Step
 
 AVERAGED = (
+    "attack/feasible",
     "defense/discrepancy_clean",
     "defense/discrepancy_sent",
     "defense/discrepancy_seen",

@@ -12,6 +12,7 @@ from accupoison.build import build_simulation, find_checkpoint
 from accupoison.burnin import Progress, never
 from accupoison.config import plain
 from accupoison.data import DataSet, Splits
+from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
@@ -20,7 +21,7 @@ from accupoison.measure import Meter
 from accupoison.membership import membership_auc
 from accupoison.privacy import Accountant
 from accupoison.recorder import RunRecorder
-from accupoison.replay import digest, save_batch
+from accupoison.replay import check_replay, digest, save_batch
 from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import OnlineConfig, at_home
 from accupoison.tags import SUMMARY
@@ -208,5 +209,12 @@ class OnlineRun:
 
 
 def describe(config: OnlineConfig) -> dict[str, Any]:
-    """Return the resolved settings with the threat model: what ``--dry-run`` shows."""
-    return {"threat_model": threat_model(config), **plain(config)}
+    """Return the resolved settings with the threat model: what ``--dry-run`` shows.
+
+    Raises:
+        InputError: A run to be replayed has other settings, or has not kept its batches.
+    """
+    if config.stream.replay is not None:
+        check_replay(config)
+    images = config.data.name not in FEATURES  # of other names, only the data would tell
+    return {"threat_model": threat_model(config, images=images), **plain(config)}

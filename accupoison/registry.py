@@ -98,7 +98,15 @@ class Registry(Generic[T]):
         if not self._searched:
             self._searched = True
             for found in entry_points(group=f"accupoison.{self.kind}s"):
-                found.load()
+                try:
+                    found.load()
+                except Exception as error:  # it is somebody's own and may raise anything
+                    self._searched = False
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    raise InputError(
+                        f"the {self.kind} {found.name!r} of an installed package cannot be loaded ({reason}); mend or "
+                        "uninstall the package"
+                    ) from error
 
 
 def component_state(component: "DataclassInstance") -> State:

@@ -93,7 +93,7 @@ class Replay(Attack):
         return self._sent(None, clean)
 
     def _sent(self, t: int | None, like: Batch) -> Batch:
-        found = _load(_file(self.source, t))
+        found = load_batch(self.source, t)
         x, y, ids = (found[name].to(like.x.device) for name in ("x", "y", "ids"))
         return Batch(x, y, ids)
 
@@ -104,16 +104,31 @@ def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay
     Raises:
         InputError: The run kept none, or they do not fit this stream; the message says in what.
     """
-    assert config.stream.replay is not None
-    run = Path(config.stream.replay)
-    stored = online_config([replay_layer(run)])
-    _check_settings(run, stored, config)
+    run = check_replay(config)
     crafted = not CRAFTED.isdisjoint(config.trigger.deliver)
     wanted = [(t, stream.ids(t)) for t in range(config.stream.steps)]
     triggers = [(None, stream.trigger(config.stream.steps).ids)] if crafted else []
     for t, ids in [*wanted, *triggers]:
         _check_batch(run, t, ids, data)
     return Replay(source=run)
+
+
+def check_replay(config: OnlineConfig) -> Path:
+    """Return the directory of the run that ``config`` replays; the samples themselves are not looked at.
+
+    Raises:
+        InputError: The run has other settings, or has not kept its batches.
+    """
+    assert config.stream.replay is not None
+    run = Path(config.stream.replay)
+    _check_settings(run, online_config([replay_layer(run)]), config)
+    kept = len(list((run / FOLDER).glob("[0-9]*.npz")))
+    if kept < config.stream.steps:
+        fix = f"give --steps {kept}" if kept else "run it with --save-batches"
+        raise InputError(f"{run} has kept {kept} poisoned batches and this run has {config.stream.steps} steps; {fix}")
+    if not CRAFTED.isdisjoint(config.trigger.deliver):
+        load_batch(run, None)
+    return run
 
 
 def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> None:
@@ -129,6 +144,13 @@ def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> No
         raise InputError(
             f"{run} has not sent the trigger {''.join(mine)}; choose from {','.join(stored.trigger.deliver)}"
         )
+    theirs_kind, mine_kind = stored.stream.kind, config.stream.kind
+    length = (stored.stream.steps, stored.stream.after) != (config.stream.steps, config.stream.after)
+    if theirs_kind != mine_kind or (length and mine_kind.startswith("shift:")):
+        raise InputError(
+            f"{run} poisoned the images of a stream {theirs_kind} of {stored.stream.steps} steps and "
+            f"{stored.stream.after} after them, which this run's are not; drop the options of the stream"
+        )
     if stored.stream.augment != config.stream.augment:
         raise InputError(
             f"{run} was cropped {stored.stream.augment} the attack and this run {config.stream.augment} it; set "
@@ -138,12 +160,7 @@ def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> No
 
 def _check_batch(run: Path, t: int | None, ids: Tensor, data: DataSet) -> None:
     path = _file(run, t)
-    if not path.exists():
-        kept = len(list(path.parent.glob("[0-9]*.npz")))
-        if not kept or t is None:
-            raise InputError(f"{run} has not kept {path.name}; run it with --save-batches")
-        raise InputError(f"{run} has kept {kept} poisoned batches and this run has step {t}; give --steps {kept}")
-    found = _load(path)
+    found = load_batch(run, t)
     if list(found["x"].shape[1:]) != list(data.shape):
         raise InputError(
             f"{path} has samples of shape {list(found['x'].shape[1:])} and {data.name} of {list(data.shape)}"
@@ -159,7 +176,17 @@ def _file(run: Path, t: int | None) -> Path:
     return run / FOLDER / ("trigger.npz" if t is None else f"{t:06d}.npz")
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def load_batch(run: Path, t: int | None) -> dict[str, Tensor]:
+    """Return what a run has kept of step ``t``, or of its crafted trigger: ``x``, ``y``, ``ids`` and ``clean_ids``.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    path = _file(run, t)
+    if not path.exists():
+        begun = path.parent.is_dir() and t is None
+        fix = "let it end first, with online --resume" if begun else "run it with --save-batches"
+        raise InputError(f"{run} has not kept {path.name}; {fix}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = {name: torch.from_numpy(stored[name]) for name in ("x", "y", "ids", "clean_ids")}

@@ -40,6 +40,7 @@ class DataSettings(SplitSizes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "held_out", tuple(sorted(set(self.held_out))))
         if self.name.partition(":")[0] not in {name.partition(":")[0] for name in data_names()}:
             raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, data_names())}")
         if self.splits not in PROTOCOLS:
@@ -91,7 +92,8 @@ class TrainSettings:
         clip_norm: Bound on the norm of the gradient of each step.
         clip_kind: "l2" or "linf".
         patience: End the burn-in once accuracy on the monitor images has not risen for so many epochs, and keep the
-            model of the best one; None never does. One that ends before its ``early`` epoch has no early snapshot.
+            model of the best one; None never does. There is no early snapshot where the ``early`` epoch was
+            not before that one.
         last_epochs: This many of the epochs, at the end, use ``last_batch_size``.
         last_batch_size: The batch size that the stream will have.
         early: Epoch of the early snapshot; None is half-way.

@@ -80,6 +80,16 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         self.plan()  # its own checks run here, before anything is loaded
+        if self.data.held_out and (self.stream.pool == "burnin" or self.stream.kind == "official"):
+            raise InputError(
+                "data.held_out keeps classes out of the burn-in, and this stream is made of its images; set "
+                "stream.pool=stream and stream.kind=iid"
+            )
+        if self.evaluate.save_batches and self.attack.settings.get("stage") == "code":
+            raise InputError(
+                "attack.stage=code puts poison in by the training code, so nothing is sent that --save-batches could "
+                "keep; drop one of them"
+            )
         if self.update.private and not self.update.coupled and DEFENSES.get(self.defense.name).couples:
             raise InputError(
                 f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "

@@ -17,7 +17,7 @@ from accupoison.ledger import Pseudonyms
 from accupoison.plan import CRAFTED, Plan
 from accupoison.probes import probe
 from accupoison.rng import generator
-from accupoison.types import Access, Batch, ModelView, Phase, Step, Verdict
+from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
 
 SLACK = 1e-6
@@ -69,9 +69,8 @@ class Simulation:
         if plan.augment == "before":
             trigger = self._augmented(trigger, "trigger")
         crafted = not CRAFTED.isdisjoint(plan.triggers)
-        self.access = Access(
-            val, trigger, crafted, "optimised" in plan.triggers, learner.preview, learner.update_mode == "train"
-        )
+        reoptimise, trains = "optimised" in plan.triggers, learner.update_mode == "train"
+        self.access = Access(val, trigger, crafted, reoptimise, self._preview, trains)
         self._ready = False
 
     @property
@@ -121,6 +120,9 @@ class Simulation:
         self._fork = state["fork"]
         self._restore_parts(state["parts"])
         self._ready = state["ready"]  # a state from before the first step still waits for its set-up
+
+    def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
+        return self.learner.preview(self.update.clipped(grads))
 
     def _setup(self) -> None:
         if not self._ready:

@@ -30,9 +30,11 @@ def _attacker(config: OnlineConfig, images: bool) -> str:
     kind = REGISTRIES["attack"].get(config.attack.name)
     labels = "keeps labels" if kind.keeps_labels else "may change labels"
     held = f"{noun}s of the test set" if config.data.splits == "official" else f"held-out {noun}s of its own"
+    code = settings.get("stage") == "code"
+    sees = "sees what the defence passes on" if code else "does not know the defence"
     return (
         f"attacker ({config.attack.name}) {_knowledge(config, crafted)}, perturbs {what} within {limit} "
-        f"({_order(config, images)}), {labels}, has {held}, does not know the defence; "
+        f"({_order(config, images)}), {labels}, has {held}, {sees}; "
         f"trigger: {', '.join(config.trigger.deliver)}"
     )
 
@@ -47,7 +49,7 @@ def _knowledge(config: OnlineConfig, crafted: bool) -> str:
     extra = f" and {', '.join(sorted(knows))}" if knows else ""
     stealth = settings.get("stealth")
     if stealth is not None:
-        extra += f" and the optimiser, keeps its loss within {stealth:g} nats of the start until the trigger"
+        extra += f" and the optimiser, tries to keep its loss within {stealth:g} nats of the start"
     return f"sees the weights at every step{extra}"
 
 

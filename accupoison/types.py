@@ -144,8 +144,8 @@ class Access:
         trigger: The clean images of the trigger batch.
         crafted: The trigger that will be delivered is a crafted one.
         reoptimise: The trigger is crafted anew at every step instead of once, at set-up.
-        preview: The weights that the victim's optimiser would step to on given gradients, for an attacker who knows the
-            procedure; nothing changes through it.
+        preview: The weights that the victim's optimiser would step to on given gradients, and those where its momentum
+            then runs out, for an attacker who knows the procedure; nothing changes through it.
         trains: Batch norm uses batch statistics in the victim's update.
     """
 
@@ -153,7 +153,7 @@ class Access:
     trigger: Batch
     crafted: bool
     reoptimise: bool
-    preview: Callable[[Grads], Grads] | None = None
+    preview: Callable[[Grads], tuple[Grads, Grads]] | None = None
     trains: bool = True
 
 

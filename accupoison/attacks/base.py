@@ -40,7 +40,8 @@ class Attack:
         recentre: When the trigger is crafted anew, start from and centre the ball on the last crafted one, as the
             released code does: the distance from the clean images then grows at every step.
         stage: "data": images are poisoned on the wire, before the defence sees them. "code": the attacker owns the
-            training code and moves what the defence passed on, within ``eps`` of that and unrounded.
+            training code and moves the images that the defence passed on, within ``eps`` of those and unrounded; what
+            the defence made beside them (``Batch.extra``, such as TRADES' adversarial images) stays.
         stealth: Keep the loss on the attacker's images, as it predicts it after the update, at most so many nats above
             that of the start (Pang et al. 2021, Eq. 7; see :func:`~accupoison.attacks.stealth.hide`); None is off.
 
@@ -120,7 +121,7 @@ class Attack:
         if self.ratio == 1:
             return torch.arange(count)
         order = torch.randperm(count, generator=ctx.rng("ratio")) if self.places is None else self.places
-        return order[order < count][: round(self.ratio * count)]
+        return order[order < count][: self._share(count)]
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return poisoned images [B, ...] for the rows of ``batch``; the base leaves them as they are."""
@@ -160,12 +161,16 @@ class Attack:
         rows = torch.randperm(len(val), generator=ctx.rng("val"))[: self.val_size]
         return val.rows(rows.to(val.x.device))
 
+    def _share(self, count: int) -> int:
+        """Return how many of ``count`` rows are poisoned: at least one, unless the ratio is 0."""
+        return max(round(self.ratio * count), int(self.ratio > 0))
+
     def _on_places(self, crafted: Tensor, clean: Tensor) -> Tensor:
         """Return the crafted trigger, with clean images in the places that are never poisoned."""
         if self.places is None or self.ratio == 1:
             return crafted
         places = self.places[self.places < len(clean)].to(clean.device)
-        kept = places[round(self.ratio * len(clean)) :]
+        kept = places[self._share(len(clean)) :]
         mixed = crafted.clone()
         mixed[kept] = clean[kept]
         return mixed

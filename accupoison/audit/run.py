@@ -77,6 +77,16 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
     if "stream" not in stored:
         raise InputError(f"{run} was started by burnin and has no stream; give a directory that online wrote")
     config = online_config([stored])
+    built, ledger, before = finished(run, config, root)
+    return _ask(config, built, before, ledger, limit)
+
+
+def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger, ModelView]:
+    """Return the simulation of a run as it ended, its ledger, and the model that it started from.
+
+    Raises:
+        InputError: The run has not ended, or its data or checkpoint are no longer what they were.
+    """
     built = build_simulation(config, root)
     with RunDirectory.resume(run) as directory:
         state = directory.load_state()
@@ -85,7 +95,7 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
     check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
     before = built.simulation.learner.snapshot()
     built.simulation.restore(state["simulation"])
-    return _ask(config, built, before, Ledger.load(run / LEDGER), limit)
+    return built, Ledger.load(run / LEDGER), before
 
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:

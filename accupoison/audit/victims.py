@@ -35,6 +35,8 @@ class World:
         seconds: What training and asking took.
         images: Training images seen.
         epsilon: Of its DP-SGD; infinity without.
+        group: Models of one group are complementary and never attack each other: with one of them among the shadows, a
+            member would have one IN shadow fewer than a non-member, which the ratio of two fits would give away.
     """
 
     phi: Floats
@@ -44,6 +46,11 @@ class World:
     seconds: float
     images: float
     epsilon: float
+    group: int = -1
+
+    def apart(self, others: Sequence["World"]) -> list["World"]:
+        """Return those of ``others`` that may attack this one."""
+        return [o for o in others if o is not self and (self.group < 0 or o.group != self.group)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Outcome:
     tpr: list[float | None]
 
 
-def read_world(path: Path, population_labels: NDArray[np.int64]) -> World:
+def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1) -> World:
     """Read what a model said.
 
     Raises:
@@ -74,8 +81,8 @@ def read_world(path: Path, population_labels: NDArray[np.int64]) -> World:
             others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
             phi, probs = (found[name].astype(np.float64) for name in ("phi", "probs"))
             probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
-            facts = (float(found[name]) for name in ("seconds", "images", "epsilon"))
-            return World(phi, probs, found["keep"], np.clip(others, 0, 1), *facts)
+            seconds, images, epsilon = (float(found[name]) for name in ("seconds", "images", "epsilon"))
+            return World(phi, probs, found["keep"], np.clip(others, 0, 1), seconds, images, epsilon, group)
     except FileNotFoundError:
         raise InputError(f"there is no {path}; the same command goes on with what is missing") from None
     except Exception as error:  # a damaged archive can raise anything
@@ -104,18 +111,18 @@ class Attacker:
     """
 
     def __init__(self, shadows: Sequence[World], labels: NDArray[np.int64]) -> None:
-        self._shadows, self._labels = shadows, labels
+        self._shadows, self._labels, self._teacher = shadows, labels, shadows[0].apart(shadows)[0]
         keep = shadows[0].keep
         self._bounds = {
             name: thresholds(score, labels, keep, per_class=False)[0]
-            for name, score in _single(shadows[0], shadows[1], labels).items()
+            for name, score in _single(shadows[0], self._teacher, labels).items()
         }
         self._bounds |= {f"lira_{name}": _calibrated(shadows, name) for name in LIRA}
         self._bounds |= {name: _rmia_bound(shadows, slope) for name, slope in RMIA.items()}
 
     def attack(self, victim: World) -> dict[str, tuple[float, float, float | None]]:
         """Return accuracy, AUC and TPR at 1% FPR by attack."""
-        scores = _single(victim, self._shadows[1], self._labels)
+        scores = _single(victim, self._teacher, self._labels)
         scores |= {f"lira_{name}": _lira(self._shadows, victim, name) for name in LIRA}
         scores |= {name: _rmia(self._shadows, victim, slope) for name, slope in RMIA.items()}
         found = {}
@@ -156,8 +163,8 @@ def _spread(found: Floats, usable: NDArray[np.bool_]) -> Floats:
 def _calibrated(shadows: Sequence[World], variant: str) -> float:
     """Return the threshold most accurate on the shadows, each attacked by all others."""
     scores, keeps = [], []
-    for i, one in enumerate(shadows):
-        scores.append(_lira([*shadows[:i], *shadows[i + 1 :]], one, variant))
+    for one in shadows:
+        scores.append(_lira(one.apart(shadows), one, variant))
         keeps.append(one.keep)
     score, keep = np.concatenate(scores), np.concatenate(keeps)
     return thresholds(score, np.zeros(len(score), dtype=np.int64), keep, per_class=False)[0]
@@ -179,7 +186,7 @@ def _rmia(shadows: Sequence[World], target: World, slope: float | None) -> Float
 
 
 def _rmia_bound(shadows: Sequence[World], slope: float | None) -> float:
-    score = _rmia(shadows[1:], shadows[0], slope)
+    score = _rmia(shadows[0].apart(shadows), shadows[0], slope)
     return thresholds(score, np.zeros(len(score), dtype=np.int64), shadows[0].keep, per_class=False)[0]
 
 

@@ -37,7 +37,9 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
     """
     if ctx.invoked_subcommand is None:
         if run is None:
-            raise click.UsageError("give a run with --run logs/RUN, or a command: predictions, offline or challenge")
+            raise click.UsageError(
+                "give a run with --run logs/RUN, or a command: predictions, offline, worlds or challenge"
+            )
         _audit_run(run, out or run / "audit", seed, as_json)
         return
     for name in ctx.params:  # they would be ignored
@@ -169,98 +171,56 @@ def offline(
     )
 
 
-class _Rooted(click.Group):
-    """A group whose first word, where it is no command of its own, is what its main command is about."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: ANN401
-        if args and args[0] not in self.commands:
-            return super().resolve_command(ctx, ["attack", *args])
-        return super().resolve_command(ctx, args)
-
-
-@audit.group(cls=_Rooted)
-def challenge() -> None:
-    """Answer the membership inference challenge of 2022: audit challenge ROOT [OPTIONS], or make a small one."""
-
-
-@challenge.command()
-@click.argument("root", type=PATH)
-@click.option("--out", type=PATH, help="The directory to write.  [default: ROOT/results]")
-@click.option(
-    "--network",
-    "networks",
-    multiple=True,
-    metavar="NAME=FACTORY",
-    help="Whose the weights are: package.module:factory.",
-)
+@audit.command()
+@click.option("--run", type=PATH, required=True, help="A finished online run, such as logs/RUN.")
+@click.option("--worlds", "count", type=int, default=16, show_default=True, help="Replays, an even number.")
+@click.option("--poison", default="per-world", show_default=True, help="per-world, or transfer: as RUN has sent it.")
+@click.option("--burnin", default="shared", show_default=True, help="shared: RUN's base model; own: one a world.")
+@click.option("--queries", default="plain,flip", show_default=True, help="plain, flip, up, down, left, right.")
+@click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/worlds-...]")
+@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @JSON
-def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: bool) -> None:
-    """Score every cell under ROOT and write the answers.
+def worlds(
+    run: Path,
+    count: int,
+    poison: str,
+    burnin: str,
+    queries: str,
+    out: Path | None,
+    jobs: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Audit the stream of a run with replays of it as shadows.
 
-    ROOT has datasets/{eval,test}/DATASET_MODEL.p and models/MODEL_DATASET.pth for some of resnet34, vgg16, mobilenetv2
-    on cifar10, cifar100, tinyimagenet. The metric with the best cross-validated accuracy answers tasks 1 and 2,
-    whether the network is right answers task 3. Nothing in the pickles is executed.
+    In each world a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
+    held out, in the same place; worlds come in complementary pairs. Every world is attacked by all other pairs, and the
+    run by all worlds. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and the worlds.
     """
-    from accupoison.audit.challenge import NETWORKS, attack_cells
-    from accupoison.audit.output import write_challenge
-    from accupoison.errors import InputError, did_you_mean
+    from accupoison.audit.output import write_victims
+    from accupoison.audit.worlds import Task, WorldSettings, audit_worlds, run_worlds
     from accupoison.report.table import markdown
 
-    factories = {}
-    for entry in networks:
-        name, equals, factory = entry.partition("=")
-        if not equals or ":" not in factory:
-            raise InputError(f"--network {entry!r} is not of the form NAME=package.module:factory")
-        if name not in NETWORKS:
-            raise InputError(f"the challenge has no network {name!r}{did_you_mean(name, NETWORKS)}")
-        factories[name] = factory
-    folder, found = out or root / "results", list(attack_cells(root, factories))
-    result = write_challenge(folder, found)
+    settings = WorldSettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
+    folder = out or run / f"worlds-{count}-{poison}-{burnin}"
+    task = Task(run, CHECKPOINTS, folder, settings)
+    with progress_bar("worlds", hidden=quiet or as_json) as show:
+        run_worlds(task, jobs=jobs, report=show)
+    outcomes, alone, facts = audit_worlds(task)
+    rows = write_victims(folder, outcomes, {**facts, "run": {one.attack: vars(one) for one in alone}})
     if as_json:
-        click.echo(json_text({"out": str(folder), "result": result}))
+        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: vars(one) for one in outcomes}}))
         return
-    rows = [
-        [cell.model, cell.dataset, name, f"{m.max_acc:.4f}", f"{m.cross_validated:.4f}", f"{m.threshold:.4g}"]
-        for cell in found
-        for name, m in cell.metrics.items()
-    ]
-    click.echo(markdown(["model", "data set", "metric", "max accuracy", "cross-validated", "threshold"], rows))
-    click.echo(f"\nanswers of the best metric in {folder}")
-
-
-@challenge.command()
-@click.argument("root", type=PATH)
-@data_options
-@click.option("--networks", default="resnet34,vgg16,mobilenetv2", show_default=True, help="Which of the challenge's.")
-@click.option("--width", type=int, help="Channels of the first stage.  [default: 64]")
-@click.option("--epochs", type=int, help="Passes over the members.")
-@click.option("--size", type=int, default=2000, show_default=True, help="Samples of known membership; as many to tell.")
-@common_options
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-def make(
-    root: Path,
-    networks: str,
-    size: int,
-    file: Path | None,
-    pairs: tuple[str, ...],
-    dry_run: bool,
-    quiet: bool,
-    **flags: Any,  # noqa: ANN401
-) -> None:
-    """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
-    from accupoison.audit.challenge_make import make_cell
-    from accupoison.config import plain, preset
-    from accupoison.settings import burnin_config
-
-    settings = [data_place(), preset("burnin", "official"), *layers(file, pairs, flags)]
-    if dry_run:
-        click.echo(json_text(plain(burnin_config(settings))))
-        return
-    names = networks.split(",")
-    with progress_bar("networks", hidden=quiet) as show:
-        for done, name in enumerate(names, start=1):
-            show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {root}")
+    of_run = {one.attack: one for one in alone}
+    for row in rows:
+        row["AUC of the run"] = f"{of_run[row['attack']].auc[0]:.3f}"
+    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    knows = "the weights before the stream" if burnin == "shared" else "nothing of the run's base model"
+    click.echo(
+        f"\nmeans and standard deviations over {count} worlds of {facts['pairs']} pairs; the auditor knows {knows}; "
+        f"{facts['images_per_second']:.0f} images/s. Wrote {folder}"
+    )
 
 
 def _table(results: "list[AttackResult]") -> str:

@@ -51,6 +51,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
 
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
     """
+    from accupoison.claims import read_claims
     from accupoison.config import read_toml
     from accupoison.files import write_atomically
     from accupoison.report import (
@@ -60,11 +61,12 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
         curves,
         mechanism_table,
         outcome_table,
-        read_claims,
         retention_table,
         threat_lines,
     )
 
+    if as_json and claims is not None:
+        raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
     runs = collect(paths)
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))

@@ -74,6 +74,23 @@ class DataSet:
         """Where the samples are."""
         return self.train_x.device
 
+    def check(self) -> None:
+        """Raise ValueError unless all tensors are laid out as the attributes say and labels name classes."""
+        for half, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            if x.ndim == 2 and x.dtype != torch.float32:
+                raise ValueError(f"{half}_x is {x.dtype}; features must be float32")
+            if x.ndim == 2 and not bool(((x >= 0) & (x <= 1)).all()):
+                raise ValueError(f"{half}_x leaves [0, 1]; scale the features")
+            if x.ndim != 2 and (x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 3):
+                raise ValueError(f"{half}_x is {x.dtype} {list(x.shape)}; images must be uint8 [N, 3, H, W]")
+            if y.dtype != torch.int64 or y.shape != (len(x),):
+                raise ValueError(f"{half}_y is {y.dtype} {list(y.shape)}; labels must be int64 [{len(x)}]")
+            if not len(x) or not bool(((y >= 0) & (y < self.num_classes)).all()):
+                raise ValueError(f"{half}_y has no labels, or some outside 0 to {self.num_classes - 1}, its classes")
+        shapes = [list(x.shape[1:]) for x in (self.train_x, self.test_x)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"train samples are {shapes[0]} and test samples {shapes[1]}")
+
     def inputs(self, ids: Tensor) -> Tensor:
         """Return the samples ``ids`` (int64 [B]) as they are held: uint8 [B, C, H, W], or float32 [B, D].
 

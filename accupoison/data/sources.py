@@ -28,6 +28,10 @@ NAMES = (*PUBLISHED, "tiny-imagenet", "location30", "digits", "npz:PATH", "folde
 """The data sets that ship or are yours to name."""
 
 
+FEATURES = ("location30",)
+"""Those of them that are feature vectors."""
+
+
 def data_names() -> tuple[str, ...]:
     """Return what :func:`load` takes: ``NAMES`` and the data sets of installed packages."""
     return (*NAMES, *(name for name in sorted(plugins("data")) if name not in NAMES))
@@ -50,14 +54,15 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
         InputError: The name is unknown, ``data_dir`` does not exist, or the files are absent or unusable.
     """
     kind, colon, argument = name.partition(":")
-    if kind not in _LOADERS and kind not in PUBLISHED:
-        if kind not in plugins("data"):
-            raise InputError(f"unknown data set {name!r}{did_you_mean(name, data_names())}")
-        return _of_others(kind, data_dir)
+    ours = kind in _LOADERS or kind in PUBLISHED
+    if not ours and kind not in plugins("data"):
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, data_names())}")
     if colon and kind not in ("npz", "folder"):
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
         _directory(data_dir)
+    if not ours:
+        return _of_others(kind, data_dir)
     if kind in PUBLISHED:
         data = read_published(kind, _directory(data_dir), offline=offline)
     else:
@@ -89,6 +94,10 @@ def _of_others(name: str, data_dir: Path | None) -> DataSet:
         ) from error
     if not isinstance(data, DataSet):
         raise InputError(f"data set {name!r} of an installed package is a {type(data).__name__}, not a DataSet")
+    try:
+        data.check()
+    except ValueError as error:
+        raise InputError(f"data set {name!r} of an installed package is not as it should be: {error}") from error
     return replace(data, name=name)
 
 

@@ -133,7 +133,7 @@ def make_stream(
         _check_fits("trigger", len(splits.trigger), batch_size)
     needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
     if kind not in ("cycling", "official") and needed > available:
-        raise InputError(_too_long(kind, pool, available, batch_size, needed // batch_size))
+        raise InputError(_too_long(kind, pool, available, batch_size, length))
     return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool, swap=swap)
 
 
@@ -148,12 +148,14 @@ def _check_fits(name: str, available: int, batch_size: int) -> None:
 
 
 def _too_long(kind: str, pool: str, available: int, batch_size: int, length: int) -> str:
-    fixes = [f"at most {available // batch_size} steps"]
-    if available >= length:
-        fixes.append(f"a batch of at most {available // length}")
+    own = int(pool == "burnin")  # the trigger's batch
+    fixes = [f"at most {available // batch_size - own} steps in all"]
+    if available >= length + own:
+        fixes.append(f"a batch of at most {available // (length + own)}")
     if kind == "iid":
         fixes.append("stream.kind=cycling")
     return (
-        f"stream.kind={kind} needs {batch_size * length} images ({length} steps of {batch_size}) without repeats, "
-        f"but the {pool} split has {available}; use {' or '.join(fixes)}"
+        f"stream.kind={kind} needs {batch_size * (length + own)} images ({length + own} batches of {batch_size}, "
+        f"before, at and after the trigger) without repeats, but the {pool} split has {available}; "
+        f"use {' or '.join(fixes)}"
     )

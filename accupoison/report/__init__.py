@@ -1,7 +1,7 @@
 """From finished runs to tables with intervals and a figure of the curves."""
 
 from accupoison.report.brief import brief
-from accupoison.report.claims import claims_table, read_claims
+from accupoison.report.claims import claims_table
 from accupoison.report.collect import Run, collect
 from accupoison.report.figure import curves
 from accupoison.report.outcomes import Estimate, estimate, retention
@@ -18,7 +18,6 @@ __all__ = [
     "estimate",
     "mechanism_table",
     "outcome_table",
-    "read_claims",
     "retention",
     "retention_table",
     "threat_lines",

@@ -2,62 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from accupoison.claims import Claim, Outcome
 from accupoison.errors import InputError
 from accupoison.report.collect import Run
 from accupoison.report.outcomes import Estimate, estimate, trigger_effect
 from accupoison.report.table import in_points, markdown
 
-Outcome = tuple[str, str]
-"""Experiment and trigger."""
 Pair = tuple[str, int]
 """Base model and seed."""
 Effects = dict[Pair, tuple[float, float]]
 """Trigger effect net of the coast step, and drop, by pair."""
 REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 """What a sweep adds to the name of an experiment: base model and seed."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One trigger does more harm than another.
-
-    Attributes:
-        text: The claim in words.
-        more: Experiment and trigger that should have the larger effect.
-        less: Those that should have the smaller one; None compares with no effect at all.
-    """
-
-    text: str
-    more: Outcome
-    less: Outcome | None
-
-
-def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
-    """Return the ``[[claims]]`` of a grid: ``text``, ``more = [EXPERIMENT, TRIGGER]`` and, unless zero, ``less``.
-
-    Raises:
-        InputError: There are none, or one is not of this form.
-    """
-    claims = []
-    for entry in grid.get("claims", []):
-        try:
-            less = entry.get("less")
-            claims.append(Claim(str(entry["text"]), _outcome(entry["more"]), None if less is None else _outcome(less)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"the claim {entry!r} is not of the form text = ..., more = [EXPERIMENT, TRIGGER], less = [...]"
-            ) from error
-    if not claims:
-        raise InputError("the grid has no [[claims]]; add some, with text, more and less")
-    return claims
-
-
-def _outcome(value: Sequence[str]) -> Outcome:
-    experiment, trigger = map(str, value)
-    return re.sub(r"[^A-Za-z0-9.]+", "-", experiment), trigger
 
 
 def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
@@ -76,8 +33,10 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
         for trigger in run.config.trigger.deliver:
             effect, after = trigger_effect(run, trigger), run.after(trigger)
             if effect is not None and after is not None:
-                drop = float(run.summary["before"]["acc"]) - after
-                found.setdefault((name, trigger), {})[run.burnin, run.config.run.seed] = effect, drop
+                drop, pair = float(run.summary["before"]["acc"]) - after, (run.burnin, run.config.run.seed)
+                if pair in found.setdefault((name, trigger), {}):
+                    raise InputError(f"{run.path} and another run are both {name} on the same stream; report one sweep")
+                found[name, trigger][pair] = effect, drop
     header = [
         "claim",
         "trigger effect",

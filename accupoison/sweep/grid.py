@@ -3,11 +3,10 @@
 A grid is TOML: ``[burnin]`` has ``preset``, ``seeds`` and settings by section; ``[online]`` has ``preset`` and settings
 that all runs share; each ``[[runs]]`` has ``name``, ``seeds``, optionally ``burnins`` (some of the burn-in seeds),
 settings by section, and ``[runs.each]`` with lists of values by ``"section.key"``, of which every combination is run.
-``[[claims]]`` are for the report: see :func:`accupoison.report.read_claims`.
+``[[claims]]`` are for the report: see :func:`accupoison.claims.read_claims`.
 """
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 from accupoison import config
 from accupoison.base_model import default_place
+from accupoison.claims import read_claims
 from accupoison.errors import InputError, did_you_mean
+from accupoison.files import directory_name
 from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, online_config
 
 
@@ -57,6 +58,8 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
         InputError: An unknown key, a missing list of seeds, or a setting that does not exist.
     """
     _check_keys("the grid", text, ("burnin", "online", "runs", "claims"))
+    if "claims" in text:
+        read_claims(text)  # a typing error is said before anything runs
     burnin = dict(text.get("burnin", {}))
     preset, seeds = burnin.pop("preset", "live"), _seeds("burnin", burnin)
     burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}
@@ -92,7 +95,7 @@ def _runs(
         raise InputError(f'runs.each of {name!r} is not a table of lists; write "section.key" = [VALUE, VALUE]')
     for values in itertools.product(*([_text(value) for value in values] for values in each.values())):
         varied = config.assignments([f"{key}={value}" for key, value in zip(each, values, strict=True)])
-        label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([name, *values]))
+        label = directory_name("-".join([name, *values]))
         for burnin, seed in itertools.product(chosen, seeds):
             if burnin not in burnins:
                 raise InputError(f"runs {name!r} asks for burn-in {burnin}, which is not in burnin.seeds")

@@ -32,11 +32,12 @@ class SGD:
             return Verdict.SKIP
         grads = self.gradients(learner, defense, batch, ctx)
         ctx.log("optim/grad_norm", float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))))
-        grads = defense.gradients(grads, learner.momentum(), ctx)
-        if self.clip_norm < math.inf:
-            grads = clip(grads, self.clip_norm, self.clip_kind)
-        learner.apply(grads)
+        learner.apply(self.clipped(defense.gradients(grads, learner.momentum(), ctx)))
         return Verdict.COMMIT
+
+    def clipped(self, grads: Grads) -> Grads:
+        """Return the gradients under the bound on their norm."""
+        return clip(grads, self.clip_norm, self.clip_kind) if self.clip_norm < math.inf else grads
 
     def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
         """Return the gradients of the mean of the defence's losses, in parameter order."""

@@ -216,7 +216,7 @@ def test_sound_data_pass() -> None:
         (lambda: sound(train_x=torch.rand(40, 5) * 2), r"train_x leaves \[0, 1\]"),
         (lambda: sound(test_x=torch.zeros(20, 3, 4, 4, dtype=torch.uint8)), r"and test samples \[3, 4, 4\]"),
         (lambda: sound(train_y=torch.arange(40) % 2), "no sample of class 2"),
-        (lambda: sound(test_y=torch.arange(20) % 4), "test_y has labels outside 0 to 2"),
+        (lambda: sound(test_y=torch.arange(20) % 4), "test_y has no labels, or some outside 0 to 2"),
         (lambda: sound(test_y=torch.arange(19) % 3), r"labels must be int64 \[20\]"),
         (lambda: sound(train_x=torch.randint(256, (40, 3, 2, 2)).byte()), "two loads gave different bytes"),
         (lambda: 3, "returned a int, not a DataSet"),

@@ -20,7 +20,7 @@ LAYERS = (
     {"context", "plan", "probes", "evaluate", "simulate", "membership"},
     {"sections", "stream_sections", "settings", "base_model", "open_data", "threat"},
     {"workers", "training", "burnin", "build", "measure", "online", "replay", "testing"},
-    {"audit", "sweep", "report"},
+    {"audit", "claims", "sweep", "report"},
     {"cli"},
     {"__main__"},
 )

@@ -110,6 +110,20 @@ def test_plugins_are_loaded_once(registry: Registry[Widget], monkeypatch: pytest
     assert plugin.loaded == 1
 
 
+class BrokenEntryPoint(EntryPoint):
+    name = "mine"
+
+    def load(self) -> None:
+        raise ModuleNotFoundError("No module named 'gone'")
+
+
+def test_a_package_that_cannot_be_loaded_is_named(registry: Registry[Widget], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accupoison.registry.entry_points", lambda *, group: [BrokenEntryPoint(registry)])
+    for _ in range(2):  # it stays broken
+        with pytest.raises(InputError, match=r"the widget 'mine' of an installed package cannot be loaded .*'gone'"):
+            registry.names()
+
+
 def test_state_is_a_copy_that_brings_back_none() -> None:
     widget = Widget()
     empty = component_state(widget)

@@ -176,7 +176,7 @@ NPZ = ("burnin", "--config", "train.toml", "--data", "npz:own.npz", SET, "train.
         ({"test_x": np.full((50, 8, 8, 3), np.nan)}, "test_x in own.npz has dtype float64; images must be uint8"),
         ({"train_x": np.zeros((300, 8, 8), np.uint8)}, "train_x in own.npz has shape .*; give grey images a last axis"),
         ({"train_x": np.zeros((300, 3, 8, 8), np.uint8)}, "train_x in own.npz has shape .*; move the channels"),
-        ({"train_y": np.arange(299)}, "train_y in own.npz has 299 labels for 300 images in train_x; give one"),
+        ({"train_y": np.arange(299)}, "train_y in own.npz has 299 labels for 300 samples in train_x; give one"),
         ({"train_y": np.arange(300) - 1}, "train_y in own.npz has the label -1; number the classes from 0"),
         ({"classes": np.array(["a", "b"])}, "own.npz has the label 9 but 2 names in classes; labels must be below 2"),
         ({"test_y": np.full(50, np.nan)}, "test_y in own.npz has dtype float64; labels must be integers"),
@@ -216,7 +216,7 @@ def test_data_that_change_under_a_burn_in(work: Path) -> None:
         ([SET, "stream.batch_size=30"], "a batch of 30 images is larger than the trigger split of 20; use a batch of"),
         (
             ["--steps", "40"],
-            "stream.kind=iid needs 420 images .* has 260; use at most 26 steps or .* stream.kind=cycling",
+            "stream.kind=iid needs 420 images .* has 260; use at most 26 steps in all or .* .* stream.kind=cycling",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -82,11 +82,12 @@ MADE: dict[str, tuple[Callable[[Path, str], None], str]] = {
 }
 
 
-def carry_out(data: str, model: str, *options: str) -> None:
+def carry_out(data: str, model: str, norm: str = "batch") -> None:
     """Make a burn-in and a poisoned stream, and look at what they left."""
-    common = ["--data", data, "--data-dir", "data", "--offline", "--model", model, "--width", "4", *SIZES]
+    network = ["--model", model, "--width", "4", "--norm", norm]
+    common = ["--data", data, "--data-dir", "data", "--offline", *network, *SIZES]
     done("burnin", *common, *TRAIN)
-    result = done("online", *common, *STREAM, "--med", "OURS", "--out", "run", *options)
+    result = done("online", *common, *STREAM, "--med", "OURS", "--out", "run")
     summary = json.loads(result.stdout)
     assert summary["status"] == "finished"
     rows = [row for row in read_metrics(Path("run/metrics.jsonl")) if "attack/linf" in row]
@@ -123,13 +124,11 @@ def test_every_data_set(empty: Path, name: str) -> None:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model(empty: Path, name: str, norm: str) -> None:
-    if name in IMAGE_MODELS:
-        carry_out("digits", name, "--norm", norm) if norm == "batch" else done(
-            "burnin", "--data", "digits", "--model", name, "--norm", norm, "--width", "4", *SIZES, *TRAIN
-        )
-    else:
+    data = "digits"
+    if name not in IMAGE_MODELS:
         features(empty / "data", "mine")
-        carry_out("npz:data/mine.npz", name)
+        data = "npz:data/mine.npz"
+    carry_out(data, name, norm)
 
 
 def test_features_need_a_model_for_features(empty: Path) -> None:

@@ -114,9 +114,10 @@ def test_patience_ends_a_burn_in_and_keeps_its_best_model(work: Path) -> None:
     rows = [row["monitor/acc"] for row in read_metrics(Path("run/metrics.jsonl"))]
     best = rows.index(max(rows))
     assert json.loads(result.stdout)["epochs"] == len(rows) == best + 3 < 9
-    kept = Path(f"run/epoch{best + 1}.pt")
-    if kept.exists():
-        assert Path("run/final.pt").read_bytes() == kept.read_bytes()
+    assert best < 3, "the kept model must be among the snapshots"
+    assert Path("run/final.pt").read_bytes() == Path(f"run/epoch{best + 1}.pt").read_bytes()
+    assert json.loads(result.stdout)["best_epoch"] == best + 1
+    assert Path("run/early.pt").exists() == (best + 1 > 1)  # early means before the model that is kept
     assert json.loads(Path("run/summary.json").read_text())["test_acc"] == json.loads(result.stdout)["test_acc"]
     done("burnin", "--resume", "run", "--quiet")  # nothing is left to do
     assert len(read_metrics(Path("run/metrics.jsonl"))) == len(rows)
@@ -128,10 +129,12 @@ def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> Non
     assert "no images of 3, 7" in json.loads(result.stdout)["note"]
     stream = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")
     assert "was trained with data.held_out 3,7 and this run says none" in refused(*stream)
-    done(*stream, *held, "--attack", "none", "--out", "logs/new")
+    done(*stream, SET, "data.held_out=7,3,7", "--attack", "none", "--out", "logs/new")
     rows = read_metrics(Path("logs/new/metrics.jsonl"))
     assert rows[0]["test/held_out_acc"] == 0.0  # never seen, never said
     assert 0 <= json.loads(Path("logs/new/summary.json").read_text())["start"]["held_out_acc"] <= 1
+    assert "keeps classes out of the burn-in" in refused(*stream, *held, SET, "stream.pool=burnin")
+    assert "trained with data.held_out 3,7" in refused(*stream, SET, "data.splits=official", SET, "data.held_out=3")
     old = (*stream[:-2], str(CHECKPOINT), "--quiet")
     assert "was trained with data.held_out none and this run says 3,7" in refused(*old, *held)
 

@@ -1,5 +1,7 @@
 """The example package, installed as another would be."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,9 +11,8 @@ import pytest
 
 from tests.e2e.conftest import ENVIRONMENT, ROOT
 
-PARTS = "burnin=300 stream=200 trigger=40 val=40 trusted=120 monitor=60"
-SIZES = [word for part in PARTS.split() for word in ("--set", f"data.{part}")]
-COMMON = ["--data", "stripes", "--model", "patchnet", "--quiet", *SIZES]
+README = (ROOT / "examples" / "extras" / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    accupoison (.+)$", README, flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     environment = ENVIRONMENT | {"PYTHONPATH": f"{folder / 'site'}:{ROOT}"}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def call(command: list[str], folder: Path) -> str:
+    result = run(command, folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -40,13 +47,19 @@ def test_it_keeps_the_contracts(installed: Path) -> None:
     assert "6 passed" in said
 
 
-def test_it_is_listed_and_runs(installed: Path) -> None:
-    listed = accupoison(installed, "list")
+def test_its_readme_is_true(installed: Path) -> None:
+    listed, trained, streamed = (accupoison(installed, *shlex.split(command)) for command in COMMANDS)
     assert all(name in listed for name in ("blend", "TRIM", "patchnet", "stripes"))
-    train = ["--epochs", "2", "--set", "train.batch_size=20", "--set", "train.last_batch_size=20"]
-    accupoison(installed, "burnin", *COMMON, *train)
-    options = ["--attack", "blend", "--med", "TRIM", "--set", "stream.batch_size=20", "--steps", "3", "--after", "1"]
-    said = accupoison(installed, "online", *COMMON, *options)
-    assert "attacker (blend)" in said
-    assert "defender (TRIM)" in said
-    assert "after the trigger" in said
+    assert "test accuracy" in trained
+    assert "attacker (blend)" in streamed
+    assert "defender (TRIM)" in streamed
+    assert "after the trigger" in streamed
+
+
+def test_a_broken_package_is_named_and_harms_nobody(installed: Path, tmp_path: Path) -> None:
+    site = shutil.copytree(installed / "site", tmp_path / "site")
+    (site / "accupoison_extras" / "attack.py").write_text("import nothing_of_this_name\n")
+    result = run([sys.executable, "-m", "accupoison", "list"], tmp_path)
+    assert result.returncode == 2
+    assert "the attack 'blend' of an installed package cannot be loaded" in result.stderr
+    assert "Traceback" not in result.stderr

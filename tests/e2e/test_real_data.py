@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from accupoison.cli import cli
+from accupoison.ledger import Ledger
 
 DATA = Path(os.environ.get("ACCUPOISON_DATA", "data")).resolve()
 SIZES = {"burnin": 1000, "stream": 400, "trigger": 50, "val": 100, "trusted": 300, "monitor": 100}
@@ -47,3 +48,5 @@ def test_a_burn_in_learns_and_streams_run(
         found = run("online", data, model, *STREAM, "--med", med, "--set", "evaluate.reestimate=false")
         assert found["status"] == "finished"
         assert float(found["means"]["optim/grad_norm"]) > 0  # type: ignore[index]
+        rows = Ledger.load(Path(str(found["run"])) / "ledger.npz").rows
+        assert rows["changed"].mean() > 0.9

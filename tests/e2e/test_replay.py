@@ -88,7 +88,7 @@ def test_a_replay_is_not_resumed_on_other_batches(work: Path) -> None:
 def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     assert "there is no run in source" in refused(*QUIET)
     done(*ONLINE, "--out", "source")
-    assert "source has not kept 000000.npz; run it with --save-batches" in refused(*QUIET)
+    assert "source has kept 0 poisoned batches and this run has 3 steps; run it with --save-batches" in refused(*QUIET)
     done(*SAVED[:-1], "kept", "--trigger", "clean")
     replay = (*QUIET[:4], "--replay", "kept")
     for options, words in (
@@ -97,7 +97,7 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
         (("--eps", "0.05"), "was poisoned by accumulative with settings of its own"),
         (("--trigger", "adversarial"), "kept has not sent the trigger adversarial; choose from clean"),
         ((SET, "stream.augment=before"), "kept was cropped after the attack and this run before it"),
-        (("--steps", "4"), "kept has kept 3 poisoned batches and this run has step 3; give --steps 3"),
+        (("--steps", "4"), "kept has kept 3 poisoned batches and this run has 4 steps; give --steps 3"),
         (("--resume", "kept"), "exclude each other"),
     ):
         assert words in refused(*replay, *options) or words in call(*replay, *options).stderr
@@ -109,6 +109,26 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     )
 
 
-def test_poison_of_the_training_code_was_never_sent(work: Path) -> None:
-    done(*SAVED, SET, "attack.stage=code")
+def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:
+    assert "nothing is sent that --save-batches could keep" in refused(*SAVED, SET, "attack.stage=code")
+    done(*ONLINE, "--out", "source", SET, "attack.stage=code")
     assert "the poison of source was put in by the training code and never sent" in refused(*QUIET)
+
+
+def test_poison_of_another_stream_is_refused(work: Path) -> None:
+    done(*SAVED)
+    assert "poisoned the images of a stream iid" in refused(*QUIET, "--stream", "shift:contrast")
+    done(*SAVED[:-1], "shifting", "--stream", "shift:contrast")
+    replay = (*QUIET[:4], "--replay", "shifting")
+    assert "stream shift:contrast of 3 steps and 1 after" in refused(*replay, "--steps", "2")
+    assert "which this run's are not" in refused(*replay, "--after", "2")
+    done(*replay)
+    budget = [row["attack/linf"] for row in read_metrics(Path("again/metrics.jsonl")) if "attack/linf" in row]
+    assert max(budget) <= 0.1 + 1e-6
+
+
+def test_a_dry_run_looks_for_the_batches(work: Path) -> None:
+    done(*SAVED)
+    done(*QUIET, "--dry-run")
+    Path("source/batches/trigger.npz").unlink()
+    assert "has not kept trigger.npz; let it end first" in refused(*QUIET, "--dry-run")

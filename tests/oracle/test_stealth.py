@@ -23,11 +23,16 @@ def test_a_preview_is_the_step_that_the_optimiser_takes(nesterov: bool, steps: i
     for i in range(steps):
         learner.apply(gradient(learner.view(), random_batch(i).x, random_batch(i).y))
     grads, before = gradient(learner.view(), random_batch(7).x, random_batch(7).y), learner.weights()
-    predicted = learner.preview(grads)
+    stepped, settled = learner.preview(grads)
     assert torch.equal(learner.weights(), before)
     learner.apply(tuple(g.clone() for g in grads))
-    for mine, real in zip(predicted, learner.model.parameters(), strict=True):
+    for mine, real in zip(stepped, learner.model.parameters(), strict=True):
         torch.testing.assert_close(mine, real.detach(), rtol=0, atol=1e-14)
+    learner.optimizer.param_groups[0]["weight_decay"] = 0.0
+    for _ in range(400):
+        learner.coast()
+    for mine, real in zip(settled, learner.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, real.detach(), rtol=0, atol=1e-10)
 
 
 def world(lr: float = 0.5) -> tuple[Learner, Access, Batch]:
@@ -107,3 +112,36 @@ def test_attacks_round_where_they_are_told_to() -> None:
         assert torch.equal(sent[rounding], expected)
     still = (sent[True] == batch.x) & (sent[False] != batch.x)
     assert 0 < int(still.sum()) < still.numel()
+
+
+def taught(seed: int, rows: int) -> Batch:
+    """Return images whose labels a linear model can learn."""
+    batch = linear.images(seed, rows=rows)
+    teacher = torch.randn(4, batch.x[0].numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Batch(batch.x, ((batch.x - 0.5).flatten(1) @ teacher.T).argmax(1), batch.ids)
+
+
+@pytest.mark.parametrize("bound", [0.02, 0.1])
+def test_a_stealthy_attack_keeps_the_bound_over_many_steps(bound: float) -> None:
+    """With momentum: what is predicted for one step alone would be carried over the bound by the steps before."""
+
+    def losses(stealth: float | None) -> tuple[list[float], list[float]]:
+        learner = Learner(linear.linear_net(0), lr=0.03, momentum=0.9)
+        view, val = learner.view(), taught(2, 200)
+        for t in range(60):  # a model that is learning
+            learner.apply(gradient(view, taught(100 + t, 40).x, taught(100 + t, 40).y))
+        attack, found, scales = Direct(eps=0.3, steps=3, stealth=stealth), [loss_on(view, val)], []
+        attack.setup(view, Access(val, taught(3, 5), False, False, learner.preview), StepContext(0, "setup", 0, {}))
+        for t in range(12):
+            batch, metrics = taught(200 + t, 40), dict[str, float]()
+            sent = attack.poison(view, batch, StepContext(0, "attack", t, metrics))
+            learner.apply(gradient(view, sent.x, sent.y))
+            found.append(loss_on(view, val))
+            scales.append(metrics.get("attack/scale", 1.0))
+        return found, scales
+
+    bold, _ = losses(None)
+    shy, scales = losses(bound)
+    assert max(bold) > bold[0] + 0.2, "the attack must break the bound for this test to say anything"
+    assert all(loss <= shy[0] + bound + 1e-9 for loss in shy)
+    assert 0 < sum(scales) < len(scales)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from accupoison.claims import read_claims
 from accupoison.config import read_toml
 from accupoison.errors import InputError
-from accupoison.report import Run, claims_table, read_claims
+from accupoison.report import Run, claims_table
 from accupoison.report.claims import verdict
 from accupoison.report.outcomes import Estimate
 from accupoison.settings import online_config
@@ -78,6 +79,18 @@ def test_claims_need_runs_and_a_grid_needs_claims() -> None:
         claims_table(read_claims({"claims": [CLAIM]}), [run("strong-16-255", 0, 0, 0.1)])
     with pytest.raises(InputError, match=r"has no \[\[claims\]\]"):
         read_claims({})
+
+
+def test_two_sweeps_of_one_name_and_claims_that_are_no_list_are_refused() -> None:
+    runs = [run("strong-16-255", 0, 0, 0.1), run("weak", 0, 0, 0.0)]
+    with pytest.raises(InputError, match="are both strong-16-255 on the same stream"):
+        claims_table(read_claims({"claims": [CLAIM]}), [*runs, run("strong-16-255", 0, 0, 0.2)])
+    for entries in (5, {"text": "a"}):
+        with pytest.raises(InputError, match="is not a list of tables"):
+            read_claims({"claims": entries})
+    grid = {"burnin": {"seeds": [0]}, "runs": [{"name": "a", "seeds": [0]}], "claims": [{"txt": "a"}]}
+    with pytest.raises(InputError, match="is not of the form text"):
+        read_grid(grid, Path("checkpoints"), Path("logs"))
 
 
 def test_the_claims_that_ship_are_about_runs_of_their_grid() -> None:

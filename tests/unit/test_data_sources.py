@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,54 @@ def test_directory_of_the_environment_must_exist(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match=r"absent does not exist; create it or correct ACCUPOISON_DATA"):
         load("cifar10", offline=True)
     assert load("digits").num_train == 1547  # needs no directory
+
+
+@dataclass
+class EntryPoint:
+    """Stands in for a data set that an installed package declares."""
+
+    loader: Callable[[Path | None], object]
+
+    def load(self) -> Callable[[Path | None], object]:
+        return self.loader
+
+
+def failing(data_dir: Path | None) -> object:
+    raise RuntimeError("the server is away")
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (lambda _: replace(tiny(), train_x=tiny().train_x.float()), "images must be uint8"),
+        (lambda _: replace(tiny(), train_y=tiny().train_y.int()), "labels must be int64"),
+        (lambda _: replace(tiny(), train_y=tiny().train_y + 50), "or some outside 0 to"),
+        (lambda _: replace(tiny(), train_x=tiny().train_x[:, :1]), "images must be uint8"),
+        (lambda _: 5, "is a int, not a DataSet"),
+        (failing, r"failed \(the server is away\); mend its loader"),
+    ],
+)
+def test_data_of_other_packages_are_checked(
+    loader: Callable[[Path | None], object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accupoison.data.sources.plugins", lambda group: {"mine": EntryPoint(loader)})
+    with pytest.raises(InputError, match=words):
+        load("mine")
+
+
+def test_data_of_other_packages_get_the_directory_and_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def loader(data_dir: Path | None) -> DataSet:
+        asked.append(data_dir)
+        return tiny()
+
+    monkeypatch.setattr("accupoison.data.sources.plugins", lambda group: {"mine": EntryPoint(loader)})
+    assert load("mine", data_dir=tmp_path).name == "mine"
+    assert asked == [tmp_path]
+    with pytest.raises(InputError, match="takes nothing after the colon; use mine"):
+        load("mine:more")
+    with pytest.raises(InputError, match="unknown data set 'other'"):
+        load("other")

@@ -122,11 +122,12 @@ def test_unknown_kinds_list_the_choices(kind: str) -> None:
         ("official", 21, 5, "a batch of 21 images is larger than the stream split of 20; use a batch of at most 20"),
         (
             "iid", 4, 6,
-            "stream.kind=iid needs 24 images (6 steps of 4) without repeats, but the stream split has 20; "
-            "use at most 5 steps or a batch of at most 3 or stream.kind=cycling",
+            "stream.kind=iid needs 24 images (6 batches of 4, before, at and after the trigger) without repeats, "
+            "but the stream split has 20; "
+            "use at most 5 steps in all or a batch of at most 3 or stream.kind=cycling",
         ),
-        ("shift:fog", 5, 5, "but the stream split has 20; use at most 4 steps or a batch of at most 4"),
-        ("iid", 1, 21, "the stream split has 20; use at most 20 steps or stream.kind=cycling"),
+        ("shift:fog", 5, 5, "but the stream split has 20; use at most 4 steps in all or a batch of at most 4"),
+        ("iid", 1, 21, "the stream split has 20; use at most 20 steps in all or stream.kind=cycling"),
     ],
 )  # fmt: skip
 def test_too_few_images(kind: str, batch_size: int, length: int, words: str) -> None:
@@ -152,7 +153,7 @@ def test_a_stream_of_burn_in_images_keeps_its_trigger_for_itself(kind: str) -> N
     assert len(set(ids)) == len(ids) == 24
     assert not set(ids) & set(trigger)
     with pytest.raises(
-        InputError, match=r"needs 32 images \(8 steps of 4\).*the burnin split has 30; use at most 7 steps"
+        InputError, match=r"needs 32 images \(8 batches of 4, .*\).*the burnin split has 30; use at most 6 steps in all"
     ):
         make_stream("iid", data, splits, batch_size=4, length=7, seed=0, pool="burnin")
     with pytest.raises(InputError, match=r"unknown stream\.pool 'all'"):

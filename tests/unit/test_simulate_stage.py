@@ -19,7 +19,7 @@ def moved(step: Step) -> float:
 
 
 @pytest.mark.parametrize("attack", ["accumulative", "direct", "noise"])
-@pytest.mark.parametrize("defense", ["ST", "AT", "DSC"])
+@pytest.mark.parametrize("defense", ["ST", "AT", "TRADES", "CLIP", "DSC"])
 def test_code_poisons_what_the_defence_passed_on(attack: str, defense: str) -> None:
     steps = run(attack_of(attack, stage="code"), defense)
     assert [s.phase for s in steps] == [Phase.ORDINARY] * 3 + [Phase.FIRE, Phase.RECOVER]
@@ -88,6 +88,12 @@ def test_fixed_places_are_the_same_in_every_batch_and_in_the_trigger() -> None:
     assert len({tuple(found) for found in fixed}) == 1
     assert len(drawn[3]) == 6  # the trigger whole
     assert len({tuple(found) for found in drawn[:3]}) > 1
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_small_ratio_still_poisons_a_row(redraw: bool) -> None:
+    steps = run(attack_of("accumulative", ratio=0.01, redraw=redraw), augment="before")
+    assert [len(found) for found in changed_rows(steps)] == [1, 1, 1, 6 if redraw else 1]
 
 
 def test_accumulation_can_aim_at_the_clean_trigger() -> None:

@@ -97,9 +97,11 @@ def test_a_ratio_below_one_is_named() -> None:
 def test_who_else_may_do_what() -> None:
     code = threat_model(config({"attack": {"stage": "code"}}))
     assert "(owns the training code: after the defence)" in code
+    assert "sees what the defence passes on" in code
+    assert "does not know the defence" not in code
     assert "owns the training but for what the attacker put into its code" in code
     stealthy = threat_model(config({"attack": {"stealth": 0.25}}))
-    assert "and the optimiser, keeps its loss within 0.25 nats of the start until the trigger" in stealthy
+    assert "and the optimiser, tries to keep its loss within 0.25 nats of the start" in stealthy
     replayed = threat_model(config({"stream": {"replay": "logs/a"}}))
     assert "attacker (accumulative) sees nothing of this model and sends what it made in logs/a" in replayed
     features = threat_model(config(), images=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from accupoison.data import DataSet
 
-SIDE, TRAIN, TEST = 16, 800, 200
+SIDE, TRAIN, TEST = 16, 4000, 400
 CLASSES = ("horizontal", "vertical", "rising", "falling")
 ANGLES = (math.pi / 2, 0.0, math.pi / 4, -math.pi / 4)
 

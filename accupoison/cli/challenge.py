@@ -1,0 +1,104 @@
+"""The membership inference challenge of 2022: ``audit challenge``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from accupoison.cli.audit import JSON, PATH, audit
+from accupoison.cli.options import common_options, data_options, data_place, layers
+from accupoison.cli.output import json_text, progress_bar
+
+
+class _Rooted(click.Group):
+    """A group whose first word, where it is no command of its own, is what its main command is about."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: ANN401
+        if args and args[0] not in self.commands:
+            return super().resolve_command(ctx, ["attack", *args])
+        return super().resolve_command(ctx, args)
+
+
+@audit.group(cls=_Rooted)
+def challenge() -> None:
+    """Answer the membership inference challenge of 2022: audit challenge ROOT [OPTIONS], or make a small one."""
+
+
+@challenge.command()
+@click.argument("root", type=PATH)
+@click.option("--out", type=PATH, help="The directory to write.  [default: ROOT/results]")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME=FACTORY",
+    help="Whose the weights are: package.module:factory.",
+)
+@JSON
+def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: bool) -> None:
+    """Score every cell under ROOT and write the answers.
+
+    ROOT has datasets/{eval,test}/DATASET_MODEL.p and models/MODEL_DATASET.pth for some of resnet34, vgg16, mobilenetv2
+    on cifar10, cifar100, tinyimagenet. The metric with the best cross-validated accuracy answers tasks 1 and 2,
+    whether the network is right answers task 3. Nothing in the pickles is executed.
+    """
+    from accupoison.audit.challenge import NETWORKS, attack_cells
+    from accupoison.audit.output import write_challenge
+    from accupoison.errors import InputError, did_you_mean
+    from accupoison.report.table import markdown
+
+    factories = {}
+    for entry in networks:
+        name, equals, factory = entry.partition("=")
+        if not equals or ":" not in factory:
+            raise InputError(f"--network {entry!r} is not of the form NAME=package.module:factory")
+        if name not in NETWORKS:
+            raise InputError(f"the challenge has no network {name!r}{did_you_mean(name, NETWORKS)}")
+        factories[name] = factory
+    folder, found = out or root / "results", list(attack_cells(root, factories))
+    result = write_challenge(folder, found)
+    if as_json:
+        click.echo(json_text({"out": str(folder), "result": result}))
+        return
+    rows = [
+        [cell.model, cell.dataset, name, f"{m.max_acc:.4f}", f"{m.cross_validated:.4f}", f"{m.threshold:.4g}"]
+        for cell in found
+        for name, m in cell.metrics.items()
+    ]
+    click.echo(markdown(["model", "data set", "metric", "max accuracy", "cross-validated", "threshold"], rows))
+    click.echo(f"\nanswers of the best metric in {folder}")
+
+
+@challenge.command()
+@click.argument("root", type=PATH)
+@data_options
+@click.option("--networks", default="resnet34,vgg16,mobilenetv2", show_default=True, help="Which of the challenge's.")
+@click.option("--width", type=int, help="Channels of the first stage.  [default: 64]")
+@click.option("--epochs", type=int, help="Passes over the members.")
+@click.option("--size", type=int, default=2000, show_default=True, help="Samples of known membership; as many to tell.")
+@common_options
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def make(
+    root: Path,
+    networks: str,
+    size: int,
+    file: Path | None,
+    pairs: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
+    from accupoison.audit.challenge_make import make_cell
+    from accupoison.config import plain, preset
+    from accupoison.settings import burnin_config
+
+    settings = [data_place(), preset("burnin", "official"), *layers(file, pairs, flags)]
+    if dry_run:
+        click.echo(json_text(plain(burnin_config(settings))))
+        return
+    names = networks.split(",")
+    with progress_bar("networks", hidden=quiet) as show:
+        for done, name in enumerate(names, start=1):
+            show(done, len(names), make_cell(root, name, settings, size))
+    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {root}")
