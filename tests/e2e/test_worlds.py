@@ -1,0 +1,94 @@
+"""``audit worlds`` on digits: replays as shadows, resumable, and members are told where there is something to tell."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
+
+BIG = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")
+STREAM = (*ONLINE, *BIG, "--trigger", "clean", "--after", "0", SET, "evaluate.monitor=false", SET, "optim.lr=0.2")
+WORLDS = ("audit", "worlds", "--run", "run", "--worlds", "8", "--queries", "plain", "--quiet")
+
+
+@pytest.fixture
+def run(work: Path) -> Path:
+    """Make a run whose stream is gone through four times, so that it leaves traces."""
+    done(*BURNIN, SET, "data.burnin=100", SET, "data.stream=700", SET, "train.recipe=few")
+    repeat = (SET, "stream.batch_size=20", "--steps", "8", "--attack", "none", SET, "trigger.updates=1")
+    done(*STREAM, *repeat, "--out", "run", "--save-batches")
+    return work
+
+
+def test_worlds_are_made_once_and_tell_members(run: Path) -> None:
+    text = done(*WORLDS, "--out", "w").stdout
+    assert "AUC of the run" in text
+    assert "over 8 worlds of" in text
+    assert "the auditor knows the weights before the stream" in text
+    names = sorted(path.name for path in Path("w/worlds").iterdir())
+    assert names == [f"{i:03d}.npz" for i in range(8)]
+    keeps = [np.load(Path("w/worlds") / name)["keep"] for name in names]
+    half = len(keeps[0]) // 2
+    for even, odd in zip(keeps[::2], keeps[1::2], strict=True):
+        assert np.array_equal(even, ~odd)  # complementary worlds, nothing rejected
+        assert np.array_equal(even[:half], ~even[half:])  # exactly one of each pair
+    found = json.loads(Path("w/audit.json").read_text())
+    assert found["pairs"] == half
+    assert all(len(one["auc"]) == 8 for one in found["attacks"])
+    assert set(found["run"]) == {one["attack"] for one in found["attacks"]}
+    times = {name: (Path("w/worlds") / name).stat().st_mtime_ns for name in names}
+    Path("w/worlds/003.npz").unlink()
+    done(*WORLDS, "--out", "w")
+    again = {name: (Path("w/worlds") / name).stat().st_mtime_ns for name in names}
+    assert {name for name in names if times[name] != again[name]} == {"003.npz"}
+    second = json.loads(Path("w/audit.json").read_text())
+    assert second["attacks"] == found["attacks"]
+    assert second["run"] == found["run"]
+
+
+def test_a_stream_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> None:
+    hard = ("--steps", "3", SET, "stream.batch_size=20", SET, "optim.lr=0.1", SET, "trigger.updates=1")
+    cycle = ("--stream", "cycling", "--attack", "none")
+    few = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")
+    done(*ONLINE, *few, "--trigger", "none", "--after", "0", *cycle, *hard, "--out", "run2")
+    found = json.loads(done(*WORLDS[:3], "run2", *WORLDS[4:], "--out", "v", "--json").stdout)
+    assert found["attacks"]["loss"]["auc"]
+    assert all(0.3 < value < 0.9 for one in found["attacks"].values() for value in one["auc"])
+
+
+def test_transferred_poison_and_own_burn_ins(run: Path) -> None:
+    poison = (SET, "stream.batch_size=20", "--steps", "8", SET, "attack.steps=1")
+    done(*STREAM, *poison, "--out", "poisoned", "--save-batches", "--trigger", "adversarial")
+    worlds = ("audit", "worlds", "--run", "poisoned", "--worlds", "8", "--quiet", "--queries", "plain")
+    done(*worlds, "--poison", "transfer", "--out", "t")
+    done(*worlds, "--out", "p")
+    same = [
+        np.array_equal(np.load(f"t/worlds/{i:03d}.npz")["phi"], np.load(f"p/worlds/{i:03d}.npz")["phi"])
+        for i in range(8)
+    ]
+    assert not any(same)
+    text = done(*worlds, "--burnin", "own", "--out", "o").stdout
+    assert "knows nothing of the run's base model" in text
+    assert len(list(Path("o/burnins").iterdir())) == 8
+    finals = {Path(f"o/burnins/{i:03d}/final.pt").read_bytes() for i in range(8)}
+    assert len(finals) == 8
+
+
+def test_what_worlds_cannot_be_made_of(run: Path) -> None:
+    assert "there is no run in nowhere" in refused(*WORLDS[:3], "nowhere", *WORLDS[4:])
+    done(*WORLDS, "--out", "w")
+    other = refused(*WORLDS, "--poison", "transfer", "--out", "w")
+    assert "was started with another configuration (worlds.poison" in other
+    kept = Path("w/worlds/002.npz")
+    with np.load(kept) as found:
+        arrays = {name: found[name] for name in found.files}
+    np.savez(kept, **(arrays | {"keep": arrays["keep"][:-2]}))
+    assert "samples, not" in refused(*WORLDS, "--out", "w")
+    done(*STREAM, "--out", "bare", "--attack", "direct", "--steps", "4")
+    bare = ("audit", "worlds", "--run", "bare", "--worlds", "8", "--quiet")
+    assert "bare has not kept 000000.npz; run it with --save-batches" in refused(*bare, "--poison", "transfer")
+    done(*STREAM, "--out", "stopping", SET, "stop.error_rise=0.9", "--attack", "none", "--steps", "4")
+    assert "had a stop rule" in refused("audit", "worlds", "--run", "stopping")
+    assert call("audit", "worlds").exit_code == 2
