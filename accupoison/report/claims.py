@@ -11,21 +11,22 @@ from accupoison.report.table import in_points, markdown
 
 Pair = tuple[str, int]
 """Base model and seed."""
-Effects = dict[Pair, tuple[float, float]]
-"""Trigger effect net of the coast step, and drop, by pair."""
+Effects = dict[Pair, tuple[float, float, float]]
+"""Trigger effect net of the coast step, drop, and minus the accuracy after the trigger, by pair."""
 REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 """What a sweep adds to the name of an experiment: base model and seed."""
 
 
 def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
-    """Return one row a claim: both trigger effects net of the coast step, their paired difference, and the verdict.
+    """Return one row a claim: both trigger effects net of the coast step, and three paired differences with verdicts.
 
-    A claim holds if the 95% t-interval of the difference, over base models, lies above zero; it fails if it lies below.
-    Beside it the same for the drop as papers report it, accuracy before the trigger minus accuracy after it, in which
-    the momentum of the steps before counts as the trigger's.
+    The first difference is that of the effects: what the trigger does, and nothing else. The second is that of the
+    drops as papers report them, accuracy before the trigger minus accuracy after it, in which the momentum of the steps
+    before counts as the trigger's. The third is that of the accuracies after the trigger: all harm, the accumulation's
+    too. A claim holds if the 95% t-interval over base models lies above zero; it fails if it lies below.
 
     Raises:
-        InputError: The runs of a claim are not there.
+        InputError: The runs of a claim are not there, or two runs would serve for one.
     """
     found: dict[Outcome, Effects] = {}
     for run in runs:
@@ -36,17 +37,8 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
                 drop, pair = float(run.summary["before"]["acc"]) - after, (run.burnin, run.config.run.seed)
                 if pair in found.setdefault((name, trigger), {}):
                     raise InputError(f"{run.path} and another run are both {name} on the same stream; report one sweep")
-                found[name, trigger][pair] = effect, drop
-    header = [
-        "claim",
-        "trigger effect",
-        "against",
-        "difference",
-        "n",
-        "verdict",
-        "difference of drops",
-        "verdict on drops",
-    ]
+                found[name, trigger][pair] = effect, drop, -after
+    header = ["claim", "trigger effect", "against", "net of coast", "drop", "accuracy after", "n"]
     return markdown(header, [_row(claim, found) for claim in claims])
 
 
@@ -57,17 +49,20 @@ def _row(claim: Claim, found: Mapping[Outcome, Effects]) -> list[str]:
                 f"no run of {outcome[0]} with the triggers {outcome[1]} and coast has ended; sweep the grid"
             )
     more = found[claim.more]
-    less = dict.fromkeys(more, (0.0, 0.0)) if claim.less is None else found[claim.less]
+    less = dict.fromkeys(more, (0.0, 0.0, 0.0)) if claim.less is None else found[claim.less]
     pairs = sorted(set(more) & set(less))
 
     def over(value: Callable[[Pair], float]) -> Estimate | None:
         return estimate((pair[0], value(pair)) for pair in pairs)
 
-    effect, drop = (over(lambda pair, k=k: more[pair][k] - less[pair][k]) for k in (0, 1))  # type: ignore[misc]
+    differences = [over(lambda pair, k=k: more[pair][k] - less[pair][k]) for k in range(3)]  # type: ignore[misc]
+    effect = differences[0]
     against = "0" if claim.less is None else in_points(over(lambda pair: less[pair][0]))
+    judged = [f"{in_points(difference)} {verdict(difference)}".strip() for difference in differences]
+    if claim.less is None:
+        judged[2] = ""  # an accuracy alone is no difference
     count = "" if effect is None else f"{effect.burnins} / {effect.runs}"
-    shown = [in_points(over(lambda pair: more[pair][0])), against, in_points(effect), count, verdict(effect)]
-    return [claim.text, *shown, in_points(drop), verdict(drop)]
+    return [claim.text, in_points(over(lambda pair: more[pair][0])), against, *judged, count]
 
 
 def verdict(difference: Estimate | None) -> str:

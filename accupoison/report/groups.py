@@ -51,7 +51,9 @@ def group(runs: Sequence[Run]) -> list[Group]:
 def experiment(run: Run) -> dict[str, Any]:
     """Return the settings, by "section.key", that replicates share."""
     settings = {key: value for key, value in flatten(plain(run.config)) if not key.startswith((*REPLICATION, "model."))}
-    return settings | {"model": run.model, "stream.replay": run.config.stream.replay is not None}
+    anew = "anew at every step" if "optimised" in run.config.trigger.deliver else "once"
+    told = {"model": run.model, "stream.replay": run.config.stream.replay is not None, "trigger crafted": anew}
+    return settings | told
 
 
 def _setting(mine: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
