@@ -18,7 +18,7 @@ TAGS: dict[str, str] = {
     "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
     "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
     "attack/fired": "the step is the one at which the trigger arrives; 1 or 0",
-    "attack/linf": "largest distance between a sent and a clean pixel; pixel units in [0, 1]",
+    "attack/linf": "largest distance by which the attacker moved a pixel or a feature; in [0, 1]",
     "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
     "no unit, at most the number of tensors either way",
     "attack/feasible": "the stealth constraint holds for the batch, as the attacker predicts its update; 1 or 0",
