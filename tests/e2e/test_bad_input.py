@@ -41,7 +41,7 @@ from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SE
         (["--stream", "idd"], r"unknown stream.kind 'idd'; did you mean iid\?"),
         (["--stream", "shift:blurr"], r"unknown stream.kind 'shift:blurr'; did you mean shift:blur\?"),
         (["--model", "resnt8"], r"unknown model 'resnt8'; did you mean resnet8\?"),
-        (["--norm", "bach"], r"unknown model.norm 'bach'; did you mean batch\?"),
+        (["--norm", "bach"], r"unknown norm 'bach'; did you mean batch\?"),
         (["--width", "0"], r"model.width 0 is below 1; give a number of channels"),
         (["--preset", "frehs"], r"unknown online preset 'frehs'; did you mean fresh\?"),
         (["--device", "cdua"], r"unknown device 'cdua'; did you mean cuda\?"),
