@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -139,6 +140,14 @@ def work(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
     return tmp_path
+
+
+def cut_down(source: Path, target: Path, train: int, test: int) -> None:
+    """Write the first samples of a real data set, so that measuring on it takes a moment."""
+    target.parent.mkdir(exist_ok=True)
+    with np.load(source, allow_pickle=False) as found:
+        limits = {"train_x": train, "train_y": train, "test_x": test, "test_y": test}
+        np.savez(target, **{name: found[name][: limits.get(name)] for name in found.files})
 
 
 def outcome(run: Path) -> dict[str, Any]:
