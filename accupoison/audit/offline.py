@@ -40,6 +40,15 @@ QUERIES = ("plain", "flip", "up", "down", "left", "right")
 SHIFTS = {"up": (-1, 2), "down": (1, 2), "left": (-1, 3), "right": (1, 3)}
 
 
+def check_queries(queries: Sequence[str]) -> None:
+    """Raise InputError unless ``queries`` are some of ``QUERIES``, the plain one first."""
+    for query in queries:
+        if query not in QUERIES:
+            raise InputError(f"unknown query {query!r}; choose from {', '.join(QUERIES)}")
+    if list(queries[:1]) != ["plain"]:
+        raise InputError(f"queries {','.join(queries)!r} must begin with plain, the image itself")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShadowSettings:
     """How many models, and who gets what.
@@ -63,11 +72,8 @@ class ShadowSettings:
         for name, least in (("size", 1), ("shadows", 5), ("victims", 1), ("population", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"shadows.{name} {getattr(self, name)} is below {least}; give a larger number")
-        for query in self.queries or ():
-            if query not in QUERIES:
-                raise InputError(f"unknown query {query!r} in shadows.queries; choose from {', '.join(QUERIES)}")
-        if self.queries is not None and (not self.queries or self.queries[0] != "plain"):
-            raise InputError(f"shadows.queries {','.join(self.queries)!r} must begin with plain, the image itself")
+        if self.queries is not None:
+            check_queries(self.queries)
 
 
 @dataclass(frozen=True, kw_only=True)

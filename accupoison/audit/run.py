@@ -71,14 +71,23 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
     Raises:
         InputError: There is no finished run, or its data or checkpoint are no longer what they were.
     """
+    config = config_of(run)
+    built, ledger, before = finished(run, config, root)
+    return _ask(config, built, before, ledger, limit)
+
+
+def config_of(run: Path) -> OnlineConfig:
+    """Return the settings that an online run was started with.
+
+    Raises:
+        InputError: There is no run, or it has no stream.
+    """
     if not RunDirectory.holds_run(run):
         raise InputError(f"there is no run in {run}; give a directory that online wrote")
     stored = read_json(run / CONFIG)
     if "stream" not in stored:
         raise InputError(f"{run} was started by burnin and has no stream; give a directory that online wrote")
-    config = online_config([stored])
-    built, ledger, before = finished(run, config, root)
-    return _ask(config, built, before, ledger, limit)
+    return online_config([stored])
 
 
 def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger, ModelView]:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.offline import QUERIES, signals
+from accupoison.audit.offline import check_queries, signals
 from accupoison.audit.pairs import Pairs, pair
-from accupoison.audit.run import finished
+from accupoison.audit.run import config_of, finished
 from accupoison.audit.victims import Attacker, Outcome, World, collect, facts, read_world
 from accupoison.build import Built, build_simulation, find_checkpoint
 from accupoison.burnin import FINAL, run_burnin
@@ -28,7 +28,7 @@ from accupoison.plan import CRAFTED
 from accupoison.replay import load_batch
 from accupoison.rng import derive
 from accupoison.rundir import CONFIG, RunDirectory, environment
-from accupoison.settings import OnlineConfig, burnin_config, online_config
+from accupoison.settings import OnlineConfig, burnin_config
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
 from accupoison.workers import carry_out
 
@@ -61,11 +61,7 @@ class WorldSettings:
         for name, value, known in (("poison", self.poison, POISONS), ("burn-in", self.burnin, BURNINS)):
             if value not in known:
                 raise InputError(f"unknown {name} of worlds {value!r}{did_you_mean(value, known)}")
-        for query in self.queries:
-            if query not in QUERIES:
-                raise InputError(f"unknown query {query!r}; choose from {', '.join(QUERIES)}")
-        if self.queries[:1] != ("plain",):
-            raise InputError(f"queries {','.join(self.queries)!r} must begin with plain, the image itself")
+        check_queries(self.queries)
 
 
 @dataclass(kw_only=True)
@@ -101,12 +97,7 @@ def target_config(run: Path) -> OnlineConfig:
     Raises:
         InputError: There is none that worlds could be like.
     """
-    if not RunDirectory.holds_run(run):
-        raise InputError(f"there is no run in {run}; give a directory that online wrote")
-    stored = read_json(run / CONFIG)
-    if "stream" not in stored:
-        raise InputError(f"{run} was started by burnin and has no stream; give a directory that online wrote")
-    config = online_config([stored])
+    config = config_of(run)
     if config.stop.active:
         raise InputError(f"{run} had a stop rule, so worlds would end at different steps; audit a run without")
     if config.stream.replay is not None:
@@ -251,6 +242,7 @@ def audit_worlds(task: Task) -> tuple[list[Outcome], list[Outcome], dict[str, An
     found = [Attacker(world.apart(worlds), labels).attack(world) for world in worlds]
     alone = Attacker(worlds, labels).attack(_target(task, config, pairs, others))
     about = facts(worlds, worlds, labels)
+    del about["epsilon"]  # worlds do not account for it; the run's own is in its summary
     return collect(found), collect([alone]), {**about, "pairs": len(pairs.inside)}
 
 
