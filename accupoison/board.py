@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from accupoison.files import flatten, writing
-from accupoison.tags import LAYOUT, check_tags
+from accupoison.tags import BANDS, LAYOUT, check_tags
 
 
 class TensorBoard:
@@ -121,11 +121,16 @@ class TensorBoard:
 
 
 def _layout() -> dict[str, dict[str, list[Any]]]:
-    """Return LAYOUT as SummaryWriter wants it: tags are regular expressions there, and test/acc begins others."""
+    """Return LAYOUT as SummaryWriter wants it."""
     return {
-        category: {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in charts.items()}
-        for category, charts in LAYOUT.items()
+        category: {title: _chart(title, tags) for title, tags in charts.items()} for category, charts in LAYOUT.items()
     }
+
+
+def _chart(title: str, tags: Sequence[str]) -> list[Any]:
+    if title in BANDS:
+        return ["Margin", list(tags)]
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # regular expressions, and test/acc begins others
 
 
 def _hparam(value: object) -> int | float | str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from accupoison.base_model import BaseModel
 from accupoison.config import plain
 from accupoison.errors import InputError
-from accupoison.evaluate import evaluate
+from accupoison.evaluate import evaluate, monitor
 from accupoison.recorder import RunRecorder
 from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import BurninConfig, at_home
@@ -109,7 +109,7 @@ def _train(
         total_loss, total_accuracy, count = burnin.sums
         metrics = {"train/loss": total_loss / count, "train/acc": total_accuracy / count}
         metrics["optim/lr"] = burnin.learner.lr
-        metrics["monitor/acc"] = evaluate(burnin.learner.view(), burnin.data, burnin.splits.monitor)[0]
+        metrics |= monitor(burnin.learner.view(), burnin.data, burnin.splits)
         if burnin.config.update.private:
             metrics["dp/epsilon"] = burnin.epsilon
         metrics["time/epoch_s"] = time.perf_counter() - started

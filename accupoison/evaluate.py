@@ -1,16 +1,19 @@
 """Accuracy on held-out images, as the model is and after its batch-norm statistics are made afresh."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.data import DataSet
+from accupoison.data import DataSet, Splits
 from accupoison.types import ModelView
 
-CHUNK = 500
+CHUNK = 200
+Z = 1.959964
+"""Of a 95% interval."""
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 """What happens to images before the model sees them: (images [B, ...], ids [B]) to images."""
@@ -19,13 +22,55 @@ Transform = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def evaluate(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[float, float]:
     """Return accuracy in [0, 1] and mean cross-entropy in nats over the samples ``ids``."""
-    correct, loss = 0.0, 0.0
+    hits, losses = answers(view, data, ids, transform)
+    return float(hits.double().mean()), float(losses.double().mean())
+
+
+@torch.no_grad()
+def answers(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
+    """Return which of the samples are told correctly, bool [N], and the cross-entropy of each [N], on the CPU."""
+    hits, losses = [], []
     for part in torch.split(ids, CHUNK):
         batch = data.batch(part)
         logits = view.logits(batch.x if transform is None else transform(batch.x, part))
-        correct += float((logits.argmax(1) == batch.y).sum())
-        loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
-    return correct / len(ids), loss / len(ids)
+        hits.append(logits.argmax(1) == batch.y)
+        losses.append(F.cross_entropy(logits, batch.y, reduction="none"))
+    return torch.cat(hits).cpu(), torch.cat(losses).cpu()
+
+
+def monitor(view: ModelView, data: DataSet, splits: Splits) -> dict[str, float]:
+    """Return accuracy on the monitor images, stratified by class, with its 95% interval, by tag."""
+    hits, _ = answers(view, data, splits.monitor)
+    labels, population = (data.labels(ids).cpu() for ids in (splits.monitor, splits.test))
+    accuracy, low, high = stratified(hits, labels, population)
+    return {"monitor/acc": accuracy, "monitor/acc_low": low, "monitor/acc_high": high}
+
+
+def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float, float, float]:
+    """Estimate an accuracy from a sample whose classes are weighted as they occur in the population.
+
+    The interval is Wilson's, with the sample size at which a simple sample would be as precise (Korn and Graubard,
+    Survey Methodology 1998); classes that the sample lacks have no say.
+
+    Args:
+        hits: Which samples are told correctly, bool [N].
+        labels: Their classes, int64 [N].
+        population: Classes of the population, int64 [M].
+
+    Returns:
+        The estimate and the ends of its 95% interval, in [0, 1].
+    """
+    classes = int(max(labels.max(), population.max())) + 1
+    count = torch.bincount(labels, minlength=classes).double()
+    share = torch.bincount(population, minlength=classes).double() * (count > 0)
+    if not share.sum():  # no class in common: a simple mean
+        share = count
+    share, size = share / share.sum(), count.clamp_min(1)
+    rate = torch.bincount(labels, weights=hits.double(), minlength=classes) / size
+    p, variance = float((share * rate).sum()), float((share**2 * rate * (1 - rate) / size).sum())
+    n = p * (1 - p) / variance if variance > 0 else float(len(hits))
+    centre, slack = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return p, max(0.0, (centre - slack) / (1 + Z**2 / n)), min(1.0, (centre + slack) / (1 + Z**2 / n))
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Who was in the stream: exact membership, for audits."""
 
+import os
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.files import write_atomically
+from accupoison.files import reason, write_atomically, writing
 from accupoison.rng import generator
 from accupoison.types import Batch, Phase, Step, Verdict
 
@@ -39,14 +41,16 @@ class Ledger:
     it up); ``sent``, it reached the defence (False: the attacker withheld it); ``changed``, the attacker altered its
     inputs or label; ``corrected``, the defence did; ``used``, the row reached an update that was committed.
 
-    On resume, load the saved file and :meth:`truncate` it to the number of rows at the checkpoint: rows are only ever
-    appended, so that gives back the ledger exactly as it was.
+    While a run goes on, :meth:`append` adds its new rows to a plain file, which takes the same time at every step;
+    ``ledger.npz`` is written when it ends. On resume, :meth:`resume` gives back the ledger exactly as it was at the
+    checkpoint, since rows are only ever appended.
     """
 
     def __init__(self) -> None:
         self._rows: NDArray[np.void] = np.zeros(1024, dtype=ROW)
         self._size = 0
         self._branches: list[str] = []
+        self._appended = 0
 
     def __len__(self) -> int:
         return self._size
@@ -72,7 +76,8 @@ class Ledger:
         """Return the last step at which each true sample reached a committed update, on the path to ``branch``."""
         rows = self.path(branch)
         mine = rows[rows["used"] & rows["offered"]]
-        return {int(row["id"]): int(row["step"]) for row in np.sort(mine, order="step")}
+        mine = mine[np.argsort(mine["step"], kind="stable")]
+        return dict(zip(mine["id"].tolist(), mine["step"].tolist(), strict=True))
 
     def add(self, step: Step) -> None:
         """Record the samples of one step.
@@ -96,16 +101,46 @@ class Ledger:
         lost["id"], lost["label"], lost["offered"] = withheld.ids.numpy(force=True), withheld.y.numpy(force=True), True
         self._append(np.concatenate([rows, lost]), step)
 
-    def truncate(self, rows: int) -> None:
-        """Keep the first ``rows`` rows.
+    def append(self, path: Path) -> None:
+        """Add the rows that ``path`` does not have yet, durably; anything after them is cut off.
 
         Raises:
-            InputError: The ledger has fewer.
+            InputError: The file cannot be written.
         """
-        if not 0 <= rows <= self._size:
-            raise InputError(f"the ledger has {self._size} rows, not the {rows} of the checkpoint; start the run anew")
-        self._size = rows
-        self._branches = self._branches[: int(self.rows["branch"].max()) + 1 if rows else 0]
+        with writing(path), path.open("ab") as file:
+            file.truncate(self._appended * ROW.itemsize)
+            file.write(self.rows[self._appended :].tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self._appended = self._size
+
+    @classmethod
+    def resume(cls, appended: Path, saved: Path, rows: int, branches: Sequence[str]) -> Self:
+        """Return the ledger as it was when it had ``rows`` rows.
+
+        Args:
+            appended: What :meth:`append` wrote; missing once the run has ended.
+            saved: What :meth:`save` wrote then.
+            rows: Number of rows.
+            branches: Their branches.
+
+        Raises:
+            InputError: The files have fewer rows, or are not readable.
+        """
+        if appended.exists():
+            ledger = cls()
+            try:
+                with appended.open("rb") as file:
+                    ledger._rows = np.fromfile(file, dtype=ROW, count=rows)
+            except OSError as error:
+                raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
+            ledger._size = ledger._appended = len(ledger._rows)
+        else:
+            ledger = cls.load(saved)
+        if len(ledger) < rows:
+            raise InputError(f"the ledger has {len(ledger)} rows, not the {rows} of the checkpoint; start the run anew")
+        ledger._size, ledger._branches = rows, list(branches)
+        return ledger
 
     def save(self, path: Path) -> None:
         """Write ``ledger.npz``, one array a column, whole or not at all.
@@ -140,7 +175,7 @@ class Ledger:
 
     def _append(self, rows: NDArray[np.void], step: Step) -> None:
         if len(rows) == 0:
-            return  # a branch is named by its first row, so that truncate() can tell the names from the rows
+            return  # a branch is named by its first row
         if step.branch not in self._branches:
             self._branches.append(step.branch)
         rows["step"], rows["branch"] = step.t, self._branches.index(step.branch)

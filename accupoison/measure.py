@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm
+from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.learner import view_of
 from accupoison.settings import EvaluateSettings, StopSettings
 from accupoison.simulate import Simulation
@@ -57,6 +57,7 @@ class Meter:
         chosen = torch.isin(data.labels(splits.test).cpu(), torch.tensor(held_out, dtype=torch.int64))
         self._held_out = splits.test[chosen]
         self.steps, self.trunk_steps, self.latest = 0, 0, float("nan")
+        self.interval: tuple[float, float] | None = None
         self._marks: dict[str, dict[str, float]] = {}
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -88,6 +89,12 @@ class Meter:
                 before = True
             self._mark(step, before, last, _accuracies(metrics | step.metrics))
         return metrics
+
+    @property
+    def said(self) -> str:
+        """The latest accuracy in words, with the interval where it is that of the monitor images."""
+        low, high = self.interval or (self.latest, self.latest)
+        return f"accuracy {self.latest:.1%}" + (f" ({low:.1%} to {high:.1%})" if self.interval else "")
 
     def summary(self) -> dict[str, Any]:
         """Return accuracies at the marks, by branch; means over the ordinary steps; and a digest of the clean ids."""
@@ -141,13 +148,14 @@ class Meter:
     def _monitor(self) -> dict[str, float]:
         if not self._settings.monitor:
             return {}
-        self.latest = evaluate(self._simulation.learner.view(), self.data, self.splits.monitor)[0]
-        return {"monitor/acc": self.latest}
+        metrics = monitor(self._simulation.learner.view(), self.data, self.splits)
+        self.latest, self.interval = metrics["monitor/acc"], (metrics["monitor/acc_low"], metrics["monitor/acc_high"])
+        return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
         learner, test = self._simulation.learner, self.splits.test
         accuracy, loss = evaluate(learner.view(), self.data, test)
-        self.latest = accuracy
+        self.latest, self.interval = accuracy, None
         metrics = {"test/acc": accuracy, "test/loss": loss}
         if len(self._held_out):
             metrics["test/held_out_acc"] = evaluate(learner.view(), self.data, self._held_out)[0]

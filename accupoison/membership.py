@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.evaluate import CHUNK
+from accupoison.evaluate import answers
 from accupoison.ledger import Ledger
 from accupoison.probes import separation
 from accupoison.types import ModelView
@@ -45,15 +44,9 @@ def membership_auc(
     """
     learnt = ledger.learnt(branch)
     stream = torch.tensor(list(learnt), dtype=torch.int64)
-    others = _losses(view, data, evenly(never_learnt(splits, learnt), LIMIT))
+    others = answers(view, data, evenly(never_learnt(splits, learnt), LIMIT))[1]
     members = {"audit/auc": stream}
     if burnin is not None:
         members["audit/auc_burnin"] = burnin[~torch.isin(burnin, stream)]
     found = {tag: evenly(ids, LIMIT) for tag, ids in members.items() if len(ids)}
-    return {tag: separation(-_losses(view, data, ids), -others) for tag, ids in found.items()}
-
-
-@torch.no_grad()
-def _losses(view: ModelView, data: DataSet, ids: Tensor) -> Tensor:
-    batches = (data.batch(part) for part in torch.split(ids, CHUNK))
-    return torch.cat([F.cross_entropy(view.logits(b.x), b.y, reduction="none") for b in batches])
+    return {tag: separation(-answers(view, data, ids)[1], -others) for tag, ids in found.items()}

@@ -15,6 +15,7 @@ from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
+from accupoison.files import writing
 from accupoison.gradients import gradient
 from accupoison.ledger import Ledger
 from accupoison.measure import Meter
@@ -29,6 +30,8 @@ from accupoison.threat import threat_model
 from accupoison.types import Phase, Step
 
 LEDGER = "ledger.npz"
+LEDGER_ROWS = "ledger.rows"
+"""The ledger of a run that is not over."""
 
 
 def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
@@ -95,8 +98,9 @@ class OnlineRun:
             self._diverged = state["diverged"]
             self.simulation.restore(state["simulation"])
             self.meter.restore(state["meter"])
-            self.ledger = Ledger.load(self.out / LEDGER)
-            self.ledger.truncate(state["ledger"])
+            kept = state["ledger"]
+            rows, saved = self.out / LEDGER_ROWS, self.out / LEDGER
+            self.ledger = Ledger.resume(rows, saved, kept["rows"], kept["branches"])
             at = (state["offset"], self.meter.trunk_steps)
         u = self.config.update
         bounded = not DEFENSES.get(self.config.defense.name).couples
@@ -142,18 +146,19 @@ class OnlineRun:
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
-            progress(self.meter.steps, total, f"accuracy {self.meter.latest:.1%}")
+            progress(self.meter.steps, total, self.meter.said)
             unsaved += 1
             broken = not math.isfinite(step.metrics["optim/drift"])
             if broken:
                 self._diverge()
             stop = should_stop()
-            if broken or stop or unsaved >= self.config.run.save_every:
+            if stop:
+                self._close()
+                return "interrupted"
+            if broken or unsaved >= self.config.run.save_every:
                 self._save()
                 unsaved = 0
-            if stop:
-                return "interrupted"
-        self._save()
+        self._close()
         return "diverged" if self._diverged else "finished"
 
     def _steps(self) -> Iterator[Step]:
@@ -195,14 +200,21 @@ class OnlineRun:
                 if len(batch):
                     self.recorder.images(f"images/{name}", batch.x[:count], step.t + 1, step.branch)
 
-    def _save(self) -> None:
+    def _close(self) -> None:
+        """Save the state, and the ledger in the form that others read."""
         self.ledger.save(self.out / LEDGER)
+        self._save()
+        with writing(self.out / LEDGER_ROWS):
+            (self.out / LEDGER_ROWS).unlink()
+
+    def _save(self) -> None:
+        self.ledger.append(self.out / LEDGER_ROWS)
         state = {
             "inputs": self._inputs,
             "diverged": self._diverged,
             "simulation": self.simulation.state(),
             "meter": self.meter.state(),
-            "ledger": len(self.ledger),
+            "ledger": {"rows": len(self.ledger), "branches": list(self.ledger.branches)},
             "offset": self.recorder.sync(),
         }
         self.directory.save_state(state)

@@ -14,7 +14,9 @@ TAGS: dict[str, str] = {
     "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
     "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
     "train/acc": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
-    "monitor/acc": "accuracy on the held-out monitor images; fraction in [0, 1]",
+    "monitor/acc": "accuracy on the held-out monitor images, classes weighted as in the test set; fraction in [0, 1]",
+    "monitor/acc_low": "lower end of the 95% interval of monitor/acc; fraction in [0, 1]",
+    "monitor/acc_high": "upper end of that interval; fraction in [0, 1]",
     "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
     "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
     "attack/fired": "the step is the one at which the trigger arrives; 1 or 0",
@@ -53,7 +55,10 @@ THIRD_PARTY = "x/"
 """Components of other packages log under this prefix, without asking."""
 
 LAYOUT: dict[str, dict[str, list[str]]] = {
-    "accuracy": {"accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"]},
+    "accuracy": {
+        "accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"],
+        "monitor accuracy with its interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
+    },
     "discrepancy": {
         "memorization discrepancy": [
             "defense/discrepancy_clean",
@@ -66,6 +71,8 @@ LAYOUT: dict[str, dict[str, list[str]]] = {
     "audit": {"membership": ["audit/auc", "audit/auc_burnin"]},
 }
 """Tags that belong in one chart, by category and chart title."""
+BANDS = frozenset({"monitor accuracy with its interval"})
+"""Charts of a curve with a band: value, lower end, upper end."""
 
 
 def tags_markdown() -> str:

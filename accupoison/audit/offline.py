@@ -18,6 +18,7 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
 from accupoison.files import write_atomically
+from accupoison.learner import Learner
 from accupoison.open_data import open_data
 from accupoison.rng import derive, generator
 from accupoison.rundir import RunDirectory, environment
@@ -30,6 +31,7 @@ from accupoison.settings import (
     UpdateSettings,
     at_home,
 )
+from accupoison.speed import ceiling, training_flops
 from accupoison.training import Burnin
 from accupoison.types import ModelView
 from accupoison.workers import carry_out
@@ -205,9 +207,17 @@ def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
     _, others = signals(view, burnin.data, division.population, ["plain"])
     arrays = {"phi": phi, "probs": probs, "population": others, "keep": keep.numpy()}
     seen = burnin.step * config.train.batch_size
-    facts = {"seconds": time.perf_counter() - started, "images": seen, "epsilon": _epsilon(burnin)}
+    took = time.perf_counter() - started
+    share = share_of_ceiling(burnin.learner, burnin.data, seen / took)
+    facts = {"seconds": took, "images": seen, "share": share, "epsilon": _epsilon(burnin)}
     write_atomically(path, lambda file: np.savez(file, **arrays, **{k: np.float64(v) for k, v in facts.items()}))  # type: ignore[arg-type]
     return path.stem
+
+
+def share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:
+    """Return the matrix products of so many forward and backward passes as a share of what the machine reaches."""
+    x = data.batch(torch.arange(min(8, data.size))).x
+    return images_per_second * training_flops(learner.model, x) / ceiling(learner.device)
 
 
 def _epsilon(burnin: Burnin) -> float:

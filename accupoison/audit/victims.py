@@ -34,6 +34,7 @@ class World:
         population: Probability of the true class of the population, [Z].
         seconds: What training and asking took.
         images: Training images seen.
+        share: What their matrix products came to, as a share of what the machine reached at the time.
         epsilon: Of its DP-SGD; infinity without.
         group: Models of one group are complementary and never attack each other: with one of them among the shadows, a
             member would have one IN shadow fewer than a non-member, which the ratio of two fits would give away.
@@ -45,6 +46,7 @@ class World:
     population: Floats
     seconds: float
     images: float
+    share: float
     epsilon: float
     group: int = -1
 
@@ -81,8 +83,8 @@ def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1
             others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
             phi, probs = (found[name].astype(np.float64) for name in ("phi", "probs"))
             probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
-            seconds, images, epsilon = (float(found[name]) for name in ("seconds", "images", "epsilon"))
-            return World(phi, probs, found["keep"], np.clip(others, 0, 1), seconds, images, epsilon, group)
+            about = {name: float(found[name]) for name in ("seconds", "images", "share", "epsilon")}
+            return World(phi, probs, found["keep"], np.clip(others, 0, 1), group=group, **about)
     except FileNotFoundError:
         raise InputError(f"there is no {path}; the same command goes on with what is missing") from None
     except Exception as error:  # a damaged archive can raise anything
@@ -200,5 +202,6 @@ def facts(victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np
         "train_accuracy": [float(hit[w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
         "epsilon": max(w.epsilon for w in everyone),
         "images_per_second": float(np.median([w.images / w.seconds for w in everyone])),
+        "share_of_ceiling": float(np.median([w.share for w in everyone])),
         "seconds": float(sum(w.seconds for w in everyone)),
     }

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.offline import check_queries, signals
+from accupoison.audit.offline import check_queries, share_of_ceiling, signals
 from accupoison.audit.pairs import Pairs, pair
 from accupoison.audit.run import config_of, finished
 from accupoison.audit.victims import Attacker, Outcome, World, collect, facts, read_world
@@ -150,7 +150,9 @@ def make_world(task: Task, number: int) -> str:
             learnt.update(step.seen.ids.tolist())
             images += len(step.seen)
     arrays = _signals(built, pairs, learnt, task.settings)
-    about = {"seconds": time.perf_counter() - started, "images": images, "epsilon": np.inf}
+    took = time.perf_counter() - started
+    share = share_of_ceiling(built.simulation.learner, built.data, images / took)
+    about = {"seconds": took, "images": images, "share": share, "epsilon": np.inf}
     numbers = {name: np.float64(value) for name, value in about.items()}
     write_atomically(path, lambda file: np.savez(file, **arrays, **numbers))  # type: ignore[arg-type]
     return path.stem
@@ -254,4 +256,4 @@ def _target(task: Task, config: OnlineConfig, pairs: Pairs, population_labels: N
     probs, population = (found[name].astype(np.float64) for name in ("probs", "population"))
     probs /= probs.sum(axis=1, keepdims=True)
     told = np.clip(population[rows, population_labels], 0, 1)
-    return World(found["phi"].astype(np.float64), probs, found["keep"], told, 1.0, 0.0, np.inf)
+    return World(found["phi"].astype(np.float64), probs, found["keep"], told, 1.0, 0.0, 0.0, np.inf)

@@ -167,7 +167,7 @@ def offline(
     said = ", ".join(f"{name} {percent(sum(facts[key]) / len(facts[key]))}" for name, key in ACCURACIES)
     click.echo(
         f"\nmeans and standard deviations over {config.shadows.victims} victims, {config.shadows.shadows} shadows; "
-        f"{said}; {facts['images_per_second']:.0f} images/s. Wrote {folder}"
+        f"{said}; {_speed(facts)}. Wrote {folder}"
     )
 
 
@@ -219,8 +219,13 @@ def worlds(
     knows = "the weights before the stream" if burnin == "shared" else "nothing of the run's base model"
     click.echo(
         f"\nmeans and standard deviations over {count} worlds of {facts['pairs']} pairs; the auditor knows {knows}; "
-        f"{facts['images_per_second']:.0f} images/s. Wrote {folder}"
+        f"{_speed(facts)}. Wrote {folder}"
     )
+
+
+def _speed(facts: "dict[str, Any]") -> str:
+    share = facts["share_of_ceiling"]
+    return f"{facts['images_per_second']:.0f} images/s, {share:.0%} of what matrix products reach"
 
 
 def _table(results: "list[AttackResult]") -> str:

@@ -148,7 +148,7 @@ def shrinking_disk(monkeypatch: pytest.MonkeyPatch, limit: int, error: int) -> N
     ("limit", "error", "message"),
     [
         (50_000, 0, "cannot write run/state.pt (File too large); free space there or choose another directory"),
-        (0, errno.ENOSPC, "cannot write run/ledger.npz (No space left on device); free space there or choose"),
+        (0, errno.ENOSPC, "cannot write run/ledger.rows (No space left on device); free space there or choose"),
     ],
 )
 def test_a_disk_that_fills_in_the_middle(limit: int, error: int, message: str, work: Path) -> None:

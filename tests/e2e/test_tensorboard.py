@@ -127,7 +127,11 @@ def test_resume_hides_the_lost_steps_of_one_branch_only(ask: Ask) -> None:
 
 def test_the_layout_groups_tags_and_matches_no_others(ask: Ask) -> None:
     layout = ask("plugin/custom_scalars/layout")
-    charts = {chart["title"]: chart["multiline"]["tag"] for c in layout["category"] for chart in c["chart"]}
+    everything = {chart["title"]: chart for c in layout["category"] for chart in c["chart"]}
+    charts = {title: chart["multiline"]["tag"] for title, chart in everything.items() if "multiline" in chart}
+    assert everything["monitor accuracy with its interval"]["margin"]["series"] == [
+        {"value": "monitor/acc", "lower": "monitor/acc_low", "upper": "monitor/acc_high"}
+    ]
     assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "update", "attack", "audit"]
     assert len(charts["memorization discrepancy"]) == 3
     shown = {tag: ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag) for tag in charts["accuracy"]}

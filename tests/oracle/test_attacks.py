@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from accupoison import gradients
 from accupoison.attacks import Accumulative, Direct, Noise
 from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.context import StepContext
 from accupoison.data import quantise
-from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.gradients import gradient, hessian_vector, inner, mean_gradient, signed_ascent, unit
 from accupoison.learner import view_of
 from accupoison.types import Access, Batch, Grads
 from tests.nets import random_batch, random_net
@@ -45,6 +46,36 @@ def test_units_are_taken_tensor_by_tensor() -> None:
     ours = unit(grads)
     torch.testing.assert_close(ours, (torch.tensor([[0.6, 0.8]]), torch.zeros(2), torch.tensor([-1.0])))
     assert float(inner(ours, ours)) == pytest.approx(2.0)  # one for every tensor that is not zero
+
+
+def test_gradients_and_curvature_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, batch = view_of(random_net(0)), random_batch(1, rows=11)
+    vector = unit(gradient(view, random_batch(2).x, random_batch(2).y))
+    found = {}
+    for size in (11, 4):
+        monkeypatch.setattr(gradients, "CHUNK", size)
+        found[size] = mean_gradient(view, batch), hessian_vector(view, batch, vector)
+    exact = torch.autograd.grad(inner(gradient(view, batch.x, batch.y, graph=True), vector), view.params())
+    for whole, parts, by_hand in zip(*found.values(), (gradient(view, batch.x, batch.y), exact), strict=True):
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
+        torch.testing.assert_close(whole, by_hand, rtol=0, atol=1e-13)
+
+
+def test_batch_statistics_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, batch = view_of(random_net(0)), random_batch(1, rows=11)
+    monkeypatch.setattr(gradients, "CHUNK", 4)
+    exact = gradient(view, batch.x, batch.y, train=True)
+    torch.testing.assert_close(mean_gradient(view, batch, train=True), exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_second_order_term_is_the_gradient_of_the_alignment(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "CHUNK", 4)
+    view, trigger, val = view_of(random_net(seed)), random_batch(seed + 1), random_batch(seed + 2, rows=11)
+    value = alignment(view, trigger, val)
+    exact, (ours, said) = torch.autograd.grad(value, view.params()), tilt(view, trigger, val)
+    torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
+    assert said == pytest.approx(float(value.detach()), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

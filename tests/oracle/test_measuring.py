@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from accupoison.attacks.noise import noisy
 from accupoison.data import DataSet
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm
+from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm, stratified
 from accupoison.learner import view_of
 from accupoison.probes import probe, separation
 from accupoison.rng import generator
@@ -133,3 +134,36 @@ def test_probe_compares_with_noise_of_the_same_size() -> None:
     values = probe(live, early, clean, sent, sent, generator(0, "probe"))
     assert values["defense/discrepancy_auc_noise"] == 0.5
     assert values["defense/discrepancy_auc_clean"] != 0.5
+
+
+def test_a_stratified_accuracy_weighs_classes_as_the_population_does() -> None:
+    hits = torch.tensor([1, 1, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
+    labels, population = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.tensor([0] * 9 + [1])
+    assert stratified(hits, labels, population)[0] == pytest.approx(0.9 * 0.75 + 0.1 * 0)
+    assert stratified(hits, labels, torch.tensor([0]))[0] == pytest.approx(0.75)
+    assert stratified(hits, labels, torch.tensor([2]))[0] == pytest.approx(3 / 8)  # classes nobody knows
+
+
+def test_its_interval_is_wilsons_where_strata_say_nothing() -> None:
+    hits, labels = torch.tensor([True] * 70 + [False] * 30), torch.zeros(100, dtype=torch.int64)
+    wilson = binomtest(70, 100).proportion_ci(0.95, method="wilson")
+    assert stratified(hits, labels, labels) == pytest.approx((0.7, wilson.low, wilson.high), abs=1e-6)
+    all_right = binomtest(100, 100).proportion_ci(0.95, method="wilson")
+    assert stratified(labels == 0, labels, labels) == pytest.approx((1.0, all_right.low, 1.0), abs=1e-6)
+
+
+def test_its_interval_covers_and_is_narrower_than_a_simple_one() -> None:
+    rng = np.random.default_rng(0)
+    rates, shares = np.array([0.95, 0.6, 0.2]), np.array([0.5, 0.3, 0.2])
+    population = torch.from_numpy(np.repeat(np.arange(3), [500, 300, 200]))
+    truth, covered, width, simple = float(rates @ shares), 0, [], []
+    for _ in range(1000):
+        labels = rng.choice(3, 200, p=shares)
+        hits = rng.random(200) < rates[labels]
+        _, low, high = stratified(torch.from_numpy(hits), torch.from_numpy(labels), population)
+        covered += low <= truth <= high
+        width.append(high - low)
+        plain = binomtest(int(hits.sum()), 200).proportion_ci(0.95, method="wilson")
+        simple.append(plain.high - plain.low)
+    assert covered > 930
+    assert np.mean(width) < 0.85 * np.mean(simple)

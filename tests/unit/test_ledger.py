@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,22 +127,42 @@ def branched(ledger: Ledger, start: int, end: int) -> None:
         ledger.add(step(b, b, b, t=t, branch=names[t]))
 
 
+@pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("cut", range(7))
-def test_resume_is_exact(tmp_path: Path, cut: int) -> None:
+def test_resume_is_exact(tmp_path: Path, cut: int, ended: bool) -> None:
+    rows, saved = tmp_path / "ledger.rows", tmp_path / "ledger.npz"
     whole, first = Ledger(), Ledger()
     branched(whole, 0, 6)
-    branched(first, 0, cut)
-    rows = len(first)
-    branched(first, cut, 6)  # the run went on after the checkpoint, and was killed
-    first.save(tmp_path / "a.npz")
-    resumed = Ledger.load(tmp_path / "a.npz")
-    resumed.truncate(rows)
+    for start in range(cut):
+        branched(first, start, start + 1)
+        first.append(rows)
+    kept, names = len(first), first.branches
+    branched(first, cut, 6)  # the run went on after the checkpoint, and was killed, or ended without a new one
+    if ended:
+        first.save(saved)
+        rows.unlink(missing_ok=True)
+    else:
+        first.append(rows)
+    resumed = Ledger.resume(rows, saved, kept, names)
+    assert resumed.branches == names
     branched(resumed, cut, 6)
+    resumed.append(rows)
     assert resumed.branches == whole.branches == ("", "clean", "coast")
-    assert resumed.rows.tobytes() == whole.rows.tobytes()
-    resumed.save(tmp_path / "a.npz")
-    whole.save(tmp_path / "b.npz")
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert rows.read_bytes() == resumed.rows.tobytes() == whole.rows.tobytes()
+    resumed.save(saved)
+    whole.save(tmp_path / "whole.npz")
+    assert saved.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_appending_writes_new_rows_alone(tmp_path: Path) -> None:
+    ledger, path = Ledger(), tmp_path / "ledger.rows"
+    branched(ledger, 0, 2)
+    ledger.append(path)
+    before = path.stat().st_size
+    path.write_bytes(b"\0" * before + b"written after the checkpoint")
+    branched(ledger, 2, 6)
+    ledger.append(path)
+    assert path.read_bytes() == b"\0" * before + ledger.rows.tobytes()[before:]
 
 
 def test_the_file_needs_only_numpy(tmp_path: Path) -> None:
@@ -183,9 +204,12 @@ def test_damaged_files(tmp_path: Path) -> None:
         Ledger.load(tmp_path / "ledger.npy")
 
 
-def test_more_rows_than_there_are() -> None:
+@pytest.mark.parametrize("save", [Ledger.append, Ledger.save])
+def test_more_rows_than_there_are(tmp_path: Path, save: Callable[[Ledger, Path], None]) -> None:
+    save(Ledger(), tmp_path / "file")
+    rows, saved = (tmp_path / "file" if save is which else tmp_path / "none" for which in (Ledger.append, Ledger.save))
     with pytest.raises(InputError, match="0 rows, not the 5 of the checkpoint"):
-        Ledger().truncate(5)
+        Ledger.resume(rows, saved, 5, [""])
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from accupoison.tags import LAYOUT
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
     test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated monitor/acc stream/acc
+    monitor/acc_low monitor/acc_high
     test/held_out_acc dp/epsilon audit/auc audit/auc_burnin
     stream/loss attack/fired attack/linf attack/alignment attack/feasible attack/scale
     defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen

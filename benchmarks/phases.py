@@ -1,0 +1,128 @@
+"""The phases of one online step, at the size of the released experiments: batch 100, 500 images of the attacker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from accupoison.attacks.accumulative import craft_accumulative
+from accupoison.attacks.trigger import craft_trigger
+from accupoison.base_model import place
+from accupoison.context import StepContext
+from accupoison.data import DataSet, split
+from accupoison.defenses import Defense
+from accupoison.defenses.dsc import correct
+from accupoison.evaluate import evaluate
+from accupoison.learner import Learner
+from accupoison.models import ModelSpec, build_model
+from accupoison.speed import ceiling, flops, seconds
+from accupoison.types import Batch
+from accupoison.updates import SGD
+
+BATCH, VAL, PGD_STEPS, TEST, EPS = 100, 500, 2, 10_000, 16 / 255
+ALWAYS = -1.0
+"""A threshold at which DSC takes all of its ten steps."""
+
+
+@dataclass
+class Bench:
+    """A network of random weights and random images: speed depends on neither.
+
+    Attributes:
+        width: Channels of the first stage of the ResNet-18.
+    """
+
+    width: int
+    learner: Learner = field(init=False)
+    data: DataSet = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randint(256, (TEST, 3, 32, 32), generator=rng, dtype=torch.uint8)
+        y = torch.randint(10, (TEST,), generator=rng)
+        self.data = DataSet("random", x, y, x, y, tuple("abcdefghij"), flip=True)
+        self.splits = split(self.data)
+        spec = ModelSpec(width=self.width)
+        self.learner = Learner(place(build_model(spec, 0), torch.device("cpu")), lr=1e-3)
+        self.reference = self.learner.snapshot()
+        self.batch, self.trigger, self.val = (self._rows(start, count) for start, count in
+                                              ((0, BATCH), (BATCH, BATCH), (2 * BATCH, VAL)))  # fmt: skip
+
+    def _rows(self, start: int, count: int) -> Batch:
+        return self.data.batch(torch.arange(start, start + count))
+
+    def evaluate(self) -> None:
+        """Accuracy on the whole test set."""
+        evaluate(self.learner.view(), self.data, self.splits.test)
+
+    def monitor(self) -> None:
+        """Accuracy on the monitor images, 2,000 in a real run."""
+        ids = self.splits.test[:2000]
+        evaluate(self.learner.view(), self.data, ids)
+
+    def update(self, batch: Batch | None = None) -> None:
+        """One SGD step in train mode."""
+        SGD().step(self.learner, Defense(), self.batch if batch is None else batch, StepContext(0, "bench", 0, {}))
+
+    def craft_trigger(self) -> None:
+        """The adversarial trigger."""
+        craft_trigger(self.learner.view(), self.trigger, self.val, eps=EPS, steps=PGD_STEPS)
+
+    def craft_accumulative(self) -> Batch:
+        """The accumulative poison of one batch."""
+        view = self.learner.view()
+        x = craft_accumulative(view, self.trigger, self.batch, self.val, eps=EPS, steps=PGD_STEPS)
+        return self.batch.with_x(x)
+
+    def dsc(self, batch: Batch | None = None) -> None:
+        """Ten inner steps of DSC, and the update."""
+        batch = self.batch if batch is None else batch
+        x, taken = correct(self.learner.view(), self.reference, batch, ALWAYS)
+        if taken != 10:
+            raise RuntimeError(f"DSC took {taken} steps, not ten")
+        self.update(batch.with_x(x))
+
+    def step(self, *, whole: bool) -> None:
+        """Poison, DSC, update, and the evaluation of the whole test set or of the monitor images."""
+        self.dsc(self.craft_accumulative())
+        (self.evaluate if whole else self.monitor)()
+
+
+def phases(bench: Bench) -> dict[str, Callable[[], object]]:
+    """Return what is timed, by name."""
+    return {
+        "evaluate 10,000": bench.evaluate,
+        "update": bench.update,
+        "craft trigger": bench.craft_trigger,
+        "craft accumulative": bench.craft_accumulative,
+        "DSC, ten steps, with update": bench.dsc,
+        "online step, test set": partial(bench.step, whole=True),
+        "online step, monitor": partial(bench.step, whole=False),
+    }
+
+
+def measure_phases(width: int, repeats: int) -> list[dict[str, float | str]]:
+    """Time every phase and the machine's ceiling right before it.
+
+    Returns:
+        A row a phase: its median seconds, GFLOP, their ratio, and that ratio's share of the ceiling.
+    """
+    bench, rows = Bench(width), []
+    for name, work in phases(bench).items():
+        most, took = ceiling(torch.device("cpu")), sorted(seconds(work, repeats))
+        middle, count = took[len(took) // 2], flops(work)
+        rows.append(
+            {
+                "width": width,
+                "phase": name,
+                "seconds": middle,
+                "fastest": took[0],
+                "slowest": took[-1],
+                "gflop": count / 1e9,
+                "gflop_per_s": count / middle / 1e9,
+                "ceiling_gflop_per_s": most / 1e9,
+                "share_of_ceiling": count / middle / most,
+            }
+        )
+    return rows
