@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types docs
+.PHONY: demo test lint types docs bench
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,3 +27,8 @@ types: $(VENV)/installed
 docs: $(VENV)/installed
 	$(RUN) -c "from accupoison.tags import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md
 	$(RUN) -c "from accupoison.cli.docs import cli_markdown; print(cli_markdown(), end='')" > docs/cli.md
+
+bench: $(VENV)/installed
+	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks --profile
+	$(RUN) -m benchmarks.long_stream

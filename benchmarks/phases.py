@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -102,13 +103,14 @@ def phases(bench: Bench) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure_phases(width: int, repeats: int) -> list[dict[str, float | str]]:
+def measure_phases(width: int, repeats: int) -> list[dict[str, Any]]:
     """Time every phase and the machine's ceiling right before it.
 
     Returns:
         A row a phase: its median seconds, GFLOP, their ratio, and that ratio's share of the ceiling.
     """
-    bench, rows = Bench(width), []
+    bench = Bench(width)
+    rows: list[dict[str, Any]] = []
     for name, work in phases(bench).items():
         most, took = ceiling(torch.device("cpu")), sorted(seconds(work, repeats))
         middle, count = took[len(took) // 2], flops(work)

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,13 @@ def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
 def share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:
     """Return the matrix products of so many forward and backward passes as a share of what the machine reaches."""
     x = data.batch(torch.arange(min(8, data.size))).x
-    return images_per_second * training_flops(learner.model, x) / ceiling(learner.device)
+    return images_per_second * training_flops(learner.model, x) / _ceiling(learner.device)
+
+
+@cache
+def _ceiling(device: torch.device) -> float:
+    """Measure once a process: it takes as long as a small world."""
+    return ceiling(device)
 
 
 def _epsilon(burnin: Burnin) -> float:

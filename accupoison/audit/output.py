@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import roc_curve
 
 from accupoison.audit.challenge import Cell
+from accupoison.audit.events import write_events
 from accupoison.audit.results import AttackResult, Samples, table
 from accupoison.audit.roc import RocSummary
 from accupoison.audit.victims import Outcome
@@ -27,7 +28,7 @@ FLOOR = 1e-4
 def write_results(
     folder: Path, results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]], samples: Samples
 ) -> None:
-    """Write ``audit.json``, ``audit.csv``, ``roc.png`` and ``scores.png`` in ``folder``.
+    """Write ``audit.json``, ``audit.csv``, ``roc.png``, ``scores.png`` and an event file in ``folder``.
 
     Args:
         folder: A directory; made if it is not there.
@@ -39,14 +40,17 @@ def write_results(
         InputError: A file cannot be written.
     """
     write_json(folder / "audit.json", {"samples": len(samples.labels), "attacks": [one.as_dict() for one in results]})
-    _write_csv(folder / "audit.csv", table(list(results)))
-    _save(_roc(results, scores, samples), folder / "roc.png")
+    write_csv(folder / "audit.csv", table(list(results)))
+    save_figure(_roc(results, scores, samples), folder / "roc.png")
     best = max(results, key=lambda one: one.roc.auc).attack
-    _save(_histogram(best, scores[best], samples), folder / "scores.png")
+    save_figure(_histogram(best, scores[best], samples), folder / "scores.png")
+    values = {f"{one.attack}/auc": one.roc.auc for one in results}
+    values |= {f"{one.attack}/balanced_accuracy": one.balanced_accuracy for one in results}
+    write_events(folder, values, pictures=("roc.png", "scores.png"))
 
 
 def write_victims(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Write ``audit.json`` and ``audit.csv`` in ``folder`` and return the rows of the table, the best attack first.
+    """Write ``audit.json``, ``audit.csv`` and an event file in ``folder``; return the table's rows, best attack first.
 
     Raises:
         InputError: A file cannot be written.
@@ -63,7 +67,9 @@ def write_victims(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str,
         }
         for one in ordered
     ]
-    _write_csv(folder / "audit.csv", rows)
+    write_csv(folder / "audit.csv", rows)
+    values = {f"{one.attack}/auc": float(np.mean(one.auc)) for one in outcomes}
+    write_events(folder, values | {f"{one.attack}/accuracy": float(np.mean(one.accuracy)) for one in outcomes})
     return rows
 
 
@@ -71,7 +77,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows with the same keys as a CSV file; InputError if it cannot be written."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
@@ -79,7 +86,8 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file; InputError if it cannot be written."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
 
 
@@ -131,7 +139,7 @@ def write_challenge(folder: Path, found: Sequence[Cell]) -> dict[str, dict[str, 
             metric: {"max_acc": m.max_acc, "threshold": m.threshold, "cross_validated_acc": m.cross_validated}
             for metric, m in cell.metrics.items()
         }
-        _save(_accuracies(cell), folder / f"accuracy_{name}.png")
+        save_figure(_accuracies(cell), folder / f"accuracy_{name}.png")
     write_json(folder / "result.json", result)
     return result
 
@@ -152,11 +160,13 @@ def _accuracies(cell: Cell) -> Figure:
     return figure
 
 
-def write_ages(path: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
+def write_ages(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
     """Draw AUC against the steps since a sample was learnt last, with its 95% interval, one line a score.
 
+    Writes ``age.png`` and an event file in ``folder``.
+
     Raises:
-        InputError: The file cannot be written.
+        InputError: A file cannot be written.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -167,4 +177,6 @@ def write_ages(path: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]
     axes.axhline(0.5, color="0.6", linestyle=":", linewidth=1)
     axes.set(xlabel="steps since the sample was learnt last", ylabel="AUC against never-learnt samples")
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, folder / "age.png")
+    by_age = {f"{name}/auc_by_age": [(age, one.auc) for age, one in points] for name, points in curves.items()}
+    write_events(folder, {}, by_age, ("age.png",))

@@ -35,12 +35,14 @@ class RunAudit:
         last_step: The step at which each stream member was learnt last, int64, in the order of its group.
         steps: Steps that the audited model has taken.
         branch: The trigger that it received.
+        unseen: Images of the stream's split that never came, as if they were members: a control; None without any.
     """
 
     groups: dict[str, Samples]
     last_step: NDArray[np.int64]
     steps: int
     branch: str
+    unseen: Samples | None = None
 
     def by_age(self, score: str) -> list[tuple[int, RocSummary]]:
         """Return, for each age in steps since a sample was learnt last, the ROC summary against the never learnt.
@@ -110,26 +112,31 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
     branch = config.trigger.deliver[-1]
     learnt = ledger.learnt(branch)
-    others = evenly(never_learnt(built.splits, learnt), limit).numpy()
+    splits = built.splits
+    others = evenly(never_learnt(splits, learnt), limit).numpy()
     stream = np.array(list(learnt), dtype=np.int64)
     if len(stream) == 0:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
     view, data = built.simulation.learner.view(), built.data
-    groups = {}
+    burnin = splits.burnin if built.burnin is None else built.burnin
     members_by_group = {"stream": stream}
     if built.burnin is not None:
-        drawn = evenly(built.burnin, limit).numpy()
+        drawn = evenly(burnin, limit).numpy()
         members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
-    for name, members in members_by_group.items():
+    never = splits.stream[~torch.isin(splits.stream, torch.cat([torch.from_numpy(stream), burnin]))]
+
+    def against_others(members: NDArray[np.int64]) -> Samples:
         ids = np.concatenate([members, others])
         probs, labels = _probabilities(view, data, ids)
         first, _ = _probabilities(before, data, ids)
         rows = np.arange(len(ids))
         now, then = (np.log(np.maximum(p[rows, labels], TINY)) for p in (probs, first))
-        member = np.arange(len(ids)) < len(members)
-        groups[name] = Samples(probs, labels, member, ids, {"loss_change": now - then})
+        return Samples(probs, labels, np.arange(len(ids)) < len(members), ids, {"loss_change": now - then})
+
+    groups = {name: against_others(members) for name, members in members_by_group.items()}
+    unseen = against_others(evenly(never, limit).numpy()) if len(never) else None
     last_step = np.array(list(learnt.values()), dtype=np.int64)
-    return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch)
+    return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch, unseen)
 
 
 @torch.no_grad()

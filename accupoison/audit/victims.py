@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accupoison.audit.exposure import exposed
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores, thresholds
 from accupoison.audit.neural import neural_scores
@@ -100,6 +101,7 @@ def attack_victims(config: OfflineConfig, out: Path, data: DataSet) -> tuple[lis
     attacker = Attacker(shadows, labels)
     return collect([attacker.attack(victim) for victim in victims]), {
         **facts(victims, shadows, labels),
+        **exposure_of([*victims, *shadows], division.audited.numpy(), labels),
         "dropped_twins": division.dropped,
     }
 
@@ -190,6 +192,11 @@ def _rmia(shadows: Sequence[World], target: World, slope: float | None) -> Float
 def _rmia_bound(shadows: Sequence[World], slope: float | None) -> float:
     score = _rmia(shadows[0].apart(shadows), shadows[0], slope)
     return thresholds(score, np.zeros(len(score), dtype=np.int64), shadows[0].keep, per_class=False)[0]
+
+
+def exposure_of(worlds: Sequence[World], ids: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what :func:`~accupoison.audit.exposure.exposed` makes of the plain query."""
+    return exposed(np.stack([w.phi[:, 0] for w in worlds]), np.stack([w.keep for w in worlds]), ids, labels)
 
 
 def facts(victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np.int64]) -> dict[str, Any]:

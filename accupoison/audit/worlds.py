@@ -14,7 +14,7 @@ from accupoison.attacks import Attack
 from accupoison.audit.offline import check_queries, share_of_ceiling, signals
 from accupoison.audit.pairs import Pairs, pair
 from accupoison.audit.run import config_of, finished
-from accupoison.audit.victims import Attacker, Outcome, World, collect, facts, read_world
+from accupoison.audit.victims import Attacker, Outcome, World, collect, exposure_of, facts, read_world
 from accupoison.build import Built, build_simulation, find_checkpoint
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
@@ -243,7 +243,7 @@ def audit_worlds(task: Task) -> tuple[list[Outcome], list[Outcome], dict[str, An
             )
     found = [Attacker(world.apart(worlds), labels).attack(world) for world in worlds]
     alone = Attacker(worlds, labels).attack(_target(task, config, pairs, others))
-    about = facts(worlds, worlds, labels)
+    about = {**facts(worlds, worlds, labels), **exposure_of(worlds, pairs.ids.numpy(), labels)}
     del about["epsilon"]  # worlds do not account for it; the run's own is in its summary
     return collect(found), collect([alone]), {**about, "pairs": len(pairs.inside)}
 

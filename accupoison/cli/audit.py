@@ -38,7 +38,7 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
     if ctx.invoked_subcommand is None:
         if run is None:
             raise click.UsageError(
-                "give a run with --run logs/RUN, or a command: predictions, offline, worlds or challenge"
+                "give a run with --run logs/RUN, or a command: predictions, offline, worlds, ages or challenge"
             )
         _audit_run(run, out or run / "audit", seed, as_json)
         return
@@ -62,7 +62,7 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
         write_results(folder / name, results, scores, reported)
         groups[name] = [one.as_dict() for one in results]
         text += [f"{name} members against never-learnt images ({len(reported.labels)} samples)", _table(results), ""]
-    write_ages(folder / "age.png", ages)
+    write_ages(folder, ages)
     by_age = {
         name: [
             {"age": age, "auc": one.auc, "interval": one.intervals["auc"], "members": one.members} for age, one in rows

@@ -1,0 +1,36 @@
+"""Audits of several runs at once: ``audit ages``."""
+
+from pathlib import Path
+
+import click
+
+from accupoison.cli.audit import JSON, PATH, audit
+from accupoison.cli.group import CHECKPOINTS, LOGS
+from accupoison.cli.output import json_text, progress_bar
+
+
+@audit.command()
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, help="The directory to write.  [default: logs/ages]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@JSON
+def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Pool the membership AUC of finished RUNS by group and by age.
+
+    Members of the burn-in, members of the stream and images that never came, each against test images never learnt, by
+    the loss and by its change during the stream. Runs that differ in base model and seed alone are replicates: mean and
+    95% interval over base models. RUNS are directories of runs, or of sweeps. Writes ages.json, ages.csv, ages.png.
+    """
+    from accupoison.audit.ages import pool_ages, write_pooled
+    from accupoison.report.collect import collect
+    from accupoison.report.table import markdown
+
+    folder = out or LOGS / "ages"
+    with progress_bar("runs", hidden=quiet or as_json) as show:
+        pooled = pool_ages(collect(runs), CHECKPOINTS, show)
+    rows = write_pooled(folder, pooled)
+    if as_json:
+        click.echo(json_text({"out": str(folder), "aucs": [vars(one) | {"auc": vars(one.auc)} for one in pooled]}))
+        return
+    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    click.echo(f"\n95% intervals over base models, or over streams where there is one; by age in {folder / 'ages.csv'}")

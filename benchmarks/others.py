@@ -1,0 +1,112 @@
+"""What a phase needs in memory, how long the command line takes to start, how fast the audit's arithmetic is."""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from accupoison.audit.lira import lira_scores
+from accupoison.audit.metric import all_scores
+from accupoison.speed import seconds
+
+ROOT = Path(__file__).parent.parent
+SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
+MEMORY = """
+import json, resource
+from benchmarks.phases import Bench
+from benchmarks.others import peak
+bench = Bench({width})
+base = peak()
+bench.{phase}
+print(json.dumps([base, peak()]))
+"""
+
+
+def peak() -> float:
+    """Return the most memory that this process has held, in GB (1e9 bytes)."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def memory(width: int) -> list[dict[str, Any]]:
+    """Return the peak memory of a process that does one phase, data and network included, by phase."""
+    rows = []
+    for name, call in {
+        "craft accumulative": "craft_accumulative()",
+        "DSC, ten steps, with update": "dsc()",
+        "online step, test set": "step(whole=True)",
+    }.items():
+        text = run([sys.executable, "-c", MEMORY.format(width=width, phase=call)])
+        base, most = (float(part) for part in text.strip("[]\n ").split(","))
+        rows.append({"width": width, "phase": name, "before_gb": base, "peak_gb": most})
+    return rows
+
+
+def private_memory(width: int, chunk: int) -> dict[str, Any]:
+    """Return the peak memory of one DP-SGD update of the ResNet-18 with group norm, batch 100."""
+    code = f"""
+import torch
+from accupoison.base_model import place
+from accupoison.context import StepContext
+from accupoison.defenses import Defense
+from accupoison.learner import Learner
+from accupoison.models import ModelSpec, build_model
+from accupoison.types import Batch
+from accupoison.updates import DPSGD
+from benchmarks.others import peak
+learner = Learner(place(build_model(ModelSpec(width={width}, norm="group"), 0), torch.device("cpu")), lr=0.01)
+batch = Batch(torch.rand(100, 3, 32, 32), torch.randint(10, (100,)), torch.arange(100))
+DPSGD(chunk={chunk}).step(learner, Defense(), batch, StepContext(0, "dp", 0, {{}}))
+print(peak())
+"""
+    return {
+        "width": width,
+        "phase": f"DP-SGD update, chunk {chunk}",
+        "peak_gb": float(run([sys.executable, "-c", code])),
+    }
+
+
+def run(command: Sequence[str]) -> str:
+    """Run a command in the repository and return what it prints."""
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def start_up(repeats: int) -> dict[str, float]:
+    """Return the median time of ``--help`` and of importing click alone, each in processes of their own."""
+
+    def timed(command: Sequence[str]) -> float:
+        times = []
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            run(command)
+            times.append(time.perf_counter() - started)
+        return median(times[1:])
+
+    helped = timed([sys.executable, "cli.py", "--help"])
+    click = timed([sys.executable, "-c", "import click"])
+    return {"help_s": helped, "import_click_s": click, "ratio": helped / click}
+
+
+def audit_speed(repeats: int) -> list[dict[str, Any]]:
+    """Time the metric attacks and LiRA on arrays of the size of a large audit."""
+    rng = np.random.default_rng(0)
+    probs, labels = rng.dirichlet(np.ones(10), SAMPLES), rng.integers(0, 10, SAMPLES)
+    phi = rng.normal(size=(WORLDS, SAMPLES, QUERIES))
+    keep = rng.permuted(np.tile(np.arange(WORLDS) % 2 == 0, (SAMPLES, 1)), axis=1).T
+    before = peak()
+    rows: list[dict[str, Any]] = []
+    tasks: dict[str, Callable[[], object]] = {
+        f"all metric attacks, {SAMPLES:,} samples": lambda: all_scores(probs, labels),
+        f"LiRA online, {WORLDS} worlds x {SAMPLES:,} samples x {QUERIES} queries": lambda: lira_scores(
+            phi, keep, phi[0], variant="online"
+        ),
+    }
+    for name, work in tasks.items():
+        rows.append({"phase": name, "seconds": median(seconds(work, repeats)), "memory_gb": peak() - before})
+    return rows

@@ -1,0 +1,85 @@
+"""``audit ages``: the membership AUC of several runs, pooled; and audits in TensorBoard."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from accupoison.audit.roc import roc_summary
+from accupoison.audit.run import RunAudit, audit_run
+from tests.e2e.conftest import BURNIN, ONLINE, SET, done, refused
+
+FEW = (SET, "data.burnin=60", SET, "evaluate.monitor=false")
+
+
+@pytest.fixture
+def runs(work: Path) -> Path:
+    """Make two base models that have learnt 60 images by heart, and a stream for each."""
+    for seed in ("0", "1"):
+        learnt = (SET, "train.batch_size=10", "--epochs", "30", SET, "train.recipe=few")
+        done(*BURNIN, SET, "data.burnin=60", *learnt, "--seed", seed)
+        start = (*FEW, SET, "start.recipe=few", SET, f"start.seed={seed}")
+        done(*ONLINE, *start, "--attack", "none", "--trigger", "clean", "--out", f"logs/a-{seed}")
+    return work
+
+
+def test_runs_are_pooled_over_base_models(runs: Path) -> None:
+    text = done("audit", "ages", "logs", "--quiet").stdout
+    assert "95% intervals over base models" in text
+    found = json.loads(Path("logs/ages/ages.json").read_text())["aucs"]
+    rows = list(csv.DictReader(Path("logs/ages/ages.csv").read_text().splitlines()))
+    assert len(rows) == len(found)
+    whole = {(one["members"], one["score"]): one for one in found if one["age"] is None}
+    assert set(whole) == {(m, s) for m in ("burn-in", "stream", "never seen") for s in ("loss", "loss_change")}
+    audits = [audit_run(Path(f"logs/a-{seed}"), Path("checkpoints")) for seed in (0, 1)]
+    groups = [one.groups["burn-in"] for one in audits]
+    aucs = [roc_summary(g.probs[np.arange(len(g.labels)), g.labels], g.member).auc for g in groups]
+    pooled = whole["burn-in", "loss"]["auc"]
+    assert pooled["mean"] == pytest.approx(sum(aucs) / 2, abs=1e-9)
+    assert (pooled["burnins"], pooled["runs"], pooled["over"]) == (2, 2, "burn-ins")
+    assert pooled["mean"] > 0.55
+    assert abs(whole["never seen", "loss"]["auc"]["mean"] - 0.5) < 0.1
+    ages = [one["age"] for one in found if one["age"] is not None and one["score"] == "loss"]
+    assert ages == sorted(ages)
+    assert len(ages) >= 5
+    assert Path("logs/ages/ages.png").read_bytes()[:4] == b"\x89PNG"
+    again = json.loads(done("audit", "ages", "logs/a-0", "logs/a-1", "--json", "--out", "again").stdout)
+    assert again["aucs"] == found
+    check_that_never_seen_images_are_nobodys(audits[0])
+    check_that_an_audit_is_in_tensorboard_once()
+
+
+def check_that_never_seen_images_are_nobodys(audit: RunAudit) -> None:
+    assert audit.unseen is not None
+    unseen = set(audit.unseen.ids[audit.unseen.member].tolist())
+    for samples in audit.groups.values():
+        assert unseen.isdisjoint(samples.ids.tolist())
+    others = set(audit.unseen.ids[~audit.unseen.member].tolist())
+    assert others == set(audit.groups["stream"].ids[~audit.groups["stream"].member].tolist())
+
+
+def check_that_an_audit_is_in_tensorboard_once() -> None:
+    for _ in range(2):
+        done("audit", "--run", "logs/a-0")
+    found = json.loads(Path("logs/a-0/audit/audit.json").read_text())
+    for group in ("stream", "burn-in"):
+        folder = Path("logs/a-0/audit") / group
+        assert len(list(folder.glob("events.*"))) == 1
+        events = EventAccumulator(str(folder)).Reload()
+        by_name = {one["attack"]: one for one in found["groups"][group]}
+        (point,) = events.Scalars("audit/loss/auc")
+        assert point.value == pytest.approx(by_name["loss"]["roc"]["auc"], abs=1e-6)
+        assert events.Tags()["images"] == ["audit/roc", "audit/scores"]
+    ages = EventAccumulator(str(Path("logs/a-0/audit"))).Reload().Scalars("audit/loss/auc_by_age")
+    assert [(point.step, round(point.value, 6)) for point in ages] == [
+        (row["age"], round(row["auc"], 6)) for row in found["by_age"]["loss"]
+    ]
+
+
+def test_directories_without_a_run(work: Path) -> None:
+    Path("empty").mkdir()
+    assert "empty" in refused("audit", "ages", "empty")
+    assert "Missing argument" in refused("audit", "ages")

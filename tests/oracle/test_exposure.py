@@ -1,0 +1,40 @@
+"""Per-sample exposure against its closed form."""
+
+import numpy as np
+import pytest
+
+from accupoison.audit.exposure import exposed, exposure
+
+
+def models(distance: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return Gaussian signals that lie ``distance`` standard deviations higher in training, and who was in."""
+    rng = np.random.default_rng(seed)
+    keep = rng.permuted(np.tile(np.arange(count) % 2 == 0, (len(distance), 1)), axis=1).T
+    return 2 * rng.normal(size=keep.shape) + 2 * distance * keep + 5, keep
+
+
+def test_exposure_is_the_distance_of_the_two_gaussians() -> None:
+    distance = np.linspace(-0.5, 4, 40)
+    found = exposure(*models(distance, 4000))
+    assert np.abs(found - distance).max() < 0.15
+
+
+def test_too_few_models_say_nothing() -> None:
+    phi, keep = np.zeros((3, 2)), np.array([[True, True], [True, False], [False, False]])
+    assert np.isnan(exposure(phi, keep)).all()  # one model lacks the first, one has the second
+
+
+def test_the_most_exposed_samples_and_classes_are_named() -> None:
+    distance = np.zeros(200)
+    distance[[7, 150]] = 9, 6
+    distance[100:] += 1
+    labels = (np.arange(200) >= 100).astype(np.int64)
+    found = exposed(*models(distance, 60), np.arange(200) + 1000, labels)
+    assert [one["id"] for one in found["most_exposed"][:2]] == [1007, 1150]
+    assert [one["class"] for one in found["most_exposed"][:2]] == [0, 1]
+    quiet, loud = found["by_class"][0], found["by_class"][1]
+    assert quiet["samples"] == loud["samples"] == 100
+    assert loud["exposure"] - quiet["exposure"] == pytest.approx(1, abs=0.2)
+    assert loud["auc"] == pytest.approx(0.76, abs=0.02)  # Phi(1 / sqrt 2)
+    few = exposed(*models(distance[:6], 60), np.arange(6), np.zeros(6, dtype=np.int64))
+    assert few["by_class"][0]["auc"] is None
