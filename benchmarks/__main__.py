@@ -41,11 +41,12 @@ def machine() -> dict[str, Any]:
 
 def phase_table(rows: list[dict[str, Any]]) -> str:
     """Return the timed phases as a Markdown table."""
-    header = ["width", "phase", "median s", "fastest to slowest", "GFLOP", "GFLOP/s", "share of A @ B"]
+    header = ["width", "phase", "calls", "median s", "fastest to slowest", "GFLOP", "GFLOP/s", "share of A @ B"]
     cells = [
         [
             str(row["width"]),
             row["phase"],
+            str(row["calls"]),
             f"{row['seconds']:.2f}",
             f"{row['fastest']:.2f} to {row['slowest']:.2f}",
             f"{row['gflop']:.0f}",
