@@ -8,6 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from accupoison.audit.results import EXPOSED, LEAST
 
+FEWEST = 4
+
 
 def exposure(phi: NDArray[np.float64], keep: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return how far apart each sample's signals lie with and without it in training, in standard deviations.
@@ -20,7 +22,8 @@ def exposure(phi: NDArray[np.float64], keep: NDArray[np.bool_]) -> NDArray[np.fl
         keep: Which samples each model was trained with, bool [M, N].
 
     Returns:
-        Distances [N]; NaN where fewer than two models have the sample, or lack it.
+        Distances [N]; NaN where fewer than ``FEWEST`` models have the sample, or lack it: a deviation from two or three
+        signals is often almost zero, and the list of the most exposed would be theirs.
     """
     parts = []
     for chosen in (keep, ~keep):
@@ -28,7 +31,7 @@ def exposure(phi: NDArray[np.float64], keep: NDArray[np.bool_]) -> NDArray[np.fl
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (phi * chosen).sum(axis=0) / count
             variance = ((phi - mean) ** 2 * chosen).sum(axis=0) / (count - 1)
-        parts.append((mean, np.where(count >= 2, variance, np.nan)))
+        parts.append((mean, np.where(count >= FEWEST, variance, np.nan)))
     (inside, spread_in), (outside, spread_out) = parts
     return (inside - outside) / np.sqrt(np.maximum((spread_in + spread_out) / 2, 1e-12))  # type: ignore[no-any-return]
 

@@ -20,8 +20,9 @@ def test_exposure_is_the_distance_of_the_two_gaussians() -> None:
 
 
 def test_too_few_models_say_nothing() -> None:
-    phi, keep = np.zeros((3, 2)), np.array([[True, True], [True, False], [False, False]])
-    assert np.isnan(exposure(phi, keep)).all()  # one model lacks the first, one has the second
+    keep = np.array([[True] * 4 + [False] * 4, [True] * 3 + [False] * 5]).T
+    phi = np.random.default_rng(0).normal(size=keep.shape)
+    assert np.isfinite(exposure(phi, keep)).tolist() == [True, False]
 
 
 def test_the_most_exposed_samples_and_classes_are_named() -> None:
