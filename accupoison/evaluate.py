@@ -67,7 +67,9 @@ def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float,
         share = count
     share, size = share / share.sum(), count.clamp_min(1)
     rate = torch.bincount(labels, weights=hits.double(), minlength=classes) / size
-    p, variance = float((share * rate).sum()), float((share**2 * rate * (1 - rate) / size).sum())
+    p = float((share * rate).sum())
+    spread = torch.where(count > 1, rate * (1 - rate) / (size - 1).clamp_min(1), torch.full_like(rate, p * (1 - p)))
+    variance = float((share**2 * spread).sum())  # a class with a single image says nothing of its own spread
     n = p * (1 - p) / variance if variance > 0 else float(len(hits))
     centre, slack = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return p, max(0.0, (centre - slack) / (1 + Z**2 / n)), min(1.0, (centre + slack) / (1 + Z**2 / n))

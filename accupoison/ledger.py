@@ -127,15 +127,17 @@ class Ledger:
         Raises:
             InputError: The files have fewer rows, or are not readable.
         """
-        if appended.exists():
-            ledger = cls()
-            try:
-                with appended.open("rb") as file:
-                    ledger._rows = np.fromfile(file, dtype=ROW, count=rows)
-            except OSError as error:
-                raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
-            ledger._size = ledger._appended = len(ledger._rows)
-        else:
+        ledger = cls()
+        try:
+            with appended.open("rb") as file:
+                ledger._rows = np.fromfile(file, dtype=ROW, count=rows)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
+        ledger._size = ledger._appended = len(ledger._rows)
+        killed = len(ledger) < rows and saved.exists()  # a resumed run was, while it wrote its first rows anew
+        if killed or not appended.exists():
             ledger = cls.load(saved)
         if len(ledger) < rows:
             raise InputError(f"the ledger has {len(ledger)} rows, not the {rows} of the checkpoint; start the run anew")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,18 @@ def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found:
             raise InputError(f"{what} has changed since {run} was started; bring the old one back to resume it")
 
 
+def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
+    """Return the ledger as it was when ``state`` was saved.
+
+    Raises:
+        InputError: It is missing or damaged, or an older version wrote it.
+    """
+    kept = state["ledger"]
+    if not isinstance(kept, dict):
+        raise InputError(f"{run} was made by an older version of accupoison; run it anew")
+    return Ledger.resume(run / LEDGER_ROWS, run / LEDGER, kept["rows"], kept["branches"])
+
+
 class OnlineRun:
     """One run, from its directory to its summary.
 
@@ -98,9 +110,7 @@ class OnlineRun:
             self._diverged = state["diverged"]
             self.simulation.restore(state["simulation"])
             self.meter.restore(state["meter"])
-            kept = state["ledger"]
-            rows, saved = self.out / LEDGER_ROWS, self.out / LEDGER
-            self.ledger = Ledger.resume(rows, saved, kept["rows"], kept["branches"])
+            self.ledger = stored_ledger(self.out, state)
             at = (state["offset"], self.meter.trunk_steps)
         u = self.config.update
         bounded = not DEFENSES.get(self.config.defense.name).couples

@@ -70,25 +70,33 @@ def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path
         for width in widths:
             click.echo(f"width {width}\n{profiled(width)}")
         return
-    found: dict[str, Any] = {"machine": machine(), "repeats": repeats}
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}  # of parts not measured now
+    found |= {"machine": machine(), "repeats": repeats}
     click.echo("\n".join(f"{key}: {value}" for key, value in found["machine"].items()) + "\n")
     if "phases" in only:
         found["phases"] = [row for width in widths for row in measure_phases(width, repeats)]
+        _save(found, out)
         click.echo(phase_table(found["phases"]) + "\n")
     if "memory" in only:
         rows = [row for width in widths for row in memory(width)]
         found["memory"] = [*rows, *(private_memory(width, PRIVATE_CHUNK) for width in widths)]
+        _save(found, out)
         cells = [[str(row["width"]), row["phase"], f"{row['peak_gb']:.2f}"] for row in found["memory"]]
         click.echo(markdown(["width", "phase", "peak GB"], cells) + "\n")
     if "startup" in only:
         found["startup"] = start_up(repeats)
+        _save(found, out)
         click.echo("cli.py --help takes {help_s:.2f} s, {ratio:.1f} times import click\n".format(**found["startup"]))
     if "audit" in only:
         found["audit"] = audit_speed(repeats)
+        _save(found, out)
         cells = [[row["phase"], f"{row['seconds']:.2f}", f"{row['memory_gb']:.2f}"] for row in found["audit"]]
         click.echo(markdown(["audit", "median s", "GB on top of the arrays"], cells) + "\n")
-    out.write_text(json.dumps(found, indent=2) + "\n")
     click.echo(f"wrote {out}")
+
+
+def _save(found: dict[str, Any], out: Path) -> None:
+    out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def profiled(width: int) -> str:

@@ -4,17 +4,16 @@ Run by ``python -m benchmarks.long_stream``; needs no data but scikit-learn's.
 """
 
 import json
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-import numpy as np
 
 from accupoison.burnin import run_burnin
 from accupoison.config import preset
 from accupoison.online import LEDGER_ROWS, OnlineRun
-from accupoison.recorder import read_metrics
 from accupoison.settings import burnin_config, online_config
 from accupoison.tags import METRICS
 
@@ -35,7 +34,7 @@ def resident() -> float:
 
 
 class Watch:
-    """The progress bar of a run, which notes what the process and its files have grown to.
+    """The progress bar of a run; notes the time of so many steps, and what the process and its files have grown to.
 
     Args:
         out: The run's directory.
@@ -45,11 +44,14 @@ class Watch:
     def __init__(self, out: Path, every: int) -> None:
         self.out, self.every = out, every
         self.rows: list[dict[str, float]] = []
+        self.last = time.perf_counter()
 
     def __call__(self, done: int, total: int, said: str) -> None:
         """Take a note if it is time for one."""
         if done % self.every == 0:
-            self.rows.append({"step": done, "resident_mb": resident(), **self._files()})
+            now = time.perf_counter()
+            self.rows.append({"step": done, "seconds": now - self.last, "resident_mb": resident(), **self._files()})
+            self.last = now
 
     def _files(self) -> dict[str, float]:
         events = sum(path.stat().st_size for path in self.out.glob("events.*"))
@@ -69,10 +71,6 @@ def measure(steps: int, folder: Path) -> dict[str, Any]:
     watch = Watch(out, EARLY)
     OnlineRun(online_config(layers), folder, out, resume=False).run(watch)
     rows = watch.rows
-    times = {row["step"]: row["time/step_s"] + row["time/evaluate_s"] for row in read_metrics(out / METRICS)
-             if "time/step_s" in row}  # fmt: skip
-    early = [took for step, took in times.items() if EARLY <= step < 2 * EARLY]
-    late = [took for step, took in times.items() if step >= steps - EARLY]
     first, last = rows[0], rows[-1]
     span = last["step"] - first["step"]
     return {
@@ -80,7 +78,7 @@ def measure(steps: int, folder: Path) -> dict[str, Any]:
         "batch": 50,
         "resident_mb": {"early": first["resident_mb"], "end": last["resident_mb"]},
         "growth": last["resident_mb"] / first["resident_mb"] - 1,
-        "step_ms": {"early": 1e3 * float(np.median(early)), "end": 1e3 * float(np.median(late))},
+        "step_ms": {"early": 1e3 * rows[1]["seconds"] / EARLY, "end": 1e3 * last["seconds"] / EARLY},
         "bytes_a_step": {
             name.removesuffix("_mb"): 1e6 * (last[name] - first[name]) / span for name in first if name.endswith("_mb")
             and name != "resident_mb"

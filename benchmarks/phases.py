@@ -41,7 +41,7 @@ class Counted:
 
     def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
         """Return the view's logits."""
-        return self._view.logits(x.view_as(x), train=train, params=params)
+        return self._view.logits(x.view_as(x) if torch.is_grad_enabled() else x.detach(), train=train, params=params)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Return everything else that the view has."""

@@ -20,6 +20,7 @@ from accupoison.files import read_json
 from accupoison.online import OnlineRun
 from accupoison.recorder import read_metrics
 from accupoison.report.table import markdown
+from accupoison.rundir import RunDirectory
 from accupoison.settings import BurninConfig, burnin_config, online_config
 from accupoison.tags import METRICS, SUMMARY
 from accupoison.training import Burnin, batch_size
@@ -47,7 +48,7 @@ def train(folder: Path, recipe: str, width: int, seed: int, data_dir: str) -> st
     out = place(folder, recipe, width, seed)
     if not (out / FINAL).exists():
         config = settings(recipe, width, seed, data_dir)
-        run_burnin(config, out, resume=(out / METRICS).exists(), progress=lambda *_: None)
+        run_burnin(config, out, resume=RunDirectory.holds_run(out), progress=lambda *_: None)
     return out.name
 
 
@@ -87,7 +88,7 @@ def stream(folder: Path, checkpoint: Path, number: int, data_dir: str) -> str:
             "evaluate": {"monitor": False, "images": 0},
             "run": {"seed": number, "device": "cpu"},
         }
-        OnlineRun(online_config([own]), folder, out, resume=(out / METRICS).exists()).run(lambda *_: None)
+        OnlineRun(online_config([own]), folder, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
     return out.name
 
 

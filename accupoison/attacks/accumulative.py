@@ -37,7 +37,7 @@ def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) ->
     """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
-    at a time, in a fifth of the memory that the graph of the whole takes.
+    at a time, in a fraction of the memory that the graph of the whole takes.
     """
     at_trigger, at_val = mean_gradient(view, trigger, train=train), mean_gradient(view, val, train=train)
     terms = [

@@ -14,9 +14,10 @@ from accupoison.audit.output import save_figure, write_csv
 from accupoison.audit.results import Samples
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.run import audit_run
+from accupoison.errors import InputError
 from accupoison.files import write_json
 from accupoison.report.collect import Run
-from accupoison.report.groups import group
+from accupoison.report.groups import Group, group
 from accupoison.report.outcomes import Estimate, estimate
 
 SCORES = ("loss", "loss_change")
@@ -50,33 +51,53 @@ Key = tuple[str, int | None, str]
 
 def pool_ages(
     runs: Sequence[Run], root: Path, report: Callable[[int, int, str], None], limit: int = 5000
-) -> list[PooledAuc]:
+) -> tuple[list[PooledAuc], list[str]]:
     """Audit every run and pool the AUCs of those that replicate one experiment.
 
     Args:
         runs: Finished runs.
         root: The directory of checkpoints.
         report: Told (runs done, runs in all, the last one).
-        limit: At most so many of each kind of samples a run.
+        limit: At most so many members of the burn-in, images that never came, and others a run.
+
+    Returns:
+        The AUCs, and what was wrong with the runs that could not be audited, one sentence each.
 
     Raises:
-        InputError: A run cannot be audited.
+        InputError: No run could be audited.
     """
-    pooled, done = [], 0
-    for one in group(runs):
-        name = ", ".join(part for part in (one.first.attack, one.first.defense, one.setting) if part)
+    pooled, skipped, done = [], list[str](), 0
+    groups = group(runs)
+    streams, delivered = ({_parts(one)[i] for one in groups} for i in (0, 1))
+    for one in groups:
+        stream, deliver = _parts(one)
+        parts = [one.first.attack, one.first.defense, one.setting]
+        parts += [stream] * (len(streams) > 1) + [f"trigger {deliver}"] * (len(delivered) > 1)
+        name = ", ".join(part for part in parts if part)
         found: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
         counts: defaultdict[Key, int] = defaultdict(int)
         for run in one.runs:
-            for key, value, count in _aucs(run.path, root, limit):
+            done += 1
+            try:
+                aucs = _aucs(run.path, root, limit)
+            except InputError as error:
+                skipped.append(f"{run.path} is left out: {error}")
+                continue
+            for key, value, count in aucs:
                 found[key].append((run.burnin, value))
                 counts[key] += count
-            done += 1
             report(done, len(runs), run.path.name)
         for key, values in found.items():
             if (auc := estimate(values)) is not None:
                 pooled.append(PooledAuc(name, *key, auc, counts[key]))
-    return pooled
+    if not pooled:
+        raise InputError(skipped[0])
+    return pooled, skipped
+
+
+def _parts(one: Group) -> tuple[str, str]:
+    """Return what the setting of a group does not say: the stream, and the trigger whose model is audited."""
+    return one.first.config.stream.kind, one.first.config.trigger.deliver[-1]
 
 
 def _aucs(run: Path, root: Path, limit: int) -> list[tuple[Key, float, int]]:
@@ -137,7 +158,7 @@ def _figure(pooled: Sequence[PooledAuc]) -> Figure:
     for axes, score in zip(panels, SCORES, strict=True):
         for number, name in enumerate(experiments):
             mine = [one for one in pooled if (one.experiment, one.score) == (name, score)]
-            aged = sorted((one.age, one.auc) for one in mine if one.age is not None)
+            aged = sorted(((one.age, one.auc) for one in mine if one.age is not None), key=lambda point: point[0])
             half = [0.0 if np.isnan(auc.half) else auc.half for _, auc in aged]
             axes.errorbar(
                 [age for age, _ in aged], [auc.mean for _, auc in aged], yerr=half, label=name, capsize=3, marker="o"

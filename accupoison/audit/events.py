@@ -8,6 +8,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from accupoison.files import writing
 
+SUFFIX = ".audit"
+"""Tells an audit's event files from those of a run in the same directory."""
+
 
 def write_events(
     folder: Path,
@@ -28,9 +31,9 @@ def write_events(
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
+        for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()
-        with SummaryWriter(str(folder)) as writer:
+        with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
             for name, value in values.items():
                 writer.add_scalar(f"audit/{name}", value)
             for name, points in (curves or {}).items():

@@ -18,7 +18,7 @@ from accupoison.evaluate import CHUNK
 from accupoison.files import read_json
 from accupoison.ledger import Ledger
 from accupoison.membership import evenly, never_learnt
-from accupoison.online import LEDGER, check_inputs, input_digests
+from accupoison.online import check_inputs, input_digests, stored_ledger
 from accupoison.rundir import CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import ModelView
@@ -106,7 +106,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
     check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
     before = built.simulation.learner.snapshot()
     built.simulation.restore(state["simulation"])
-    return built, Ledger.load(run / LEDGER), before
+    return built, stored_ledger(run, state), before
 
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
@@ -118,12 +118,14 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     if len(stream) == 0:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
     view, data = built.simulation.learner.view(), built.data
-    burnin = splits.burnin if built.burnin is None else built.burnin
     members_by_group = {"stream": stream}
     if built.burnin is not None:
-        drawn = evenly(burnin, limit).numpy()
+        drawn = evenly(built.burnin, limit).numpy()
         members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
-    never = splits.stream[~torch.isin(splits.stream, torch.cat([torch.from_numpy(stream), burnin]))]
+    never = splits.stream[:0]
+    if built.burnin is not None:  # else nobody knows whom the base model has seen
+        came = torch.from_numpy(ledger.path(branch)["id"].copy())
+        never = splits.stream[~torch.isin(splits.stream, torch.cat([came, built.burnin]))]
 
     def against_others(members: NDArray[np.int64]) -> Samples:
         ids = np.concatenate([members, others])

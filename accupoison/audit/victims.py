@@ -35,7 +35,7 @@ class World:
         population: Probability of the true class of the population, [Z].
         seconds: What training and asking took.
         images: Training images seen.
-        share: What their matrix products came to, as a share of what the machine reached at the time.
+        share: What their matrix products came to, as a share of what the machine reaches.
         epsilon: Of its DP-SGD; infinity without.
         group: Models of one group are complementary and never attack each other: with one of them among the shadows, a
             member would have one IN shadow fewer than a non-member, which the ratio of two fits would give away.
@@ -84,7 +84,8 @@ def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1
             others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
             phi, probs = (found[name].astype(np.float64) for name in ("phi", "probs"))
             probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
-            about = {name: float(found[name]) for name in ("seconds", "images", "share", "epsilon")}
+            about = {name: float(found[name]) for name in ("seconds", "images", "epsilon")}
+            about["share"] = float(found["share"]) if "share" in found else np.nan  # worlds from before it was measured
             return World(phi, probs, found["keep"], np.clip(others, 0, 1), group=group, **about)
     except FileNotFoundError:
         raise InputError(f"there is no {path}; the same command goes on with what is missing") from None
@@ -209,6 +210,6 @@ def facts(victims: Sequence[World], shadows: Sequence[World], labels: NDArray[np
         "train_accuracy": [float(hit[w.keep].mean()) for hit, w in zip(hits, victims, strict=True)],
         "epsilon": max(w.epsilon for w in everyone),
         "images_per_second": float(np.median([w.images / w.seconds for w in everyone])),
-        "share_of_ceiling": float(np.median([w.share for w in everyone])),
+        "share_of_ceiling": float(np.median([w.share for w in everyone if not np.isnan(w.share)] or [np.nan])),
         "seconds": float(sum(w.seconds for w in everyone)),
     }

@@ -19,7 +19,8 @@ def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -
 
     Members of the burn-in, members of the stream and images that never came, each against test images never learnt, by
     the loss and by its change during the stream. Runs that differ in base model and seed alone are replicates: mean and
-    95% interval over base models. RUNS are directories of runs, or of sweeps. Writes ages.json, ages.csv, ages.png.
+    95% interval over base models. RUNS are directories of runs, or of sweeps; runs that have learnt nothing are left
+    out. Writes ages.json, ages.csv, ages.png.
     """
     from accupoison.audit.ages import pool_ages, write_pooled
     from accupoison.report.collect import collect
@@ -27,7 +28,9 @@ def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -
 
     folder = out or LOGS / "ages"
     with progress_bar("runs", hidden=quiet or as_json) as show:
-        pooled = pool_ages(collect(runs), CHECKPOINTS, show)
+        pooled, skipped = pool_ages(collect(runs), CHECKPOINTS, show)
+    for sentence in skipped:
+        click.echo(sentence, err=True)
     rows = write_pooled(folder, pooled)
     if as_json:
         click.echo(json_text({"out": str(folder), "aucs": [vars(one) | {"auc": vars(one.auc)} for one in pooled]}))

@@ -42,6 +42,10 @@ def test_runs_are_pooled_over_base_models(runs: Path) -> None:
     assert (pooled["burnins"], pooled["runs"], pooled["over"]) == (2, 2, "burn-ins")
     assert pooled["mean"] > 0.55
     assert abs(whole["never seen", "loss"]["auc"]["mean"] - 0.5) < 0.1
+    by_age = audits[0].by_age("loss_change"), audits[1].by_age("loss_change")
+    pooled_age = [one for one in found if one["score"] == "loss_change" and one["age"] == 2]
+    mean = sum(dict(ages)[2].auc for ages in by_age) / 2
+    assert [one["auc"]["mean"] for one in pooled_age] == [pytest.approx(mean, abs=1e-12)]
     ages = [one["age"] for one in found if one["age"] is not None and one["score"] == "loss"]
     assert ages == sorted(ages)
     assert len(ages) >= 5
@@ -67,7 +71,7 @@ def check_that_an_audit_is_in_tensorboard_once() -> None:
     found = json.loads(Path("logs/a-0/audit/audit.json").read_text())
     for group in ("stream", "burn-in"):
         folder = Path("logs/a-0/audit") / group
-        assert len(list(folder.glob("events.*"))) == 1
+        assert len(list(folder.glob("events.*.audit"))) == 1
         events = EventAccumulator(str(folder)).Reload()
         by_name = {one["attack"]: one for one in found["groups"][group]}
         (point,) = events.Scalars("audit/loss/auc")
@@ -77,6 +81,17 @@ def check_that_an_audit_is_in_tensorboard_once() -> None:
     assert [(point.step, round(point.value, 6)) for point in ages] == [
         (row["age"], round(row["auc"], 6)) for row in found["by_age"]["loss"]
     ]
+
+
+def test_streams_are_told_apart_and_runs_without_members_left_out(runs: Path) -> None:
+    start = (*FEW, SET, "start.recipe=few", "--attack", "none")
+    done(*ONLINE, *start, "--trigger", "coast", "--out", "logs/b")
+    done(*ONLINE, *start, "--trigger", "clean", "--med", "FREEZE", "--out", "logs/c")
+    said = done("audit", "ages", "logs", "--quiet")
+    assert "logs/c is left out: FREEZE let nothing be learnt from the stream" in said.output
+    found = json.loads(Path("logs/ages/ages.json").read_text())["aucs"]
+    assert {one["experiment"] for one in found} == {"none, ST, trigger clean", "none, ST, trigger coast"}
+    assert "FREEZE let nothing be learnt" in refused("audit", "ages", "logs/c")
 
 
 def test_directories_without_a_run(work: Path) -> None:

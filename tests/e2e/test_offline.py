@@ -32,6 +32,9 @@ def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
     assert {"loss", "correctness", "neural", "lira_online", "lira_offline_fixed_variance", "rmia"} <= attacks
     assert all(len(one["auc"]) == 2 and 0 <= min(one["auc"]) <= max(one["auc"]) <= 1 for one in found["attacks"])
     assert all(0.1 < value <= 1 for value in found["test_accuracy"])
+    assert set(found["by_class"]) == {str(label) for label in range(10)}
+    assert all(one["id"] >= 1437 for one in found["most_exposed"])  # test samples
+    assert found["share_of_ceiling"] > 0
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
     before = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}

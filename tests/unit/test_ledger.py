@@ -154,6 +154,16 @@ def test_resume_is_exact(tmp_path: Path, cut: int, ended: bool) -> None:
     assert saved.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+def test_a_resumed_run_that_is_killed_in_its_first_save_can_be_resumed(tmp_path: Path) -> None:
+    rows, saved, ledger = tmp_path / "ledger.rows", tmp_path / "ledger.npz", Ledger()
+    branched(ledger, 0, 6)
+    ledger.save(saved)
+    rows.write_bytes(ledger.rows.tobytes()[:50])
+    again = Ledger.resume(rows, saved, len(ledger), ledger.branches)
+    again.append(rows)
+    assert rows.read_bytes() == ledger.rows.tobytes()
+
+
 def test_appending_writes_new_rows_alone(tmp_path: Path) -> None:
     ledger, path = Ledger(), tmp_path / "ledger.rows"
     branched(ledger, 0, 2)

@@ -1,0 +1,62 @@
+"""The benchmarks' own arithmetic, at a size at which they cost nothing."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from accupoison.speed import ceiling, flops, seconds, training_flops
+from benchmarks import phases
+from benchmarks.others import audit_task, peak
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> phases.Bench:
+    for name, value in {"TEST": 60, "BATCH": 10, "VAL": 20}.items():
+        monkeypatch.setattr(phases, name, value)
+    return phases.Bench(4)
+
+
+def test_every_phase_can_be_counted_and_timed(small: phases.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {name: flops(work) for name, work in phases.phases(small).items()}
+    forward = counts["evaluate 10,000"] / 60
+    assert counts["DSC, ten steps, with update"] - counts["update"] == pytest.approx(30 * 10 * forward, rel=0.15)
+    assert 2.5 < counts["update"] / (10 * forward) < 3
+    monkeypatch.setattr(phases, "ceiling", lambda _: 1e9)
+    monkeypatch.setattr(phases, "Bench", lambda _: small)
+    rows: list[dict[str, Any]] = phases.measure_phases(4, 1)
+    assert [row["phase"] for row in rows] == list(counts)
+    for row in rows:
+        assert row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert row["share_of_ceiling"] == pytest.approx(row["gflop"] / row["seconds"], rel=1e-6)
+
+
+def test_a_phase_with_the_monitor_does_the_rest_alike(small: phases.Bench) -> None:
+    whole, part = (flops(lambda w=w: small.step(whole=w)) for w in (True, False))  # type: ignore[misc]
+    assert whole == part  # the test set is smaller than the monitor here
+
+
+def test_operations_are_those_of_the_formula() -> None:
+    a = torch.rand(5, 7)
+    assert flops(lambda: a @ a.T) == 2 * 5 * 7 * 5
+    assert training_flops(nn.Linear(7, 3), torch.rand(4, 7)) == pytest.approx(
+        2 * 2 * 7 * 3
+    )  # no gradient of the images
+    assert 1e7 < ceiling(torch.device("cpu"), repeats=1) < 1e15
+
+
+def test_the_first_call_is_not_timed() -> None:
+    calls: list[int] = []
+    assert len(seconds(lambda: calls.append(1), 3)) == 3
+    assert len(calls) == 4
+
+
+def test_memory_and_the_audit_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SAMPLES": 50, "WORLDS": 12}.items():
+        monkeypatch.setattr("benchmarks.others." + name, value)
+    assert 0.05 < peak() < 100
+    for name in ("metric", "lira"):
+        found = audit_task(name, 1)
+        assert found["seconds"] > 0
+        assert found["memory_gb"] >= 0
