@@ -17,7 +17,6 @@ from benchmarks.phases import Bench, measure_phases
 
 HERE = Path(__file__).parent
 PARTS = ("phases", "memory", "startup", "audit")
-PRIVATE_CHUNK = 16
 
 
 def machine() -> dict[str, Any]:
@@ -78,8 +77,7 @@ def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path
         _save(found, out)
         click.echo(phase_table(found["phases"]) + "\n")
     if "memory" in only:
-        rows = [row for width in widths for row in memory(width)]
-        found["memory"] = [*rows, *(private_memory(width, PRIVATE_CHUNK) for width in widths)]
+        found["memory"] = [measure(width) for width in widths for measure in (memory, private_memory)]
         _save(found, out)
         cells = [[str(row["width"]), row["phase"], f"{row['peak_gb']:.2f}"] for row in found["memory"]]
         click.echo(markdown(["width", "phase", "peak GB"], cells) + "\n")

@@ -11,21 +11,26 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores
+from accupoison.base_model import place
+from accupoison.context import StepContext
+from accupoison.defenses import Defense
+from accupoison.learner import Learner
+from accupoison.models import ModelSpec, build_model
 from accupoison.speed import seconds
+from accupoison.types import Batch
+from accupoison.updates import DPSGD
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
 MEMORY = """
-import json
 from benchmarks.phases import Bench
 from benchmarks.others import peak
-bench = Bench({width})
-base = peak()
-bench.{phase}
-print(json.dumps([base, peak()]))
+Bench({width}).step(whole=True)
+print(peak())
 """
 
 
@@ -38,42 +43,25 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def memory(width: int) -> list[dict[str, Any]]:
-    """Return the peak memory of a process that does one phase, data and network included, by phase."""
-    rows = []
-    for name, call in {
-        "craft accumulative": "craft_accumulative()",
-        "DSC, ten steps, with update": "dsc()",
-        "online step, test set": "step(whole=True)",
-    }.items():
-        text = run([sys.executable, "-c", MEMORY.format(width=width, phase=call)])
-        base, most = json.loads(text)
-        rows.append({"width": width, "phase": name, "before_gb": base, "peak_gb": most})
-    return rows
+def memory(width: int) -> dict[str, Any]:
+    """Return the peak memory of a process that does one online step, data and network included."""
+    text = run([sys.executable, "-c", MEMORY.format(width=width)])
+    return {"width": width, "phase": "online step, test set", "peak_gb": float(text)}
 
 
-def private_memory(width: int, chunk: int) -> dict[str, Any]:
-    """Return the peak memory of one DP-SGD update of the ResNet-18 with group norm, batch 100."""
-    code = f"""
-import torch
-from accupoison.base_model import place
-from accupoison.context import StepContext
-from accupoison.defenses import Defense
-from accupoison.learner import Learner
-from accupoison.models import ModelSpec, build_model
-from accupoison.types import Batch
-from accupoison.updates import DPSGD
-from benchmarks.others import peak
-learner = Learner(place(build_model(ModelSpec(width={width}, norm="group"), 0), torch.device("cpu")), lr=0.01)
-batch = Batch(torch.rand(100, 3, 32, 32), torch.randint(10, (100,)), torch.arange(100))
-DPSGD(chunk={chunk}).step(learner, Defense(), batch, StepContext(0, "dp", 0, {{}}))
-print(peak())
-"""
-    return {
-        "width": width,
-        "phase": f"DP-SGD update, chunk {chunk}",
-        "peak_gb": float(run([sys.executable, "-c", code])),
-    }
+def private_memory(width: int) -> dict[str, Any]:
+    """Return the peak memory of a process that does one DP-SGD update, data and network included."""
+    text = run([sys.executable, "-c", f"from benchmarks.others import private_step\nprint(private_step({width}))"])
+    return {"width": width, "phase": "DP-SGD update, batch 100, chunk 16", "peak_gb": float(text)}
+
+
+def private_step(width: int, rows: int = 100) -> float:
+    """Make one DP-SGD update of the ResNet-18 with group norm and return the process's peak memory in GB."""
+    learner = Learner(place(build_model(ModelSpec(width=width, norm="group"), 0), torch.device("cpu")), lr=0.01)
+    batch = Batch(torch.rand(rows, 3, 32, 32), torch.randint(10, (rows,)), torch.arange(rows))
+    rule = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, chunk=16)
+    rule.step(learner, Defense(), batch, StepContext(0, "bench", 0, {}))
+    return peak()
 
 
 def run(command: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from accupoison.audit.metric import all_scores, thresholds
 from accupoison.audit.neural import neural_scores
 from accupoison.audit.offline import OfflineConfig, divide, world_path
 from accupoison.audit.rmia import rmia_scores
-from accupoison.audit.roc import roc_summary
+from accupoison.audit.roc import PRIORS, RocSummary, epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 
@@ -57,6 +57,25 @@ class World:
 
 
 @dataclass(frozen=True)
+class VictimResult:
+    """What one attack achieves on one victim, at the threshold most accurate on the shadows where it needs one.
+
+    Attributes:
+        accuracy: Share of the samples told correctly.
+        balanced_accuracy: Mean of the shares of members and of others told correctly.
+        roc: The ROC curve in numbers, with intervals, and what is withheld.
+        predictive_value: Share of members among those taken for members, by share of members in the population.
+        epsilon: Lower bound on the epsilon of differential privacy (delta 0), 95% confidence.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    roc: RocSummary
+    predictive_value: dict[float, float]
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one attack achieves, over victims.
 
@@ -65,12 +84,14 @@ class Outcome:
         accuracy: At the threshold most accurate on the shadows, one value a victim.
         auc: One value a victim.
         tpr: At a false positive rate of 1%, one value a victim.
+        victims: All that is known of each victim.
     """
 
     attack: str
     accuracy: list[float]
     auc: list[float]
     tpr: list[float | None]
+    victims: list[VictimResult]
 
 
 def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1) -> World:
@@ -125,25 +146,34 @@ class Attacker:
         self._bounds |= {f"lira_{name}": _calibrated(shadows, name) for name in LIRA}
         self._bounds |= {name: _rmia_bound(shadows, slope) for name, slope in RMIA.items()}
 
-    def attack(self, victim: World) -> dict[str, tuple[float, float, float | None]]:
-        """Return accuracy, AUC and TPR at 1% FPR by attack."""
+    def attack(self, victim: World) -> dict[str, VictimResult]:
+        """Return what each attack achieves, by its name."""
         scores = _single(victim, self._teacher, self._labels)
         scores |= {f"lira_{name}": _lira(self._shadows, victim, name) for name in LIRA}
         scores |= {name: _rmia(self._shadows, victim, slope) for name, slope in RMIA.items()}
-        found = {}
-        for name, score in scores.items():
-            summary = roc_summary(score, victim.keep)
-            accuracy = float(((score >= self._bounds[name]) == victim.keep).mean())
-            found[name] = accuracy, summary.auc, summary.tpr_at_fpr[0.01]
-        return found
+        return {name: _result(score, score >= self._bounds[name], victim.keep) for name, score in scores.items()}
 
 
-def collect(found: Sequence[dict[str, tuple[float, float, float | None]]]) -> list[Outcome]:
+def _result(score: Floats, taken: NDArray[np.bool_], member: NDArray[np.bool_]) -> VictimResult:
+    tpr, fpr = float(taken[member].mean()), float(taken[~member].mean())
+    return VictimResult(
+        accuracy=float((taken == member).mean()),
+        balanced_accuracy=0.5 * (tpr + 1 - fpr),
+        roc=roc_summary(score, member),
+        predictive_value={prior: predictive_value(tpr, fpr, prior) for prior in PRIORS},
+        epsilon=epsilon_lower_bound(taken, member),
+    )
+
+
+def collect(found: Sequence[dict[str, VictimResult]]) -> list[Outcome]:
     """Return outcomes by attack from what :meth:`Attacker.attack` returned for each victim."""
-    return [
-        Outcome(name, [one[name][0] for one in found], [one[name][1] for one in found], [one[name][2] for one in found])
-        for name in found[0]
-    ]
+    outcomes = []
+    for name in found[0]:
+        victims = [one[name] for one in found]
+        rocs = [one.roc for one in victims]
+        tpr = [roc.tpr_at_fpr[0.01] for roc in rocs]
+        outcomes.append(Outcome(name, [one.accuracy for one in victims], [roc.auc for roc in rocs], tpr, victims))
+    return outcomes
 
 
 def _single(world: World, trained_on: World, labels: NDArray[np.int64]) -> dict[str, Floats]:

@@ -1,5 +1,6 @@
 """Who can be recognised as a member: ``audit``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ def offline(
     outcomes, facts = attack_victims(config, folder, open_data(config.data, torch.device("cpu"))[0])
     rows = write_victims(folder, outcomes, facts)
     if as_json:
-        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: vars(one) for one in outcomes}}))
+        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: asdict(one) for one in outcomes}}))
         return
     click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     said = ", ".join(f"{name} {percent(sum(facts[key]) / len(facts[key]))}" for name, key in ACCURACIES)
@@ -208,9 +209,9 @@ def worlds(
     with progress_bar("worlds", hidden=quiet or as_json) as show:
         run_worlds(task, jobs=jobs, report=show)
     outcomes, alone, facts = audit_worlds(task)
-    rows = write_victims(folder, outcomes, {**facts, "run": {one.attack: vars(one) for one in alone}})
+    rows = write_victims(folder, outcomes, {**facts, "run": {one.attack: asdict(one) for one in alone}})
     if as_json:
-        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: vars(one) for one in outcomes}}))
+        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: asdict(one) for one in outcomes}}))
         return
     of_run = {one.attack: one for one in alone}
     for row in rows:

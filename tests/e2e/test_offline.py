@@ -35,6 +35,13 @@ def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
     assert set(found["by_class"]) == {str(label) for label in range(10)}
     assert all(one["id"] >= 1437 for one in found["most_exposed"])  # test samples
     assert found["share_of_ceiling"] > 0
+    for one in found["attacks"]:
+        for victim, auc in zip(one["victims"], one["auc"], strict=True):
+            low, high = victim["roc"]["intervals"]["auc"]
+            assert low <= victim["roc"]["auc"] == auc <= high
+            assert set(victim["roc"]["tpr_at_fpr"]) == {"0.1", "0.01", "0.001"}
+            assert set(victim["predictive_value"]) == {"0.5", "0.1", "0.01"}
+            assert victim["epsilon"] >= 0
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
     before = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}

@@ -127,6 +127,7 @@ def test_truncate_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence(run: RunDirectory) -> None:
     recorder = RunRecorder(run, [])
     recorder.log({"test/acc": 0.5}, 0)
+    recorder.sync()  # else TensorBoard's thread may meet the limit, too
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (run.path.joinpath("metrics.jsonl").stat().st_size + 10, hard))
     try:
