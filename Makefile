@@ -31,4 +31,5 @@ docs: $(VENV)/installed
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks
 	$(RUN) -m benchmarks --profile
+	$(RUN) -m benchmarks.alternatives
 	$(RUN) -m benchmarks.long_stream

@@ -127,18 +127,19 @@ class Ledger:
         Raises:
             InputError: The files have fewer rows, or are not readable.
         """
-        ledger = cls()
         try:
             with appended.open("rb") as file:
-                ledger._rows = np.fromfile(file, dtype=ROW, count=rows)
+                found = np.fromfile(file, dtype=ROW, count=rows)
         except FileNotFoundError:
-            pass
+            found = None
         except OSError as error:
             raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
-        ledger._size = ledger._appended = len(ledger._rows)
-        killed = len(ledger) < rows and saved.exists()  # a resumed run was, while it wrote its first rows anew
-        if killed or not appended.exists():
+        # too few, beside a saved ledger: a resumed run was killed while it wrote its first rows anew
+        if found is None or (len(found) < rows and saved.exists()):
             ledger = cls.load(saved)
+        else:
+            ledger = cls()
+            ledger._rows, ledger._size, ledger._appended = found, len(found), len(found)
         if len(ledger) < rows:
             raise InputError(f"the ledger has {len(ledger)} rows, not the {rows} of the checkpoint; start the run anew")
         ledger._size, ledger._branches = rows, list(branches)

@@ -21,9 +21,10 @@ def ceiling(device: torch.device, repeats: int = 5) -> float:
     return 2 * SIDE**3 / median(seconds(multiply, repeats))
 
 
-def seconds(work: Callable[[], object], repeats: int) -> list[float]:
-    """Return how long each of ``repeats`` calls took, after one that is not counted."""
-    work()
+def seconds(work: Callable[[], object], repeats: int, *, warm: bool = True) -> list[float]:
+    """Return how long each of ``repeats`` calls took, after one that is not counted unless ``warm`` is False."""
+    if warm:
+        work()
     times = []
     for _ in range(repeats):
         started = time.perf_counter()

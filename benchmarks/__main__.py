@@ -12,8 +12,8 @@ import torch
 
 from accupoison.report.table import markdown
 from accupoison.speed import ceiling
-from benchmarks.others import audit_speed, memory, private_memory, start_up
 from benchmarks.phases import Bench, measure_phases
+from benchmarks.processes import audit_speed, memory, private_memory, start_up
 
 HERE = Path(__file__).parent
 PARTS = ("phases", "memory", "startup", "audit")
@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if (info.exists())
+        if info.exists()
         else []
     )
     return {

@@ -20,6 +20,7 @@ from accupoison.tags import METRICS
 HERE = Path(__file__).parent
 EARLY = 500
 """Step from which on nothing should grow but the files."""
+FILES = ("events", METRICS, LEDGER_ROWS)
 STREAM: dict[str, Any] = {
     "stream": {"kind": "cycling", "augment": "none", "after": 0},
     "attack": {"name": "noise"},
@@ -55,10 +56,8 @@ class Watch:
 
     def _files(self) -> dict[str, float]:
         events = sum(path.stat().st_size for path in self.out.glob("events.*"))
-        sizes = {name: self.out / name for name in (METRICS, LEDGER_ROWS)}
-        return {"events_mb": events / 1e6} | {
-            f"{name}_mb": path.stat().st_size / 1e6 for name, path in sizes.items() if path.exists()
-        }
+        sizes = {name: (self.out / name).stat().st_size for name in (METRICS, LEDGER_ROWS)}
+        return {f"{name}_mb": size / 1e6 for name, size in {"events": events, **sizes}.items()}
 
 
 def measure(steps: int, folder: Path) -> dict[str, Any]:
@@ -75,16 +74,12 @@ def measure(steps: int, folder: Path) -> dict[str, Any]:
     span = last["step"] - first["step"]
     return {
         "steps": steps,
-        "batch": 50,
         "resident_mb": {"early": first["resident_mb"], "end": last["resident_mb"]},
         "growth": last["resident_mb"] / first["resident_mb"] - 1,
         "step_ms": {"early": 1e3 * rows[1]["seconds"] / EARLY, "end": 1e3 * last["seconds"] / EARLY},
-        "bytes_a_step": {
-            name.removesuffix("_mb"): 1e6 * (last[name] - first[name]) / span for name in first if name.endswith("_mb")
-            and name != "resident_mb"
-        },
+        "bytes_a_step": {name: 1e6 * (last[f"{name}_mb"] - first[f"{name}_mb"]) / span for name in FILES},
         "rows": rows,
-    }  # fmt: skip
+    }
 
 
 @click.command()

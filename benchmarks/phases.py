@@ -22,7 +22,7 @@ from accupoison.speed import ceiling, flops, seconds
 from accupoison.types import Batch, ModelView
 from accupoison.updates import SGD
 
-BATCH, VAL, PGD_STEPS, TEST, EPS = 100, 500, 2, 10_000, 16 / 255
+BATCH, VAL, PGD_STEPS, TEST, MONITOR, EPS = 100, 500, 2, 10_000, 2_000, 16 / 255
 WHOLE = "online step"
 """How the names of phases begin that are made of the others: half as many calls are timed."""
 ALWAYS = -1.0
@@ -66,12 +66,11 @@ class Bench:
         y = torch.randint(10, (TEST,), generator=rng)
         self.data = DataSet("random", x, y, x, y, tuple("abcdefghij"), flip=True)
         self.splits = split(self.data)
-        spec = ModelSpec(width=self.width)
-        self.learner = Learner(place(build_model(spec, 0), torch.device("cpu")), lr=1e-3)
+        self.learner = Learner(place(build_model(ModelSpec(width=self.width), 0), torch.device("cpu")), lr=1e-3)
         self.view = Counted(self.learner.view())
         self.reference = Counted(self.learner.snapshot())
-        self.batch, self.trigger, self.val = (self._rows(start, count) for start, count in
-                                              ((0, BATCH), (BATCH, BATCH), (2 * BATCH, VAL)))  # fmt: skip
+        self.batch, self.trigger = self._rows(0, BATCH), self._rows(BATCH, BATCH)
+        self.val = self._rows(2 * BATCH, VAL)
 
     def _rows(self, start: int, count: int) -> Batch:
         return self.data.batch(torch.arange(start, start + count))
@@ -81,9 +80,8 @@ class Bench:
         evaluate(self.view, self.data, self.splits.test)
 
     def monitor(self) -> None:
-        """Accuracy on the monitor images, 2,000 in a real run."""
-        ids = self.splits.test[:2000]
-        evaluate(self.view, self.data, ids)
+        """Accuracy on as many images as the monitor has."""
+        evaluate(self.view, self.data, self.splits.test[:MONITOR])
 
     def update(self, batch: Batch | None = None) -> None:
         """One SGD step in train mode."""
@@ -95,8 +93,7 @@ class Bench:
 
     def craft_accumulative(self) -> Batch:
         """The accumulative poison of one batch."""
-        view = self.view
-        x = craft_accumulative(view, self.trigger, self.batch, self.val, eps=EPS, steps=PGD_STEPS)
+        x = craft_accumulative(self.view, self.trigger, self.batch, self.val, eps=EPS, steps=PGD_STEPS)
         return self.batch.with_x(x)
 
     def dsc(self, batch: Batch | None = None) -> None:

@@ -4,16 +4,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from accupoison.audit.metric import TINY
 from accupoison.audit.output import save_figure, write_csv
-from accupoison.audit.results import Samples
 from accupoison.audit.roc import roc_summary
-from accupoison.audit.run import audit_run
+from accupoison.audit.run import audit_run, values_of
 from accupoison.errors import InputError
 from accupoison.files import write_json
 from accupoison.report.collect import Run
@@ -29,7 +26,7 @@ class PooledAuc:
     """An AUC against test images never learnt, over the runs of one experiment.
 
     Attributes:
-        experiment: Attack and defence.
+        experiment: Attack and defence, and what else tells it from the others.
         members: "burn-in", "stream", or "never seen": images of the stream's split that never came, the control.
         age: Steps since they were learnt last; None for all.
         score: "loss", or "loss_change": how much it fell during the stream.
@@ -77,15 +74,13 @@ def pool_ages(
         found: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
         counts: defaultdict[Key, int] = defaultdict(int)
         for run in one.runs:
-            done += 1
             try:
-                aucs = _aucs(run.path, root, limit)
+                for key, value, count in _aucs(run.path, root, limit):
+                    found[key].append((run.burnin, value))
+                    counts[key] += count
             except InputError as error:
                 skipped.append(f"{run.path} is left out: {error}")
-                continue
-            for key, value, count in aucs:
-                found[key].append((run.burnin, value))
-                counts[key] += count
+            done += 1
             report(done, len(runs), run.path.name)
         for key, values in found.items():
             if (auc := estimate(values)) is not None:
@@ -109,16 +104,10 @@ def _aucs(run: Path, root: Path, limit: int) -> list[tuple[Key, float, int]]:
     found: list[tuple[Key, float, int]] = []
     for score in SCORES:
         for name, samples in groups.items():
-            roc = roc_summary(_values(samples, score), samples.member, levels=())
+            roc = roc_summary(values_of(samples, score), samples.member, levels=())
             found.append(((name, None, score), roc.auc, roc.members))
         found += [((STREAM, age, score), roc.auc, roc.members) for age, roc in audited.by_age(score)]
     return found
-
-
-def _values(samples: Samples, score: str) -> Any:  # noqa: ANN401
-    rows = np.arange(len(samples.labels))
-    loss = np.log(np.maximum(samples.probs[rows, samples.labels], TINY))
-    return loss if score == "loss" else samples.extra[score]
 
 
 def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:

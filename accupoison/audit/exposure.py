@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from accupoison.audit.results import EXPOSED, LEAST
 
 FEWEST = 4
+"""So many models must have a sample, and so many lack it, for an exposure."""
 
 
 def exposure(phi: NDArray[np.float64], keep: NDArray[np.bool_]) -> NDArray[np.float64]:

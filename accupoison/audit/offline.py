@@ -216,9 +216,15 @@ def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
 
 
 def share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:
-    """Return the matrix products of so many forward and backward passes as a share of what the machine reaches."""
+    """Return the matrix products of so many forward and backward passes as a share of what the machine reaches.
+
+    NaN for a network that torch's counter cannot count: a speed is not worth an audit.
+    """
     x = data.batch(torch.arange(min(8, data.size))).x
-    return images_per_second * training_flops(learner.model, x) / _ceiling(learner.device)
+    try:
+        return images_per_second * training_flops(learner.model, x) / _ceiling(learner.device)
+    except Exception:  # networks of others can raise anything under the counter's hooks
+        return float("nan")
 
 
 @cache

@@ -51,15 +51,24 @@ class RunAudit:
             score: A name of ``extra``, or "loss".
         """
         samples = self.groups["stream"]
-        rows = np.arange(len(samples.labels))
-        loss = np.log(np.maximum(samples.probs[rows, samples.labels], TINY))
-        values = loss if score == "loss" else samples.extra[score]
+        values = values_of(samples, score)
         found = []
         for step in np.unique(self.last_step)[::-1]:
             chosen = ~samples.member
             chosen[: len(self.last_step)] = self.last_step == step  # members come first
             found.append((self.steps - 1 - int(step), roc_summary(values[chosen], samples.member[chosen], levels=())))
         return found
+
+
+def values_of(samples: Samples, score: str) -> NDArray[np.float64]:
+    """Return a score by its name, higher for likelier members [N]: a name of ``extra``, or "loss"."""
+    return samples.extra[score] if score in samples.extra else _log_likelihood(samples.probs, samples.labels)
+
+
+def _log_likelihood(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log of the probability of each true class [N]: the loss, with its sign turned."""
+    found: NDArray[np.float64] = np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY))
+    return found
 
 
 def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
@@ -130,10 +139,8 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     def against_others(members: NDArray[np.int64]) -> Samples:
         ids = np.concatenate([members, others])
         probs, labels = _probabilities(view, data, ids)
-        first, _ = _probabilities(before, data, ids)
-        rows = np.arange(len(ids))
-        now, then = (np.log(np.maximum(p[rows, labels], TINY)) for p in (probs, first))
-        return Samples(probs, labels, np.arange(len(ids)) < len(members), ids, {"loss_change": now - then})
+        change = _log_likelihood(probs, labels) - _log_likelihood(*_probabilities(before, data, ids))
+        return Samples(probs, labels, np.arange(len(ids)) < len(members), ids, {"loss_change": change})
 
     groups = {name: against_others(members) for name, members in members_by_group.items()}
     unseen = against_others(evenly(never, limit).numpy()) if len(never) else None

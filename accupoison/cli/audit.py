@@ -1,6 +1,7 @@
 """Who can be recognised as a member: ``audit``."""
 
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,8 +226,8 @@ def worlds(
 
 
 def _speed(facts: "dict[str, Any]") -> str:
-    share = facts["share_of_ceiling"]
-    return f"{facts['images_per_second']:.0f} images/s, {share:.0%} of what matrix products reach"
+    share, said = facts["share_of_ceiling"], f"{facts['images_per_second']:.0f} images/s"
+    return said if isnan(share) else f"{said}, {share:.0%} of what matrix products reach"
 
 
 def _table(results: "list[AttackResult]") -> str:

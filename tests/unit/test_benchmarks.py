@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, at a size at which they cost nothing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,13 +8,26 @@ import torch
 from torch import nn
 
 from accupoison.speed import ceiling, flops, seconds, training_flops
-from benchmarks import phases
-from benchmarks.others import audit_task, peak, private_step
+from benchmarks import alternatives, phases
+from benchmarks.processes import audit_task, peak, private_step
+
+Comparison = Callable[[phases.Bench], alternatives.Ways]
+
+
+def flat(found: object) -> list[torch.Tensor]:
+    """Return the tensors in what a way returns; numbers as tensors, and of DSC and tilt the first part alone."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    if isinstance(found, float | int):
+        return [torch.tensor(float(found))]
+    assert isinstance(found, tuple | list)
+    parts = found[:1] if isinstance(found[-1], float | int) and not isinstance(found[0], float) else found
+    return [tensor for part in parts for tensor in flat(part)]
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> phases.Bench:
-    for name, value in {"TEST": 60, "BATCH": 10, "VAL": 20}.items():
+    for name, value in {"TEST": 60, "MONITOR": 20, "BATCH": 10, "VAL": 20}.items():
         monkeypatch.setattr(phases, name, value)
     return phases.Bench(4)
 
@@ -26,15 +40,11 @@ def test_every_phase_can_be_counted_and_timed(small: phases.Bench, monkeypatch: 
     forward = counts["evaluate 10,000"] / 60
     assert counts["DSC, ten steps, with update"] - counts["update"] == pytest.approx(30 * 10 * forward, rel=0.15)
     assert 2.5 < counts["update"] / (10 * forward) < 3
+    assert counts["online step, test set"] - counts["online step, monitor"] == pytest.approx(40 * forward)
     assert list(counts) == list(phases.phases(small))
     for row in rows:
         assert row["fastest"] <= row["seconds"] <= row["slowest"]
         assert row["share_of_ceiling"] == pytest.approx(row["gflop"] / row["seconds"], rel=1e-6)
-
-
-def test_a_phase_with_the_monitor_does_the_rest_alike(small: phases.Bench) -> None:
-    whole, part = (flops(lambda w=w: small.step(whole=w)) for w in (True, False))  # type: ignore[misc]
-    assert whole == part  # the test set is smaller than the monitor here
 
 
 def test_operations_are_those_of_the_formula() -> None:
@@ -54,9 +64,24 @@ def test_the_first_call_is_not_timed() -> None:
 
 def test_memory_and_the_audit_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SAMPLES": 50, "WORLDS": 12}.items():
-        monkeypatch.setattr("benchmarks.others." + name, value)
+        monkeypatch.setattr("benchmarks.processes." + name, value)
     assert 0.05 < private_step(4, rows=3) <= peak() < 100
     for name in ("metric", "lira"):
         found = audit_task(name, 1)
         assert found["seconds"] > 0
         assert found["memory_gb"] >= 0
+
+
+@pytest.mark.parametrize("comparison", [c for c in alternatives.COMPARISONS if c is not alternatives.curvature])
+def test_the_ways_of_doing_one_thing_agree(comparison: Comparison, small: phases.Bench) -> None:
+    ours, other = (flat(work()) for work in comparison(small).values())
+    assert len(ours) == len(other) > 0
+    for a, b in zip(ours, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch itself asks for it
+def test_forward_over_reverse_is_the_same_product_in_one_chunk(small: phases.Bench) -> None:
+    ours, other = (work() for work in alternatives.curvature(small).values())
+    for a, b in zip(flat(ours), flat(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)

@@ -1,10 +1,9 @@
-"""What a phase needs in memory, how long the command line takes to start, how fast the audit's arithmetic is."""
+"""What is measured in processes of their own: peak memory, start-up, the audit's arithmetic."""
 
 import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -28,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
 MEMORY = """
 from benchmarks.phases import Bench
-from benchmarks.others import peak
+from benchmarks.processes import peak
 Bench({width}).step(whole=True)
 print(peak())
 """
@@ -51,7 +50,7 @@ def memory(width: int) -> dict[str, Any]:
 
 def private_memory(width: int) -> dict[str, Any]:
     """Return the peak memory of a process that does one DP-SGD update, data and network included."""
-    text = run([sys.executable, "-c", f"from benchmarks.others import private_step\nprint(private_step({width}))"])
+    text = run([sys.executable, "-c", f"from benchmarks.processes import private_step\nprint(private_step({width}))"])
     return {"width": width, "phase": "DP-SGD update, batch 100, chunk 16", "peak_gb": float(text)}
 
 
@@ -71,23 +70,14 @@ def run(command: Sequence[str]) -> str:
 
 def start_up(repeats: int) -> dict[str, float]:
     """Return the median time of ``--help`` and of importing click alone, each in processes of their own."""
-
-    def timed(command: Sequence[str]) -> float:
-        times = []
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            run(command)
-            times.append(time.perf_counter() - started)
-        return median(times[1:])
-
-    helped = timed([sys.executable, "cli.py", "--help"])
-    click = timed([sys.executable, "-c", "import click"])
+    helped = median(seconds(lambda: run([sys.executable, "cli.py", "--help"]), repeats))
+    click = median(seconds(lambda: run([sys.executable, "-c", "import click"]), repeats))
     return {"help_s": helped, "import_click_s": click, "ratio": helped / click}
 
 
 def audit_speed(repeats: int) -> list[dict[str, Any]]:
     """Time the metric attacks and LiRA on arrays of the size of a large audit, each in a process of its own."""
-    code = "import json\nfrom benchmarks.others import audit_task\nprint(json.dumps(audit_task({!r}, {})))"
+    code = "import json\nfrom benchmarks.processes import audit_task\nprint(json.dumps(audit_task({!r}, {})))"
     return [json.loads(run([sys.executable, "-c", code.format(name, repeats)])) for name in ("metric", "lira")]
 
 
