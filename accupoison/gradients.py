@@ -1,6 +1,6 @@
 """Gradient arithmetic that attacks and defences share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,41 +24,21 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 
 
 CHUNK = 100
-"""Rows at once where a sum over rows allows it: they fit the cache, and so few bound the memory of a graph."""
-
-
-def chunks(batch: Batch, train: bool) -> list[tuple[Batch, float]]:
-    """Return parts of a batch, each with its share of the rows; with batch statistics the rows are one part."""
-    if train or len(batch) <= CHUNK:
-        return [(batch, 1.0)]
-    parts = torch.split(torch.arange(len(batch), device=batch.x.device), CHUNK)
-    return [(batch.rows(part), len(part) / len(batch)) for part in parts]
-
-
-def mean_gradient(view: ModelView, batch: Batch, *, train: bool = False) -> Grads:
-    """Return the :func:`gradient` at a batch, detached, computed a few rows at a time."""
-    return _weighted((gradient(view, b.x, b.y, train=train), share) for b, share in chunks(batch, train))
+"""Rows of a second-order graph at once: such graphs are what takes the memory."""
 
 
 def hessian_vector(view: ModelView, batch: Batch, vector: Grads, *, train: bool = False) -> Grads:
-    """Return the Hessian of the mean cross-entropy at a batch times ``vector``, detached, a few rows at a time.
+    """Return the Hessian of the mean cross-entropy at a batch times ``vector``, detached, ``CHUNK`` rows at a time.
 
     By double backward: forward over reverse does not exist for group norm, and is wrong for MobileNetV2 in train mode
-    (torch 2.14.1).
+    (torch 2.14.1). With batch statistics the rows are one chunk, since they depend on each other.
     """
-
-    def product(part: Batch) -> Grads:
-        slope = inner(gradient(view, part.x, part.y, train=train, graph=True), vector)
-        return torch.autograd.grad(slope, view.params())
-
-    return _weighted((product(b), share) for b, share in chunks(batch, train))
-
-
-def _weighted(terms: Iterable[tuple[Grads, float]]) -> Grads:
-    total: Grads = ()
-    for grads, share in terms:
-        scaled = tuple(share * g for g in grads)
-        total = tuple(a + b for a, b in zip(total, scaled, strict=True)) if total else scaled
+    size = len(batch) if train else CHUNK
+    total = tuple(torch.zeros_like(p) for p in view.params())
+    for x, y in zip(torch.split(batch.x, size), torch.split(batch.y, size), strict=True):
+        slope = inner(gradient(view, x, y, train=train, graph=True), vector)
+        part, share = torch.autograd.grad(slope, view.params()), len(x) / len(batch)
+        total = tuple(t + share * p for t, p in zip(total, part, strict=True))
     return total
 
 

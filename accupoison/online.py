@@ -16,7 +16,7 @@ from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.files import writing
-from accupoison.gradients import mean_gradient
+from accupoison.gradients import gradient
 from accupoison.ledger import Ledger
 from accupoison.measure import Meter
 from accupoison.membership import membership_auc
@@ -180,7 +180,7 @@ class OnlineRun:
                 raise
             except ValueError as error:
                 view, val = self.simulation.learner.view(), self.simulation.access.val
-                if all(bool(g.isfinite().all()) for g in mean_gradient(view, val)):
+                if all(bool(g.isfinite().all()) for g in gradient(view, val.x, val.y)):
                     raise InputError(f"{error}; mend it, or choose another") from error
                 self._diverge()  # images that are not finite
             else:

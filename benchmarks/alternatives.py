@@ -15,15 +15,11 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.optimization import fuse
 
-from accupoison import gradients
 from accupoison.attacks.accumulative import alignment, tilt
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.evaluate import evaluate
-from accupoison.gradients import gradient, hessian_vector, mean_gradient, project, unit
-from accupoison.learner import view_of
+from accupoison.gradients import CHUNK, gradient, hessian_vector, project, unit
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
 from accupoison.types import Grads
@@ -48,15 +44,15 @@ def second_order(bench: Bench) -> Ways:
 def curvature(bench: Bench) -> Ways:
     """Return ways to a Hessian-vector product at the attacker's images."""
     view, val = bench.learner.view(), bench.val
-    vector = unit(mean_gradient(view, bench.batch))
+    vector = unit(gradient(view, bench.batch.x, bench.batch.y))
 
     def forward_over_reverse() -> list[Grads]:
         products = []
-        for part, _ in gradients.chunks(val, train=False):
+        for x, y in zip(torch.split(val.x, CHUNK), torch.split(val.y, CHUNK), strict=True):
             with forward_mode.dual_level():
                 pairs = zip(view.params(), vector, strict=True)
                 params = tuple(forward_mode.make_dual(p, v) for p, v in pairs)  # type: ignore[no-untyped-call]
-                loss = F.cross_entropy(view.logits(part.x, params=params), part.y)
+                loss = F.cross_entropy(view.logits(x, params=params), y)
                 grads = torch.autograd.grad(loss, params)
                 products.append(tuple(forward_mode.unpack_dual(g).tangent for g in grads))  # type: ignore[no-untyped-call]
         return products
@@ -64,15 +60,6 @@ def curvature(bench: Bench) -> Ways:
     return {
         "Hessian-vector product, double backward": lambda: hessian_vector(view, val, vector),
         "Hessian-vector product, forward over reverse (dropped)": forward_over_reverse,
-    }
-
-
-def first_order(bench: Bench) -> Ways:
-    """Return ways to the gradient at the attacker's images."""
-    view, val = bench.learner.view(), bench.val
-    return {
-        "gradient of 500 images, in chunks": lambda: mean_gradient(view, val),
-        "gradient of 500 images, at once (before)": lambda: gradient(view, val.x, val.y),
     }
 
 
@@ -95,20 +82,7 @@ def correction(bench: Bench) -> Ways:
     }
 
 
-def evaluation(bench: Bench) -> Ways:
-    """Return ways to evaluate 2,000 images."""
-    view, ids = bench.learner.view(), bench.splits.test[:2000]
-
-    def folded() -> object:
-        return evaluate(view_of(fuse(bench.learner.model)), bench.data, ids)
-
-    return {
-        "evaluate 2,000": lambda: evaluate(view, bench.data, ids),
-        "evaluate 2,000, batch norm folded by torch.fx (not done)": folded,
-    }
-
-
-COMPARISONS = (second_order, curvature, first_order, correction, evaluation)
+COMPARISONS = (second_order, curvature, correction)
 
 
 def compare(width: int, rounds: int) -> list[dict[str, Any]]:

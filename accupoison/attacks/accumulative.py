@@ -11,7 +11,6 @@ from accupoison.gradients import (
     gradient,
     hessian_vector,
     inner,
-    mean_gradient,
     signed_ascent,
     unit,
     unit_slope,
@@ -37,9 +36,9 @@ def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) ->
     """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
-    at a time, in a fraction of the memory that the graph of the whole takes.
+    at a time, in half the memory that the graph of the whole takes.
     """
-    at_trigger, at_val = mean_gradient(view, trigger, train=train), mean_gradient(view, val, train=train)
+    at_trigger, at_val = (gradient(view, b.x, b.y, train=train) for b in (trigger, val))
     terms = [
         hessian_vector(view, trigger, unit_slope(at_trigger, unit(at_val)), train=train),
         hessian_vector(view, val, unit_slope(at_val, unit(at_trigger)), train=train),
@@ -92,7 +91,7 @@ def _direction(
     """Return what the gradient of the poisoned batch should agree with."""
     parts: list[Grads] = []
     if objective != "second":
-        parts.append(tuple(gamma * g for g in unit(mean_gradient(view, batch, train=train))))
+        parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
     if second is not None:
         parts.append(unit(second))
     return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))

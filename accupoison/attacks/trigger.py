@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from accupoison.gradients import gradient, inner, mean_gradient, signed_ascent, unit
+from accupoison.gradients import gradient, inner, signed_ascent, unit
 from accupoison.types import Batch, ModelView
 
 
@@ -33,7 +33,7 @@ def craft_trigger(
     Returns:
         The crafted images [B, ...], detached.
     """
-    goal = unit(mean_gradient(view, val, train=train))
+    goal = unit(gradient(view, val.x, val.y, train=train))
 
     def divergence(x: Tensor) -> Tensor:
         return -inner(unit(gradient(view, x, trigger.y, train=train, graph=True)), goal)
