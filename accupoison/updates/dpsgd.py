@@ -47,6 +47,11 @@ def private_gradients(
     """
     hooks_of, optimizer_of = _opacus()
     hooks = hooks_of(learner.model, strict=True, loss_reduction="sum")
+    layouts = [
+        module.register_forward_pre_hook(_contiguous)
+        for module in learner.model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     parameters = tuple(learner.model.parameters())
     private = optimizer_of(
         torch.optim.SGD(parameters, lr=0.0),
@@ -69,11 +74,18 @@ def private_gradients(
         return tuple(_taken(p) / len(batch) for p in parameters)
     finally:
         hooks.cleanup()
+        for layout in layouts:
+            layout.remove()
         for parameter in parameters:
             parameter.grad = None
             for name in ("grad_sample", "summed_grad"):
                 if hasattr(parameter, name):
                     delattr(parameter, name)
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Undo the channels-last layout, in which Opacus 1.6's ``unfold2d`` reads the wrong pixels without a word."""
+    return (inputs[0].contiguous(),)
 
 
 def _taken(parameter: nn.Parameter) -> Tensor:
