@@ -23,7 +23,7 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
     return torch.autograd.grad(loss, view.params(), create_graph=graph)
 
 
-CHUNK = 100
+CHUNK = 250
 """Rows of a second-order graph at once: such graphs are what takes the memory."""
 
 

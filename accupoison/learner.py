@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from accupoison.kernels import Kernels
 from accupoison.types import Batch, Grads, ModelView
 
 
@@ -58,7 +59,8 @@ class _View:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
         tensors = dict(zip(self._names, params, strict=True)) | buffers
-        return functional_call(self._skeletons[train], tensors, (x,))  # type: ignore[no-any-return]
+        with Kernels():
+            return functional_call(self._skeletons[train], tensors, (x,))  # type: ignore[no-any-return]
 
 
 def view_of(model: nn.Module) -> ModelView:
@@ -78,11 +80,13 @@ class _TrainingForward:
             track = not self._tracked
         if not track:
             copies = {name: b.clone() for name, b in self._model.named_buffers()}
-            return functional_call(self._model, copies, (x,))  # type: ignore[no-any-return]
+            with Kernels():
+                return functional_call(self._model, copies, (x,))  # type: ignore[no-any-return]
         if self._tracked:
             raise RuntimeError("a second forward pass of one step asked to move the running statistics")
         self._tracked = True
-        return self._model(x)  # type: ignore[no-any-return]
+        with Kernels():
+            return self._model(x)  # type: ignore[no-any-return]
 
 
 class Learner:

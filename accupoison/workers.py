@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from accupoison.memory import keep_freed_memory
+
 Task = tuple[Callable[..., str], tuple[Any, ...]]
 """A function and its arguments; returns what the progress is told."""
 
@@ -37,6 +39,7 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[str]:
 
 def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -8,6 +8,7 @@ import click
 
 import accupoison
 from accupoison.errors import InputError
+from accupoison.memory import keep_freed_memory
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
 
@@ -56,6 +57,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     threading.excepthook = _thread_failed
+    keep_freed_memory()
     here = str(Path.cwd())
     if here not in sys.path:  # a script that pip installed does not have it there, and --model may need it
         sys.path.insert(0, here)

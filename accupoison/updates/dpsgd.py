@@ -1,7 +1,8 @@
 """DP-SGD: every sample's gradient is clipped, and noise hides the rest."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,6 @@ def private_gradients(
     """
     hooks_of, optimizer_of = _opacus()
     hooks = hooks_of(learner.model, strict=True, loss_reduction="sum")
-    layouts = [
-        module.register_forward_pre_hook(_contiguous)
-        for module in learner.model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
     parameters = tuple(learner.model.parameters())
     private = optimizer_of(
         torch.optim.SGD(parameters, lr=0.0),
@@ -65,7 +61,7 @@ def private_gradients(
         starts = range(0, len(batch), chunk)
         for start in starts:
             private.signal_skip_step(do_skip=start != starts[-1])
-            with learner.forward() as forward, warnings.catch_warnings():
+            with learner.forward() as forward, _contiguous_maps(learner.model), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Full backward hook is firing")  # images need no gradient
                 losses(forward, batch.rows(slice(start, start + chunk))).sum().backward()  # type: ignore[no-untyped-call]
             private.pre_step()
@@ -74,8 +70,6 @@ def private_gradients(
         return tuple(_taken(p) / len(batch) for p in parameters)
     finally:
         hooks.cleanup()
-        for layout in layouts:
-            layout.remove()
         for parameter in parameters:
             parameter.grad = None
             for name in ("grad_sample", "summed_grad"):
@@ -83,9 +77,16 @@ def private_gradients(
                     delattr(parameter, name)
 
 
-def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """Undo the channels-last layout, in which Opacus 1.6's ``unfold2d`` reads the wrong pixels without a word."""
-    return (inputs[0].contiguous(),)
+@contextmanager
+def _contiguous_maps(model: nn.Module) -> Iterator[None]:
+    """Undo the channels-last layout, in which ``unfold2d`` of Opacus 1.6 reads the wrong pixels without a word."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [m.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)) for m in convolutions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _taken(parameter: nn.Parameter) -> Tensor:
