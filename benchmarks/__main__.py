@@ -10,6 +10,7 @@ from typing import Any
 import click
 import torch
 
+from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import ceiling
 from benchmarks.phases import Bench, measure_phases
@@ -65,6 +66,7 @@ def phase_table(rows: list[dict[str, Any]]) -> str:
 @click.option("--profile", is_flag=True, help="Print instead where one online step spends its time.")
 def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path, profile: bool) -> None:
     """Measure speed and memory beside this machine's own matrix product."""
+    keep_freed_memory()
     if profile:
         for width in widths:
             click.echo(f"width {width}\n{profiled(width)}")

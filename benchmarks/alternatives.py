@@ -1,4 +1,4 @@
-"""Ways of doing one thing, side by side in one process: what the package does, what it did before, what was tried.
+"""Ways of doing one thing, side by side in one process: what the package does, and what it did before.
 
 Run by ``python -m benchmarks.alternatives``. The calls alternate, since a shared machine's speed changes by the minute.
 """
@@ -6,24 +6,26 @@ Run by ``python -m benchmarks.alternatives``. The calls alternate, since a share
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import click
 import torch
-import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.attacks.accumulative import alignment, tilt
+from accupoison.attacks.accumulative import tilt
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.gradients import CHUNK, gradient, hessian_vector, project, unit
+from accupoison.evaluate import answers
+from accupoison.gradients import gradient, hessian_vector, inner, project, signed_ascent, unit
+from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
-from accupoison.types import Grads
-from benchmarks.phases import ALWAYS, Bench
+from benchmarks.phases import ALWAYS, EPS, Bench, slope_of_alignment
 from benchmarks.processes import peak, run
 
 HERE = Path(__file__).parent
@@ -35,32 +37,38 @@ def second_order(bench: Bench) -> Ways:
     view, trigger, val = bench.learner.view(), bench.trigger, bench.val
     return {
         "second-order term, in chunks": lambda: tilt(view, trigger, val),
-        "second-order term, one graph (before)": lambda: torch.autograd.grad(
-            alignment(view, trigger, val), view.params()
-        ),
+        "second-order term, one graph (before)": lambda: slope_of_alignment(view, trigger, val),
     }
 
 
-def curvature(bench: Bench) -> Ways:
-    """Return ways to a Hessian-vector product at the attacker's images."""
-    view, val = bench.learner.view(), bench.val
-    vector = unit(gradient(view, bench.batch.x, bench.batch.y))
+def kernels(bench: Bench) -> Ways:
+    """Return the work that gains by our own kernels, with them and with PyTorch's."""
+    view, batch = bench.learner.view(), bench.batch
+    goal = unit(gradient(view, bench.trigger.x, bench.trigger.y))
 
-    def forward_over_reverse() -> list[Grads]:
-        products = []
-        for x, y in zip(torch.split(val.x, CHUNK), torch.split(val.y, CHUNK), strict=True):
-            with forward_mode.dual_level():
-                pairs = zip(view.params(), vector, strict=True)
-                params = tuple(forward_mode.make_dual(p, v) for p, v in pairs)  # type: ignore[no-untyped-call]
-                loss = F.cross_entropy(view.logits(x, params=params), y)
-                grads = torch.autograd.grad(loss, params)
-                products.append(tuple(forward_mode.unpack_dual(g).tangent for g in grads))  # type: ignore[no-untyped-call]
-        return products
+    def agreement(x: Tensor) -> Tensor:
+        return inner(unit(gradient(view, x, batch.y, graph=True)), goal)
 
-    return {
-        "Hessian-vector product, double backward": lambda: hessian_vector(view, val, vector),
-        "Hessian-vector product, forward over reverse (dropped)": forward_over_reverse,
+    work: Ways = {
+        "evaluate 2,000": lambda: answers(view, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
+        "gradient, batch": lambda: gradient(view, batch.x, batch.y),
+        "crafting step, batch": lambda: signed_ascent(batch.x, agreement, eps=EPS, steps=1),
+        "Hessian-vector product, batch": lambda: hessian_vector(view, batch, goal),
     }
+    ways: Ways = {}
+    for name, call in work.items():
+        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's (before)": plainly(call)}
+    return ways
+
+
+def plainly(call: Callable[[], object]) -> Callable[[], object]:
+    """Return ``call`` with PyTorch's own kernels."""
+
+    def plain() -> object:
+        with patch("accupoison.learner.Kernels", nullcontext):
+            return call()
+
+    return plain
 
 
 def correction(bench: Bench) -> Ways:
@@ -82,7 +90,7 @@ def correction(bench: Bench) -> Ways:
     }
 
 
-COMPARISONS = (second_order, curvature, correction)
+COMPARISONS = (second_order, kernels, correction)
 
 
 def compare(width: int, rounds: int) -> list[dict[str, Any]]:
@@ -100,21 +108,39 @@ def compare(width: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def memory(width: int) -> list[dict[str, Any]]:
-    """Return the peak memory of a process that makes the second-order term in each way."""
-    return [
-        {"width": width, "way": name, "peak_gb": float(run([sys.executable, "-c", _ONE.format(width, name)]))}
+def in_processes(width: int, rounds: int) -> list[dict[str, Any]]:
+    """Return what only a process of its own can tell: the second-order term's peak memory, and freed memory kept."""
+    found: list[dict[str, Any]] = [
+        {"width": width, "way": name, "peak_gb": float(_alone(f"peak_of({width}, {name!r})"))}
         for name in second_order(Bench(width))
+    ]
+    times: dict[str, list[float]] = {"kept": [], "given back (before)": []}
+    for _ in range(rounds):
+        for name, took in times.items():
+            took.append(float(_alone(f"evaluation({width}, {name == 'kept'})")))
+    return found + [
+        {"width": width, "way": f"evaluate 2,000, freed memory {name}", "seconds": median(took)}
+        for name, took in times.items()
     ]
 
 
-_ONE = "from benchmarks.alternatives import peak_of\nprint(peak_of({}, {!r}))"
+def _alone(call: str) -> str:
+    return run([sys.executable, "-c", f"import benchmarks.alternatives as a\nprint(a.{call})"])
 
 
 def peak_of(width: int, name: str) -> float:
     """Make the second-order term in one way and return this process's peak memory in GB."""
+    keep_freed_memory()
     second_order(Bench(width))[name]()
     return peak()
+
+
+def evaluation(width: int, kept: bool) -> float:
+    """Return the seconds of an evaluation in this process, with freed memory kept or not."""
+    if kept:
+        keep_freed_memory()
+    bench = Bench(width)
+    return median(seconds(bench.monitor, 3))
 
 
 @click.command()
@@ -123,13 +149,17 @@ def peak_of(width: int, name: str) -> float:
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "alternatives.json", help="The JSON to write.")
 def main(widths: tuple[int, ...], rounds: int, out: Path) -> None:
     """Compare ways of doing one thing."""
-    rows = []
+    keep_freed_memory()
+    rows: list[dict[str, Any]] = []
     for width in widths:
-        peaks = {row["way"]: row["peak_gb"] for row in memory(width)}
-        for row in compare(width, rounds):
-            rows.append({**row, "peak_gb": peaks.get(row["way"])})
-            out.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=2) + "\n")
-    cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row["peak_gb"])] for row in rows]
+        alone = in_processes(width, rounds)
+        peaks = {row["way"]: row["peak_gb"] for row in alone if "peak_gb" in row}
+        rows += [row for row in alone if "seconds" in row]
+        rows += [
+            {**row, "peak_gb": peaks[row["way"]]} if row["way"] in peaks else row for row in compare(width, rounds)
+        ]
+        out.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=2) + "\n")
+    cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row.get("peak_gb"))] for row in rows]
     click.echo(markdown(["width", "way", "median s", "peak GB"], cells))
 
 

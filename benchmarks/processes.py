@@ -18,6 +18,7 @@ from accupoison.base_model import place
 from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
+from accupoison.memory import keep_freed_memory
 from accupoison.models import ModelSpec, build_model
 from accupoison.speed import seconds
 from accupoison.types import Batch
@@ -26,8 +27,10 @@ from accupoison.updates import DPSGD
 ROOT = Path(__file__).parent.parent
 SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
 MEMORY = """
+from accupoison.memory import keep_freed_memory
 from benchmarks.phases import Bench
 from benchmarks.processes import peak
+keep_freed_memory()
 Bench({width}).step(whole=True)
 print(peak())
 """
@@ -56,6 +59,7 @@ def private_memory(width: int) -> dict[str, Any]:
 
 def private_step(width: int, rows: int = 100) -> float:
     """Make one DP-SGD update of the ResNet-18 with group norm and return the process's peak memory in GB."""
+    keep_freed_memory()
     learner = Learner(place(build_model(ModelSpec(width=width, norm="group"), 0), torch.device("cpu")), lr=0.01)
     batch = Batch(torch.rand(rows, 3, 32, 32), torch.randint(10, (rows,)), torch.arange(rows))
     rule = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, chunk=16)

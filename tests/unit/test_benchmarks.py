@@ -70,10 +70,18 @@ def test_memory_and_the_audit_are_measured(monkeypatch: pytest.MonkeyPatch) -> N
         assert found["memory_gb"] >= 0
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch itself uses it
 @pytest.mark.parametrize("comparison", alternatives.COMPARISONS)
 def test_the_ways_of_doing_one_thing_agree(comparison: Comparison, small: phases.Bench) -> None:
-    ours, other = (flat(work()) for work in comparison(small).values())
-    assert len(ours) == len(other) > 0
-    for a, b in zip(ours, other, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    ways = [flat(work()) for work in comparison(small).values()]
+    assert len(ways) % 2 == 0
+    for ours, other in zip(ways[::2], ways[1::2], strict=True):
+        assert len(ours) == len(other) > 0
+        for a, b in zip(ours, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_share_is_of_the_plain_work(small: phases.Bench) -> None:
+    ours = flops(small.craft_accumulative)
+    with phases.plain():
+        assert flops(small.craft_accumulative) != ours
+    assert flops(small.craft_accumulative) == ours
