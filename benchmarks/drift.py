@@ -1,0 +1,79 @@
+"""What our own kernels and chunks change in accuracies: streams of the same seed with them and in the plain way.
+
+Run by ``python -m benchmarks.drift --checkpoint FILE``. Both differ in rounding alone, but a signed step turns a
+rounding error into a whole level of a pixel, and a stream carries it on.
+"""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from accupoison.config import Layer
+from accupoison.files import read_json
+from accupoison.online import OnlineRun
+from accupoison.report.table import markdown
+from accupoison.rundir import RunDirectory
+from accupoison.settings import online_config
+from accupoison.tags import SUMMARY
+from accupoison.workers import carry_out
+from benchmarks.phases import plain
+
+HERE = Path(__file__).parent
+WAYS = ("ours", "plain")
+
+
+def stream(out: Path, checkpoint: Path, seed: int, steps: int, data_dir: str | None) -> str:
+    """Run an accumulative stream with its trigger in ``out``, whose name ends in the way, unless it is there."""
+    if not (out / SUMMARY).exists():
+        own: Layer = {
+            "data": {"dir": data_dir},
+            "start": {"checkpoint": str(checkpoint)},
+            "stream": {"steps": steps, "after": 0},
+            "trigger": {"deliver": ["adversarial"]},
+            "evaluate": {"monitor": False},
+            "run": {"seed": seed, "device": "cpu"},
+        }
+        with plain() if out.name.endswith("plain") else nullcontext():
+            OnlineRun(online_config([own]), out.parent, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
+    return out.name
+
+
+def differences(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """Return test accuracies before and after the trigger, in each way, by seed."""
+    rows = []
+    for seed in range(seeds):
+        found = [read_json(folder / f"seed{seed}-{way}" / SUMMARY) for way in WAYS]
+        before = [summary["before"]["acc"] for summary in found]
+        after = [summary["branches"]["adversarial"]["after"]["acc"] for summary in found]
+        rows += [{"seed": seed, "mark": "before", **dict(zip(WAYS, before, strict=True))}]
+        rows += [{"seed": seed, "mark": "after the trigger", **dict(zip(WAYS, after, strict=True))}]
+    return rows
+
+
+@click.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), required=True, help="The base model.")
+@click.option("--data-dir", help="Where the data are.")
+@click.option("--seeds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Batches before the trigger.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("logs/drift"), show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=HERE / "drift.json", help="The JSON to write.")
+def main(checkpoint: Path, data_dir: str | None, seeds: int, steps: int, folder: Path, jobs: int, out: Path) -> None:
+    """Compare accuracies of streams of the same seed."""
+    places = [(folder / f"seed{seed}-{way}", seed) for seed in range(seeds) for way in WAYS]
+    for name in carry_out([(stream, (place, checkpoint, seed, steps, data_dir)) for place, seed in places], jobs):
+        click.echo(name, err=True)
+    rows = differences(folder, seeds)
+    out.write_text(json.dumps(rows, indent=2) + "\n")
+    cells = [[str(row["seed"]), row["mark"], *(f"{100 * row[way]:.2f}" for way in WAYS)] for row in rows]
+    click.echo(markdown(["seed", "mark", *WAYS], cells))
+    moved = np.array([100 * (row["ours"] - row["plain"]) for row in rows])
+    click.echo(f"\nours - plain: mean {moved.mean():.2f}, largest {np.abs(moved).max():.2f} points")
+
+
+if __name__ == "__main__":
+    main()
