@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 LARGEST_IN, LARGEST_OUT = 16, 4
 """Pixels of the maps that count as small: on 4x4 outputs oneDNN is as fast."""
 Maps = tuple[tuple[int, int, int, int], ...]
 """Of both sides of an image: size of the map, size of the kernel, stride and padding."""
+Table = NDArray[np.int64]
 
 
 class Kernels(TorchFunctionMode):
     """Within this context ``torch.conv2d`` and ``F.batch_norm`` are :func:`convolve` and :func:`normalise`.
 
     A context and not layers of our own, so that models of other packages gain too and Opacus still meets ``nn.Conv2d``.
+    Under the transforms of ``torch.func`` and in forward mode PyTorch's own are left in place.
     """
 
     def __torch_function__(
@@ -35,10 +39,8 @@ class Kernels(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Call ``func``, or what stands for it."""
-        if func is torch.conv2d:
-            func = convolve
-        elif func is F.batch_norm:
-            func = normalise
+        if func in OURS and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
+            func = OURS[func]
         return func(*args, **(kwargs or {}))
 
 
@@ -52,56 +54,73 @@ def convolve(
     groups: int = 1,
 ) -> Tensor:
     """Return ``torch.conv2d`` of the same arguments; small maps on the CPU as a matrix product."""
-    plain = groups == 1 and _pair(dilation) == (1, 1) and input.ndim == 4 and not isinstance(padding, str)
-    if plain and input.device.type == "cpu" and input.shape[2] * input.shape[3] <= LARGEST_IN:
+    plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
+    if plain and _on_cpu(input) and input.shape[2] * input.shape[3] <= LARGEST_IN and weight.ndim == 4:
         maps = tuple(zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), strict=True))
         rows, columns = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in maps)
-        if min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
+        fits = bias is None or bias.shape == weight.shape[:1]
+        if fits and min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
             out = _as_product(input, weight, maps).view(len(input), len(weight), rows, columns)
-            return out if bias is None else out + bias[:, None, None]
+            out = out if bias is None else out + bias.to(out.dtype)[:, None, None]
+            return out.contiguous(memory_format=_layout(input, weight))
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _on_cpu(images: Tensor) -> bool:
+    return images.device.type == "cpu" and images.layout == torch.strided and images.ndim == 4
 
 
 def _pair(value: Any) -> tuple[int, ...]:  # noqa: ANN401
     return (value, value) if isinstance(value, int) else tuple(value) * (3 - len(value))
 
 
+def _layout(*tensors: Tensor) -> torch.memory_format:
+    """Return the layout that ``torch.conv2d`` gives its result."""
+    last = torch.channels_last
+    found = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors)
+    return last if found else torch.contiguous_format
+
+
 def _as_product(x: Tensor, weight: Tensor, maps: Maps) -> Tensor:
     """Return the convolution of ``x`` [B, C, H, W] with ``weight`` [O, C, K, L] as [B, O, P], P output pixels."""
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, C]
     kernel = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [O, K * L, C]
-    taps = _taps(maps)
-    if taps.min() >= 0:  # every output pixel sees the whole map: a linear layer, with fewer products than taps
-        layer = kernel.index_select(1, taps.flatten()).view(len(weight) * len(taps), -1)
-        return (pixels.flatten(1) @ layer.t()).view(len(x), len(weight), -1)
-    seen = _seen(maps)
-    patches = F.pad(pixels, (0, 0, 0, 1)).index_select(1, seen.flatten()).view(len(x) * len(seen), -1)
-    return (patches @ kernel.flatten(1).t()).view(len(x), len(seen), -1).transpose(1, 2)
+    taps, whole = _taps(maps)
+    if whole:  # every output pixel sees the whole map: a linear layer, with fewer products than taps
+        layer = kernel.index_select(1, torch.from_numpy(taps).flatten()).view(len(weight) * len(taps), -1)
+        return (pixels.flatten(1) @ layer.t()).view(len(x), len(weight), len(taps))
+    seen = torch.from_numpy(_seen(maps))
+    patches = F.pad(pixels, (0, 0, 0, 1)).index_select(1, seen.flatten()).view(-1, kernel[0].numel())
+    return (patches @ kernel.flatten(1).t()).view(len(x), len(seen), len(weight)).transpose(1, 2)
 
 
 @lru_cache
-def _taps(maps: Maps) -> Tensor:
-    """Return which tap of the kernel each output pixel has on each input pixel, [P, H * W]; -1 is none."""
+def _taps(maps: Maps) -> tuple[Table, bool]:
+    """Return which tap of the kernel each output pixel has on each input pixel, [P, H * W], and if all have one.
+
+    -1 is none. NumPy, since a cached tensor would remember the mode and the device of the first call.
+    """
     rows, columns = (_offsets(*side) for side in maps)
     taps = rows[:, None, :, None] * maps[1][1] + columns[None, :, None, :]
     taps[(rows < 0)[:, None, :, None] | (columns < 0)[None, :, None, :]] = -1
-    return taps.flatten(2).flatten(0, 1)
+    taps = taps.reshape(len(rows) * len(columns), -1)
+    return taps, bool(taps.min() >= 0)
 
 
-def _offsets(size: int, kernel: int, step: int, pad: int) -> Tensor:
+def _offsets(size: int, kernel: int, step: int, pad: int) -> Table:
     """Return the same along one side, [output pixels, input pixels]."""
-    starts = torch.arange(0, size + 2 * pad - kernel + 1, step) - pad
-    taps = torch.arange(size) - starts[:, None]
-    return torch.where(taps < kernel, taps, -1).clamp_min(-1)
+    starts = np.arange(0, size + 2 * pad - kernel + 1, step) - pad
+    taps = np.arange(size) - starts[:, None]
+    return np.where((taps >= 0) & (taps < kernel), taps, -1)
 
 
 @lru_cache
-def _seen(maps: Maps) -> Tensor:
+def _seen(maps: Maps) -> Table:
     """Return which input pixel each output pixel sees at each tap, [P, K * L]; H * W is padding."""
     (height, rows, *_), (width, columns, *_) = maps
-    taps = _taps(maps)
-    seen = torch.full((len(taps), rows * columns), height * width)
-    output, pixel = torch.nonzero(taps >= 0, as_tuple=True)
+    taps, _ = _taps(maps)
+    seen = np.full((len(taps), rows * columns), height * width)
+    output, pixel = np.nonzero(taps >= 0)
     seen[output, taps[output, pixel]] = pixel
     return seen
 
@@ -116,75 +135,63 @@ def normalise(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return ``F.batch_norm`` of the same arguments; on the CPU, where a gradient may be wanted, by :class:`_Scale`."""
-    wanted = torch.is_grad_enabled() and not training and input.ndim == 4 and input.device.type == "cpu"
-    if not wanted or running_mean is None or running_var is None or weight is None or bias is None:
+    """Return ``F.batch_norm`` of the same arguments; on the CPU in eval mode with second derivatives of our own."""
+    wanted = torch.is_grad_enabled() and not training and _on_cpu(input)
+    if not wanted or any(t is None or t.shape != input.shape[1:2] for t in (running_mean, running_var, weight, bias)):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = weight * torch.rsqrt(running_var + eps)
-    out: Tensor = _Scale.apply(input, scale, bias - running_mean * scale)
+    out: Tensor = _Normalise.apply(input, weight, bias, running_mean, running_var, eps)
     return out
 
 
-class _Scale(torch.autograd.Function):
-    """Every channel of [B, C, H, W] times a number [C] plus another."""
+class _Normalise(torch.autograd.Function):
+    """Batch norm with fixed statistics."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Return ``scale * x + shift``."""
-        out: Tensor = torch.native_batch_norm(x, scale, shift, *_neutral(scale), False, 0.0, 0.0)[0]
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+        """Return ``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
+        out: Tensor = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
         return out
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         """Keep what the derivatives need."""
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
+        x, weight, _, mean, var, ctx.eps = inputs
+        ctx.save_for_backward(x, weight, mean, var)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
-        """Return the gradients with respect to all three."""
-        grads: tuple[Tensor, Tensor, Tensor] = _ScaleBackward.apply(grad, *ctx.saved_tensors)
-        return grads
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients with respect to image, weight and bias."""
+        return (*_NormaliseBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
+
+
+class _NormaliseBackward(torch.autograd.Function):
+    """The gradients of :class:`_Normalise`, differentiable in turn."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # noqa: ANN401
-        """Return the directional derivative."""
-        (x, scale), (of_x, of_scale, of_shift) = ctx.saved_tensors, tangents
-        out = torch.zeros_like(x)
-        for factor, tangent in ((_spread(scale), of_x), (x, _spread(of_scale)), (1, _spread(of_shift))):
-            out = out if tangent is None else out + factor * tangent
-        return out
-
-
-class _ScaleBackward(torch.autograd.Function):
-    """The gradients of :class:`_Scale`, differentiable in turn."""
-
-    @staticmethod
-    def forward(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to image, scale and shift."""
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients with respect to image, weight and bias."""
         backward = torch.ops.aten.native_batch_norm_backward
         out: tuple[Tensor, Tensor, Tensor] = backward(
-            grad, x, scale, *_neutral(scale), None, None, False, 0.0, [True, True, True]
+            grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
         )
         return out
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep everything: the form is linear in each of its arguments."""
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+        """Keep everything: the gradients are linear in each of the first three."""
+        *tensors, ctx.eps = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *towards: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
-        """Return the gradients of the gradients with respect to output gradient, image and scale."""
-        (grad, x, scale), (image, by_scale, by_shift) = ctx.saved_tensors, towards
-        to_grad = torch.addcmul(torch.addcmul(_spread(by_shift), x, _spread(by_scale)), image, _spread(scale))
-        return to_grad, grad * _spread(by_scale), (image * grad).sum((0, 2, 3))
+    def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
+        grad, x, weight, mean, var = ctx.saved_tensors
+        rate = torch.rsqrt(var + ctx.eps)
+        tilt, scale = (by_weight * rate)[:, None, None], (weight * rate)[:, None, None]
+        to_grad = torch.addcmul(by_bias[:, None, None], x - mean[:, None, None], tilt).addcmul(image, scale)
+        return to_grad, grad * tilt, (image * grad).sum((0, 2, 3)) * rate, None, None, None
 
 
-def _neutral(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return running statistics that change nothing."""
-    return torch.zeros_like(like), torch.ones_like(like)
-
-
-def _spread(by_channel: Tensor | None) -> Any:  # noqa: ANN401
-    return None if by_channel is None else by_channel[:, None, None]
+OURS: dict[Callable[..., Any], Callable[..., Tensor]] = {torch.conv2d: convolve, F.batch_norm: normalise}

@@ -43,7 +43,7 @@ def second_order(bench: Bench) -> Ways:
 
 def kernels(bench: Bench) -> Ways:
     """Return the work that gains by our own kernels, with them and with PyTorch's."""
-    view, batch = bench.learner.view(), bench.batch
+    view, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
     goal = unit(gradient(view, bench.trigger.x, bench.trigger.y))
 
     def agreement(x: Tensor) -> Tensor:
@@ -51,9 +51,10 @@ def kernels(bench: Bench) -> Ways:
 
     work: Ways = {
         "evaluate 2,000": lambda: answers(view, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
-        "gradient, batch": lambda: gradient(view, batch.x, batch.y),
+        "gradient in train mode, batch": lambda: gradient(view, batch.x, batch.y, train=True),
         "crafting step, batch": lambda: signed_ascent(batch.x, agreement, eps=EPS, steps=1),
         "Hessian-vector product, batch": lambda: hessian_vector(view, batch, goal),
+        "ten DSC steps": lambda: correct(view, reference, batch, ALWAYS),
     }
     ways: Ways = {}
     for name, call in work.items():
@@ -109,38 +110,37 @@ def compare(width: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def in_processes(width: int, rounds: int) -> list[dict[str, Any]]:
-    """Return what only a process of its own can tell: the second-order term's peak memory, and freed memory kept."""
+    """Return what only processes of their own can tell: peaks of memory, and what keeping freed memory does."""
     found: list[dict[str, Any]] = [
-        {"width": width, "way": name, "peak_gb": float(_alone(f"peak_of({width}, {name!r})"))}
+        {"width": width, "way": name, "peak_gb": _alone(f"peak_of({width}, {name!r})")}
         for name in second_order(Bench(width))
     ]
-    times: dict[str, list[float]] = {"kept": [], "given back (before)": []}
-    for _ in range(rounds):
-        for name, took in times.items():
-            took.append(float(_alone(f"evaluation({width}, {name == 'kept'})")))
-    return found + [
-        {"width": width, "way": f"evaluate 2,000, freed memory {name}", "seconds": median(took)}
-        for name, took in times.items()
-    ]
+    for name, kept in (("kept", True), ("given back (before)", False)):
+        took, peaks = zip(*(_alone(f"evaluation({width}, {kept})") for _ in range(rounds)), strict=True)
+        row = {"width": width, "way": f"evaluate 2,000, freed memory {name}"}
+        found.append({**row, "seconds": median(took), "peak_gb": max(peaks)})
+    return found
 
 
-def _alone(call: str) -> str:
-    return run([sys.executable, "-c", f"import benchmarks.alternatives as a\nprint(a.{call})"])
+def _alone(call: str) -> Any:  # noqa: ANN401
+    code = f"import json\nimport benchmarks.alternatives as a\nprint(json.dumps(a.{call}))"
+    return json.loads(run([sys.executable, "-c", code]))
 
 
 def peak_of(width: int, name: str) -> float:
     """Make the second-order term in one way and return this process's peak memory in GB."""
-    keep_freed_memory()
     second_order(Bench(width))[name]()
     return peak()
 
 
-def evaluation(width: int, kept: bool) -> float:
-    """Return the seconds of an evaluation in this process, with freed memory kept or not."""
+def evaluation(width: int, kept: bool) -> tuple[float, float]:
+    """Return the seconds of an evaluation in this process and, after a second-order term, its peak memory in GB."""
     if kept:
         keep_freed_memory()
     bench = Bench(width)
-    return median(seconds(bench.monitor, 3))
+    took = median(seconds(bench.monitor, 3))
+    tilt(bench.learner.view(), bench.trigger, bench.val)
+    return took, peak()
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What our own kernels and chunks change in accuracies: streams of the same seed with them and in the plain way.
+"""What our own kernels, and the second-order term in chunks, change in accuracies of streams of the same seed.
 
 Run by ``python -m benchmarks.drift --checkpoint FILE``. Both differ in rounding alone, but a signed step turns a
 rounding error into a whole level of a pixel, and a stream carries it on.
@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import numpy as np
+from scipy import stats
 
 from accupoison.config import Layer
 from accupoison.files import read_json
@@ -21,24 +22,28 @@ from accupoison.settings import online_config
 from accupoison.tags import SUMMARY
 from accupoison.workers import carry_out
 from benchmarks.phases import plain
+from benchmarks.recipes import check_settings
 
 HERE = Path(__file__).parent
 WAYS = ("ours", "plain")
+AFTER = "after the trigger"
 
 
 def stream(out: Path, checkpoint: Path, seed: int, steps: int, data_dir: str | None) -> str:
     """Run an accumulative stream with its trigger in ``out``, whose name ends in the way, unless it is there."""
+    own: Layer = {
+        "data": {"dir": data_dir},
+        "start": {"checkpoint": str(checkpoint)},
+        "stream": {"steps": steps, "after": 0},
+        "trigger": {"deliver": ["adversarial"]},
+        "evaluate": {"monitor": False},
+        "run": {"seed": seed, "device": "cpu"},
+    }
+    config = online_config([own])
+    check_settings(out, config)
     if not (out / SUMMARY).exists():
-        own: Layer = {
-            "data": {"dir": data_dir},
-            "start": {"checkpoint": str(checkpoint)},
-            "stream": {"steps": steps, "after": 0},
-            "trigger": {"deliver": ["adversarial"]},
-            "evaluate": {"monitor": False},
-            "run": {"seed": seed, "device": "cpu"},
-        }
         with plain() if out.name.endswith("plain") else nullcontext():
-            OnlineRun(online_config([own]), out.parent, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
+            OnlineRun(config, out.parent, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
     return out.name
 
 
@@ -50,7 +55,7 @@ def differences(folder: Path, seeds: int) -> list[dict[str, Any]]:
         before = [summary["before"]["acc"] for summary in found]
         after = [summary["branches"]["adversarial"]["after"]["acc"] for summary in found]
         rows += [{"seed": seed, "mark": "before", **dict(zip(WAYS, before, strict=True))}]
-        rows += [{"seed": seed, "mark": "after the trigger", **dict(zip(WAYS, after, strict=True))}]
+        rows += [{"seed": seed, "mark": AFTER, **dict(zip(WAYS, after, strict=True))}]
     return rows
 
 
@@ -63,7 +68,7 @@ def differences(folder: Path, seeds: int) -> list[dict[str, Any]]:
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "drift.json", help="The JSON to write.")
 def main(checkpoint: Path, data_dir: str | None, seeds: int, steps: int, folder: Path, jobs: int, out: Path) -> None:
-    """Compare accuracies of streams of the same seed."""
+    """Compare accuracies of streams of the same seed with the package's kernels and PyTorch's."""
     places = [(folder / f"seed{seed}-{way}", seed) for seed in range(seeds) for way in WAYS]
     for name in carry_out([(stream, (place, checkpoint, seed, steps, data_dir)) for place, seed in places], jobs):
         click.echo(name, err=True)
@@ -71,8 +76,10 @@ def main(checkpoint: Path, data_dir: str | None, seeds: int, steps: int, folder:
     out.write_text(json.dumps(rows, indent=2) + "\n")
     cells = [[str(row["seed"]), row["mark"], *(f"{100 * row[way]:.2f}" for way in WAYS)] for row in rows]
     click.echo(markdown(["seed", "mark", *WAYS], cells))
-    moved = np.array([100 * (row["ours"] - row["plain"]) for row in rows])
-    click.echo(f"\nours - plain: mean {moved.mean():.2f}, largest {np.abs(moved).max():.2f} points")
+    for mark in ("before", AFTER):
+        moved = np.array([100 * (row["ours"] - row["plain"]) for row in rows if row["mark"] == mark])
+        half = stats.t.ppf(0.975, len(moved) - 1) * stats.sem(moved)
+        click.echo(f"\n{mark}: ours - plain {moved.mean():.2f} ± {half:.2f}, at most {np.abs(moved).max():.2f} points")
 
 
 if __name__ == "__main__":

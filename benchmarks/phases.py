@@ -134,7 +134,7 @@ def slope_of_alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bo
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """The work as the papers' code has it: PyTorch's own convolutions, every graph whole."""
+    """The same work with PyTorch's own kernels, and the second-order term as one graph."""
     with (
         patch("accupoison.learner.Kernels", nullcontext),
         patch("accupoison.attacks.accumulative.tilt", slope_of_alignment),

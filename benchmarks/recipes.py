@@ -15,13 +15,13 @@ import numpy as np
 from scipy import stats
 
 from accupoison.burnin import FINAL, run_burnin
-from accupoison.config import Layer, preset
+from accupoison.config import Layer, plain, preset
 from accupoison.files import read_json
 from accupoison.online import OnlineRun
 from accupoison.recorder import read_metrics
 from accupoison.report.table import markdown
-from accupoison.rundir import RunDirectory
-from accupoison.settings import BurninConfig, burnin_config, online_config
+from accupoison.rundir import CONFIG, RunDirectory, differences
+from accupoison.settings import BurninConfig, OnlineConfig, at_home, burnin_config, online_config
 from accupoison.tags import METRICS, SUMMARY
 from accupoison.training import Burnin, batch_size
 from accupoison.workers import carry_out
@@ -45,11 +45,17 @@ def place(folder: Path, recipe: str, width: int, seed: int) -> Path:
 
 def train(folder: Path, recipe: str, width: int, seed: int, data_dir: str) -> str:
     """Train one base model unless it is there, and go on with one that was interrupted."""
-    out = place(folder, recipe, width, seed)
+    out, config = place(folder, recipe, width, seed), settings(recipe, width, seed, data_dir)
+    check_settings(out, config)
     if not (out / FINAL).exists():
-        config = settings(recipe, width, seed, data_dir)
         run_burnin(config, out, resume=RunDirectory.holds_run(out), progress=lambda *_: None)
     return out.name
+
+
+def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:
+    """Raise ClickException if ``out`` holds a run of other settings: figures would have the wrong name."""
+    if RunDirectory.holds_run(out) and (changes := differences(at_home(plain(config), out), read_json(out / CONFIG))):
+        raise click.ClickException(f"{out} was made with other settings ({changes[0]}); choose another --folder")
 
 
 def work(recipe: str, width: int, seed: int, data_dir: str) -> float:
@@ -78,17 +84,19 @@ def row(folder: Path, recipe: str, width: int, seeds: Sequence[int], data_dir: s
 def stream(folder: Path, checkpoint: Path, number: int, data_dir: str) -> str:
     """Run one clean stream from a ``live`` model unless it is there."""
     out = folder / f"stream-{checkpoint.parent.name}-{number}"
+    own: Layer = {
+        "data": {"dir": data_dir},
+        "start": {"checkpoint": str(checkpoint)},
+        "stream": {"steps": STEPS, "after": 0},
+        "attack": {"name": "none"},
+        "trigger": {"deliver": ["none"]},
+        "evaluate": {"monitor": False, "images": 0},
+        "run": {"seed": number, "device": "cpu"},
+    }
+    config = online_config([own])
+    check_settings(out, config)
     if not (out / SUMMARY).exists():
-        own: Layer = {
-            "data": {"dir": data_dir},
-            "start": {"checkpoint": str(checkpoint)},
-            "stream": {"steps": STEPS, "after": 0},
-            "attack": {"name": "none"},
-            "trigger": {"deliver": ["none"]},
-            "evaluate": {"monitor": False, "images": 0},
-            "run": {"seed": number, "device": "cpu"},
-        }
-        OnlineRun(online_config([own]), folder, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
+        OnlineRun(config, folder, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
     return out.name
 
 
@@ -117,7 +125,9 @@ def main(data_dir: str, recipes: tuple[str, ...], width: int, seeds: int, folder
     tasks = [(train, (folder, recipe, width, seed, data_dir)) for seed in range(seeds) for recipe in recipes]
     for name in carry_out(tasks, jobs):
         click.echo(name, err=True)
-    found: dict[str, Any] = {"rows": [row(folder, recipe, width, range(seeds), data_dir) for recipe in recipes]}
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": []}  # of other recipes and widths
+    new = [row(folder, recipe, width, range(seeds), data_dir) for recipe in recipes]
+    found["rows"] = [old for old in found["rows"] if (old["recipe"], old["width"]) not in _names(new)] + new
     if "live" in recipes:
         checkpoint = place(folder, "live", width, 0) / FINAL
         for name in carry_out([(stream, (folder, checkpoint, i, data_dir)) for i in range(STREAMS)], jobs):
@@ -131,6 +141,10 @@ def main(data_dir: str, recipes: tuple[str, ...], width: int, seeds: int, folder
             f"\nlive, {STEPS} clean steps, {STREAMS} streams: re-estimated accuracy moves by {100 * still['mean']:.2f} "
             f"± {100 * still['half_width_90']:.2f} points (90%); equivalent within 1 point: {still['equivalent']}"
         )
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(row["recipe"], row["width"]) for row in rows]
 
 
 def _said(value: object) -> str:

@@ -79,9 +79,15 @@ def private_gradients(
 
 @contextmanager
 def _contiguous_maps(model: nn.Module) -> Iterator[None]:
-    """Undo the channels-last layout, in which ``unfold2d`` of Opacus 1.6 reads the wrong pixels without a word."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [m.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)) for m in convolutions]
+    """Undo the channels-last layout, in which ``unfold2d`` of Opacus 1.6 reads the wrong pixels without a word.
+
+    By a copy: a channels-last map of one pixel counts as contiguous, and keeps the strides that mislead.
+    """
+    hooks = [
+        module.register_forward_pre_hook(lambda _, maps: (maps[0].clone(memory_format=torch.contiguous_format),))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     try:
         yield
     finally:

@@ -76,10 +76,8 @@ def test_view_of_a_network_in_train_mode() -> None:
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     net.eval()
-    with torch.no_grad():
-        assert not torch.equal(
-            view.logits(BATCH.x), answers(net, BATCH.x)
-        )  # the mode is the one at the time of view_of
+    with torch.no_grad():  # the mode is the one at the time of view_of
+        assert not torch.equal(view.logits(BATCH.x), answers(net, BATCH.x))
 
 
 def test_aliases_see_updates_and_snapshots_do_not(net: nn.Module) -> None:
