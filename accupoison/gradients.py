@@ -23,7 +23,13 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
     return torch.autograd.grad(loss, view.params(), create_graph=graph)
 
 
-CHUNK = 250
+def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
+    """Return the forward pass of ``view`` to which only the image's gradient can be taken, which costs less."""
+    weights = tuple(p.detach() for p in view.params())
+    return lambda x: view.logits(x, params=weights)
+
+
+CHUNK = 125
 """Rows of a second-order graph at once: such graphs are what takes the memory."""
 
 

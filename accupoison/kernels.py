@@ -135,9 +135,13 @@ def normalise(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return ``F.batch_norm`` of the same arguments; on the CPU in eval mode with second derivatives of our own."""
-    wanted = torch.is_grad_enabled() and not training and _on_cpu(input)
-    if not wanted or any(t is None or t.shape != input.shape[1:2] for t in (running_mean, running_var, weight, bias)):
+    """Return ``F.batch_norm`` of the same arguments; on the CPU in eval mode with second derivatives of our own.
+
+    Only where the weight takes part in derivatives, since first ones alone are slower in our way.
+    """
+    wanted = torch.is_grad_enabled() and weight is not None and weight.requires_grad
+    ours = wanted and not training and _on_cpu(input)
+    if not ours or any(t is None or t.shape != input.shape[1:2] for t in (running_mean, running_var, weight, bias)):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     out: Tensor = _Normalise.apply(input, weight, bias, running_mean, running_var, eps)
     return out

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import project
+from accupoison.gradients import frozen, project
 from accupoison.types import Batch, Context, ModelView
 
 DIRECTIONS = ("ascend", "descend")
@@ -38,8 +38,10 @@ def perturb(
     with torch.no_grad():
         start = F.log_softmax(view.logits(batch.x), dim=1)
 
+    answer = frozen(view)
+
     def objective(x: Tensor) -> Tensor:
-        logits = view.logits(x)
+        logits = answer(x)
         loss = F.cross_entropy(logits, batch.y)
         if direction == "ascend":
             return loss

@@ -13,7 +13,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
-from accupoison.gradients import project
+from accupoison.gradients import frozen, project
 from accupoison.registry import restore_component
 from accupoison.types import Batch, Context, ModelView, State
 
@@ -47,10 +47,10 @@ def correct(
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
     """
-    x = batch.x.detach().clone()
+    x, answer = batch.x.detach().clone(), frozen(live)
     for taken in range(steps):
         x.requires_grad_()
-        logits = live.logits(x)  # one forward pass serves the discrepancy and the step
+        logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
             found = float(divergence(reference.logits(x), logits).mean())
         if not found > threshold:

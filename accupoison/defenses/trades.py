@@ -11,7 +11,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import divergence
 from accupoison.errors import InputError
-from accupoison.gradients import project
+from accupoison.gradients import frozen, project
 from accupoison.types import Batch, Context, Forward, ModelView
 
 
@@ -47,9 +47,10 @@ class Trades(Defense):
             reference = view.logits(batch.x)
         start = 0.001 * torch.randn(batch.x.shape, generator=ctx.rng("trades"), dtype=batch.x.dtype)
         x = project(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps)
+        answer = frozen(view)
         for _ in range(self.steps):
             x.requires_grad_()
-            (slope,) = torch.autograd.grad(divergence(reference, view.logits(x)).sum(), x)
+            (slope,) = torch.autograd.grad(divergence(reference, answer(x)).sum(), x)
             x = project(x.detach() + self.step_size * slope.sign(), batch.x, self.eps)
         return replace(batch, extra={**batch.extra, "x_adv": x})
 

@@ -106,10 +106,17 @@ def test_batch_norm_in_eval_mode_to_the_second_derivative(layout: torch.memory_f
 
 
 def test_batch_norm_in_train_mode_and_without_weights_is_pytorchs() -> None:
+    assert "NativeBatchNorm" in str(_first_order().grad_fn)
     x, mean, var, one = random(4, 3, 2, 5).requires_grad_(), torch.zeros(3).double(), torch.ones(3).double(), random(3)
     assert torch.equal(normalise(x, mean, var), F.batch_norm(x, mean, var))
     trained = [call(x, mean.clone(), var.clone(), one, one, training=True) for call in (normalise, F.batch_norm)]
     assert torch.equal(*trained)
+
+
+def _first_order() -> Tensor:
+    """Return a result whose weights take part in no derivative."""
+    x, one = random(4, 3, 2, 5).requires_grad_(), torch.ones(3, dtype=torch.float64)
+    return normalise(x, torch.zeros(3).double(), one, one, one)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
