@@ -24,7 +24,7 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 
 
 def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass of ``view`` to which only the image's gradient can be taken, which costs less."""
+    """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none."""
     weights = tuple(p.detach() for p in view.params())
     return lambda x: view.logits(x, params=weights)
 

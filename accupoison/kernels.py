@@ -2,7 +2,7 @@
 
 A convolution of a map of a few pixels: most taps of a 3x3 kernel meet padding on a 2x2 map, and oneDNN multiplies by
 the zeros all the same, a few rows at a time. And the second derivative of batch norm in eval mode, which autograd puts
-together from some twenty passes over the map. ``benchmarks/alternatives.py`` times both beside PyTorch's own.
+together from many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 LARGEST_IN, LARGEST_OUT = 16, 4
-"""Pixels of the maps that count as small: on 4x4 outputs oneDNN is as fast."""
+"""Pixels of the maps that count as small: from 4x4 to 2x2, and below."""
 Maps = tuple[tuple[int, int, int, int], ...]
 """Of both sides of an image: size of the map, size of the kernel, stride and padding."""
 Table = NDArray[np.int64]

@@ -6,11 +6,9 @@ Run by ``python -m benchmarks.alternatives``. The calls alternate, since a share
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import click
 import torch
@@ -25,7 +23,7 @@ from accupoison.gradients import gradient, hessian_vector, inner, project, signe
 from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
-from benchmarks.phases import ALWAYS, EPS, Bench, slope_of_alignment
+from benchmarks.phases import ALWAYS, EPS, Bench, plain, slope_of_alignment
 from benchmarks.processes import peak, run
 
 HERE = Path(__file__).parent
@@ -63,13 +61,13 @@ def kernels(bench: Bench) -> Ways:
 
 
 def plainly(call: Callable[[], object]) -> Callable[[], object]:
-    """Return ``call`` with PyTorch's own kernels."""
+    """Return ``call`` in the plain way."""
 
-    def plain() -> object:
-        with patch("accupoison.learner.Kernels", nullcontext):
+    def before() -> object:
+        with plain():
             return call()
 
-    return plain
+    return before
 
 
 def correction(bench: Bench) -> Ways:
@@ -109,17 +107,19 @@ def compare(width: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def in_processes(width: int, rounds: int) -> list[dict[str, Any]]:
-    """Return what only processes of their own can tell: peaks of memory, and what keeping freed memory does."""
-    found: list[dict[str, Any]] = [
-        {"width": width, "way": name, "peak_gb": _alone(f"peak_of({width}, {name!r})")}
-        for name in second_order(Bench(width))
-    ]
+def peaks(width: int) -> dict[str, float]:
+    """Return the peak memory in GB of a process that makes the second-order term, by way."""
+    return {name: _alone(f"peak_of({width}, {name!r})") for name in second_order(Bench(width))}
+
+
+def kept_memory(width: int, rounds: int) -> list[dict[str, Any]]:
+    """Return what keeping freed memory does, in ``rounds`` processes each."""
+    rows = []
     for name, kept in (("kept", True), ("given back (before)", False)):
-        took, peaks = zip(*(_alone(f"evaluation({width}, {kept})") for _ in range(rounds)), strict=True)
+        took, most = zip(*(_alone(f"evaluation({width}, {kept})") for _ in range(rounds)), strict=True)
         row = {"width": width, "way": f"evaluate 2,000, freed memory {name}"}
-        found.append({**row, "seconds": median(took), "peak_gb": max(peaks)})
-    return found
+        rows.append({**row, "seconds": median(took), "peak_gb": max(most)})
+    return rows
 
 
 def _alone(call: str) -> Any:  # noqa: ANN401
@@ -152,14 +152,11 @@ def main(widths: tuple[int, ...], rounds: int, out: Path) -> None:
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
     for width in widths:
-        alone = in_processes(width, rounds)
-        peaks = {row["way"]: row["peak_gb"] for row in alone if "peak_gb" in row}
-        rows += [row for row in alone if "seconds" in row]
-        rows += [
-            {**row, "peak_gb": peaks[row["way"]]} if row["way"] in peaks else row for row in compare(width, rounds)
-        ]
+        most = peaks(width)
+        rows += kept_memory(width, rounds)
+        rows += [{**row, "peak_gb": most.get(row["way"])} for row in compare(width, rounds)]
         out.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=2) + "\n")
-    cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row.get("peak_gb"))] for row in rows]
+    cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row["peak_gb"])] for row in rows]
     click.echo(markdown(["width", "way", "median s", "peak GB"], cells))
 
 

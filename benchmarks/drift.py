@@ -15,14 +15,11 @@ from scipy import stats
 
 from accupoison.config import Layer
 from accupoison.files import read_json
-from accupoison.online import OnlineRun
 from accupoison.report.table import markdown
-from accupoison.rundir import RunDirectory
-from accupoison.settings import online_config
 from accupoison.tags import SUMMARY
 from accupoison.workers import carry_out
 from benchmarks.phases import plain
-from benchmarks.recipes import check_settings
+from benchmarks.runs import run_stream
 
 HERE = Path(__file__).parent
 WAYS = ("ours", "plain")
@@ -32,19 +29,13 @@ AFTER = "after the trigger"
 def stream(out: Path, checkpoint: Path, seed: int, steps: int, data_dir: str | None) -> str:
     """Run an accumulative stream with its trigger in ``out``, whose name ends in the way, unless it is there."""
     own: Layer = {
-        "data": {"dir": data_dir},
-        "start": {"checkpoint": str(checkpoint)},
         "stream": {"steps": steps, "after": 0},
         "trigger": {"deliver": ["adversarial"]},
         "evaluate": {"monitor": False},
-        "run": {"seed": seed, "device": "cpu"},
+        "run": {"seed": seed},
     }
-    config = online_config([own])
-    check_settings(out, config)
-    if not (out / SUMMARY).exists():
-        with plain() if out.name.endswith("plain") else nullcontext():
-            OnlineRun(config, out.parent, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
-    return out.name
+    with plain() if out.name.endswith("plain") else nullcontext():
+        return run_stream(out, checkpoint, data_dir, own)
 
 
 def differences(folder: Path, seeds: int) -> list[dict[str, Any]]:

@@ -15,16 +15,16 @@ import numpy as np
 from scipy import stats
 
 from accupoison.burnin import FINAL, run_burnin
-from accupoison.config import Layer, plain, preset
+from accupoison.config import Layer, preset
 from accupoison.files import read_json
-from accupoison.online import OnlineRun
 from accupoison.recorder import read_metrics
 from accupoison.report.table import markdown
-from accupoison.rundir import CONFIG, RunDirectory, differences
-from accupoison.settings import BurninConfig, OnlineConfig, at_home, burnin_config, online_config
+from accupoison.rundir import RunDirectory
+from accupoison.settings import BurninConfig, burnin_config
 from accupoison.tags import METRICS, SUMMARY
 from accupoison.training import Burnin, batch_size
 from accupoison.workers import carry_out
+from benchmarks.runs import check_settings, run_stream
 
 HERE = Path(__file__).parent
 STREAMS, STEPS, MARGIN = 10, 20, 0.01
@@ -52,12 +52,6 @@ def train(folder: Path, recipe: str, width: int, seed: int, data_dir: str) -> st
     return out.name
 
 
-def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:
-    """Raise ClickException if ``out`` holds a run of other settings: figures would have the wrong name."""
-    if RunDirectory.holds_run(out) and (changes := differences(at_home(plain(config), out), read_json(out / CONFIG))):
-        raise click.ClickException(f"{out} was made with other settings ({changes[0]}); choose another --folder")
-
-
 def work(recipe: str, width: int, seed: int, data_dir: str) -> float:
     """Return the forward and backward passes of a burn-in, in thousands of images."""
     burnin = Burnin.prepare(settings(recipe, width, seed, data_dir))
@@ -83,21 +77,14 @@ def row(folder: Path, recipe: str, width: int, seeds: Sequence[int], data_dir: s
 
 def stream(folder: Path, checkpoint: Path, number: int, data_dir: str) -> str:
     """Run one clean stream from a ``live`` model unless it is there."""
-    out = folder / f"stream-{checkpoint.parent.name}-{number}"
     own: Layer = {
-        "data": {"dir": data_dir},
-        "start": {"checkpoint": str(checkpoint)},
         "stream": {"steps": STEPS, "after": 0},
         "attack": {"name": "none"},
         "trigger": {"deliver": ["none"]},
         "evaluate": {"monitor": False, "images": 0},
-        "run": {"seed": number, "device": "cpu"},
+        "run": {"seed": number},
     }
-    config = online_config([own])
-    check_settings(out, config)
-    if not (out / SUMMARY).exists():
-        OnlineRun(config, folder, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
-    return out.name
+    return run_stream(folder / f"stream-{checkpoint.parent.name}-{number}", checkpoint, data_dir, own)
 
 
 def stillness(folder: Path, checkpoint: Path) -> dict[str, Any]:

@@ -1,14 +1,21 @@
 """The benchmarks' own arithmetic, at a size at which they cost nothing."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from torch import nn
 
+from accupoison.config import plain, preset
+from accupoison.rundir import RunDirectory
+from accupoison.settings import burnin_config
 from accupoison.speed import ceiling, flops, seconds, training_flops
-from benchmarks import alternatives, phases
+from accupoison.tags import SUMMARY
+from benchmarks import alternatives, drift, phases, runs
 from benchmarks.processes import audit_task, peak, private_step
 
 Comparison = Callable[[phases.Bench], alternatives.Ways]
@@ -40,6 +47,10 @@ def test_every_phase_can_be_counted_and_timed(small: phases.Bench, monkeypatch: 
     assert 2.5 < counts["update"] / (10 * forward) < 3
     assert counts["online step, test set"] - counts["online step, monitor"] == pytest.approx(40 * forward)
     assert list(counts) == list(phases.phases(small))
+    for name, work in (("update", small.update), ("craft accumulative", small.craft_accumulative)):
+        with phases.plain():
+            whole = flops(work)
+        assert counts[name] == whole / 1e9 != flops(work) / 1e9  # of the plain work, not of what was done
     for row in rows:
         assert row["fastest"] <= row["seconds"] <= row["slowest"]
         assert row["share_of_ceiling"] == pytest.approx(row["gflop"] / row["seconds"], rel=1e-6)
@@ -80,12 +91,30 @@ def test_the_ways_of_doing_one_thing_agree(comparison: Comparison, small: phases
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_the_share_is_of_the_plain_work(small: phases.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "ceiling", lambda _: 1e9)
-    monkeypatch.setattr(phases, "Bench", lambda _: small)
-    counts = {row["phase"]: row["gflop"] for row in phases.measure_phases(4, 1)}
-    for name, work in (("update", small.update), ("craft accumulative", small.craft_accumulative)):
-        with phases.plain():
-            whole = flops(work)
-        assert counts[name] == whole / 1e9
-        assert flops(work) != whole
+def test_drift_pairs_the_ways_of_a_seed(tmp_path: Path) -> None:
+    for seed, way, before, after in (
+        (0, "ours", 0.5, 0.4),
+        (0, "plain", 0.6, 0.3),
+        (1, "ours", 1, 0),
+        (1, "plain", 0, 1),
+    ):
+        run = tmp_path / f"seed{seed}-{way}"
+        run.mkdir()
+        marks = {"before": {"acc": before}, "branches": {"adversarial": {"after": {"acc": after}}}}
+        (run / SUMMARY).write_text(json.dumps(marks))
+    assert drift.differences(tmp_path, 2) == [
+        {"seed": 0, "mark": "before", "ours": 0.5, "plain": 0.6},
+        {"seed": 0, "mark": drift.AFTER, "ours": 0.4, "plain": 0.3},
+        {"seed": 1, "mark": "before", "ours": 1, "plain": 0},
+        {"seed": 1, "mark": drift.AFTER, "ours": 0, "plain": 1},
+    ]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = burnin_config([preset("burnin", "demo")])
+    run_dir = tmp_path / "base"
+    with RunDirectory.create(run_dir, plain(config), {}):
+        pass
+    runs.check_settings(run_dir, config)
+    with pytest.raises(click.ClickException, match="other settings"):
+        runs.check_settings(run_dir, burnin_config([preset("burnin", "best")]))

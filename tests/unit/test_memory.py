@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from accupoison import workers
 from accupoison.cli import group
 
 PROBE = """
@@ -43,3 +45,10 @@ def test_the_command_line_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         group.main()
     assert called == ["main"]
+
+
+def test_workers_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(workers, "keep_freed_memory", lambda: called.append("worker"))
+    workers._prepare(torch.get_num_threads())
+    assert called == ["worker"]

@@ -1,0 +1,28 @@
+"""Runs that a benchmark makes once and finds again."""
+
+from pathlib import Path
+
+import click
+
+from accupoison.config import Layer, plain
+from accupoison.files import read_json
+from accupoison.online import OnlineRun
+from accupoison.rundir import CONFIG, RunDirectory, differences
+from accupoison.settings import BurninConfig, OnlineConfig, at_home, online_config
+from accupoison.tags import SUMMARY
+
+
+def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:
+    """Raise ClickException if ``out`` holds a run of other settings: figures would have the wrong name."""
+    if RunDirectory.holds_run(out) and (changes := differences(at_home(plain(config), out), read_json(out / CONFIG))):
+        raise click.ClickException(f"{out} was made with other settings ({changes[0]}); choose another --folder")
+
+
+def run_stream(out: Path, checkpoint: Path, data_dir: str | None, own: Layer) -> str:
+    """Run a stream on the CPU from ``checkpoint`` under the settings ``own``, unless it is there; return its name."""
+    start: Layer = {"data": {"dir": data_dir}, "start": {"checkpoint": str(checkpoint)}, "run": {"device": "cpu"}}
+    config = online_config([start, own])
+    check_settings(out, config)
+    if not (out / SUMMARY).exists():
+        OnlineRun(config, out.parent, out, resume=RunDirectory.holds_run(out)).run(lambda *_: None)
+    return out.name
