@@ -1,8 +1,9 @@
-"""Two layers that PyTorch's CPU kernels take several times too long for, computed in another way.
+"""Layers that PyTorch's CPU kernels take several times too long for, computed in another way.
 
 A convolution of a map of a few pixels: most taps of a 3x3 kernel meet padding on a 2x2 map, and oneDNN multiplies by
-the zeros all the same, a few rows at a time. And the second derivative of batch norm in eval mode, which autograd puts
-together from many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
+the zeros all the same, a few rows at a time. One of a somewhat larger map of many channels
+(:mod:`accupoison.winograd`). And the second derivative of batch norm in eval mode, which autograd puts together from
+many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+
+from accupoison import winograd
 
 LARGEST_IN, LARGEST_OUT = 16, 4
 """Pixels of the maps that count as small: from 4x4 to 2x2, and below."""
@@ -53,17 +56,24 @@ def convolve(
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return ``torch.conv2d`` of the same arguments; small maps on the CPU as a matrix product."""
+    """Return ``torch.conv2d`` of the same arguments; small maps on the CPU by matrix products."""
     plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
-    if plain and _on_cpu(input) and input.shape[2] * input.shape[3] <= LARGEST_IN and weight.ndim == 4:
+    fits = weight.ndim == 4 and (bias is None or bias.shape == weight.shape[:1])
+    if plain and fits and _on_cpu(input):
         maps = tuple(zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), strict=True))
-        rows, columns = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in maps)
-        fits = bias is None or bias.shape == weight.shape[:1]
-        if fits and min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
-            out = _as_product(input, weight, maps).view(len(input), len(weight), rows, columns)
+        out = _by_products(input, weight, maps)
+        if out is not None:
             out = out if bias is None else out + bias.to(out.dtype)[:, None, None]
             return out.contiguous(memory_format=_layout(input, weight))
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _by_products(x: Tensor, weight: Tensor, maps: Maps) -> Tensor | None:
+    """Return the convolution by matrix products if that is faster than PyTorch, else None."""
+    rows, columns = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in maps)
+    if x.shape[2] * x.shape[3] <= LARGEST_IN and min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
+        return _as_product(x, weight, maps).view(len(x), len(weight), rows, columns)
+    return winograd.convolve(x, weight) if winograd.suits(x, weight, maps) else None
 
 
 def _on_cpu(images: Tensor) -> bool:
@@ -192,10 +202,13 @@ class _NormaliseBackward(torch.autograd.Function):
     def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
         grad, x, weight, mean, var = ctx.saved_tensors
-        rate = torch.rsqrt(var + ctx.eps)
-        tilt, scale = (by_weight * rate)[:, None, None], (weight * rate)[:, None, None]
-        to_grad = torch.addcmul(by_bias[:, None, None], x - mean[:, None, None], tilt).addcmul(image, scale)
-        return to_grad, grad * tilt, (image * grad).sum((0, 2, 3)) * rate, None, None, None
+        image = image.contiguous(memory_format=_layout(x))  # mixed layouts take ten times as long
+        scale = (weight * torch.rsqrt(var + ctx.eps))[:, None, None]
+        to_grad = torch.native_batch_norm(x, by_weight, by_bias, mean, var, False, 0.0, ctx.eps)[0]
+        to_x, to_weight, _ = torch.ops.aten.native_batch_norm_backward(
+            grad, image, by_weight, torch.zeros_like(mean), var, None, None, False, ctx.eps, [True, True, False]
+        )  # a product with (by_weight * rate), and the sum of grad * image * rate
+        return to_grad.addcmul_(image, scale), to_x, to_weight, None, None, None
 
 
 OURS: dict[Callable[..., Any], Callable[..., Tensor]] = {torch.conv2d: convolve, F.batch_norm: normalise}

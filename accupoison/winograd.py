@@ -1,0 +1,86 @@
+"""Convolutions with kernels of 3x3 by fewer products than taps: F(4x4, 3x3) of Lavin and Gray (CVPR 2016, section 4.2).
+
+Sixteen outputs from 36 products in place of 144. Every step is linear and made of PyTorch's matrix products, so
+derivatives of any order come out of autograd, and cost as little.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Matrix = NDArray[np.floating[Any]]
+TILE, TAPS, FACTORS = 4, 3, 6
+"""Side of a tile of output, of a kernel, and of the products that make a tile."""
+CHANNELS, LARGEST = 128, 64
+"""Fewest channels and most pixels of a map at which the detour pays (``benchmarks/alternatives.py``)."""
+POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
+"""Where the two polynomials are multiplied, beside infinity: c, -c, 1/c and -1/c as Alam et al. have them (ACM TECS
+2022), with half the rounding error of the usual 0, 1, -1, 2 and -2.
+"""
+
+
+def suits(x: Tensor, weight: Tensor, maps: tuple[tuple[int, ...], ...]) -> bool:
+    """Return whether :func:`convolve` can do a convolution, and faster than PyTorch.
+
+    Args:
+        x: Maps [B, C, H, W].
+        weight: Kernels [O, C, K, L].
+        maps: Of both sides, the map's size and the kernel's, stride and padding.
+    """
+    whole = all(size % TILE == 0 and rest == [TAPS, 1, 1] for size, *rest in maps)
+    worth = x.shape[2] * x.shape[3] <= LARGEST and min(weight.shape[:2]) >= CHANNELS
+    return whole and worth and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``torch.conv2d(x, weight, padding=1)``.
+
+    Args:
+        x: Maps [B, C, H, W] whose sides are multiples of four.
+        weight: Kernels [O, C, 3, 3].
+    """
+    count, channels, height, width = x.shape
+    rows, columns, outputs = height // TILE, width // TILE, len(weight)
+    of_image, of_kernel, of_products = (torch.from_numpy(m).to(x.dtype) for m in _matrices(height, width))
+    pixels = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+    factors = (of_image @ pixels).view(count * rows * columns, FACTORS**2, channels)  # [tiles, 36, C]
+    kernels = (of_kernel @ weight.permute(2, 3, 1, 0).reshape(TAPS**2, -1)).view(FACTORS**2, channels, outputs)
+    products = factors.transpose(0, 1) @ kernels  # [36, tiles, O]
+    out = (of_products @ products.transpose(0, 1)).view(count, rows, columns, TILE, TILE, outputs)
+    return out.transpose(2, 3).reshape(count, height, width, outputs).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _matrices(height: int, width: int) -> tuple[Matrix, ...]:
+    """Return the three transforms along both sides at once; that of the image for all tiles, and with its padding."""
+    rows, columns = _padded(height), _padded(width)
+    both: Matrix = np.einsum("iap,jbq->ijabpq", rows, columns).reshape(-1, height * width)
+    return both, np.kron(OF_KERNEL, OF_KERNEL), np.kron(OF_PRODUCTS, OF_PRODUCTS)
+
+
+def _padded(size: int) -> Matrix:
+    """Return the transform of one side, [tiles, factors, pixels]."""
+    out = np.zeros((size // TILE, FACTORS, size + 2))
+    for tile, rows in enumerate(out):
+        rows[:, tile * TILE : tile * TILE + FACTORS] = OF_ROW
+    return out[:, :, 1:-1]
+
+
+def _transforms() -> tuple[Matrix, Matrix, Matrix]:
+    """Return what turns a row of six pixels, and one of three taps, into factors, and six products into four outputs.
+
+    By the method of Toom and Cook: factors are values of polynomials, and an output their product's coefficient.
+    """
+    others = [[q for q in POINTS if q != p] for p in POINTS]
+    of_row = [[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(POINTS)[::-1]]
+    of_taps = [np.power(p, range(TAPS)) / np.prod(p - np.array(rest)) for p, rest in zip(POINTS, others, strict=True)]
+    of_products = [np.power(p, range(TILE)) for p in POINTS]
+    at_infinity = [np.eye(size)[-1] for size in (TAPS, TILE)]
+    return np.array(of_row), np.array([*of_taps, at_infinity[0]]), np.array([*of_products, at_infinity[1]]).T
+
+
+OF_ROW, OF_KERNEL, OF_PRODUCTS = _transforms()
