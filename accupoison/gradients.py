@@ -29,23 +29,45 @@ def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
     return lambda x: view.logits(x, params=weights)
 
 
-CHUNK = 125
+CHUNK = 100
 """Rows of a second-order graph at once: such graphs are what takes the memory."""
 
 
-def hessian_vector(view: ModelView, batch: Batch, vector: Grads, *, train: bool = False) -> Grads:
-    """Return the Hessian of the mean cross-entropy at a batch times ``vector``, detached, ``CHUNK`` rows at a time.
+def slope_and_curvature(
+    view: ModelView, batch: Batch, *, train: bool = False
+) -> tuple[Grads, Callable[[Grads], Grads]]:
+    """Return the gradient of the mean cross-entropy at a batch, and what multiplies its Hessian by a vector.
 
-    By double backward: forward over reverse does not exist for group norm, and is wrong for MobileNetV2 in train mode
-    (torch 2.14.1). With batch statistics the rows are one chunk, since they depend on each other.
+    Both are detached and take ``CHUNK`` rows at a time. The graph of the first rows waits for the vector, the others
+    are made again when it comes. By double backward: forward over reverse does not exist for group norm, and is wrong
+    for MobileNetV2 in train mode (torch 2.14.1). With batch statistics the rows are one chunk, since they depend on
+    each other.
     """
     size = len(batch) if train else CHUNK
-    total = tuple(torch.zeros_like(p) for p in view.params())
-    for x, y in zip(torch.split(batch.x, size), torch.split(batch.y, size), strict=True):
-        slope = inner(gradient(view, x, y, train=train, graph=True), vector)
-        part, share = torch.autograd.grad(slope, view.params()), len(x) / len(batch)
-        total = tuple(t + share * p for t, p in zip(total, part, strict=True))
-    return total
+    parts = list(zip(torch.split(batch.x, size), torch.split(batch.y, size), strict=True))
+    waiting: list[Grads] = []
+
+    def mean(of_part: Callable[[Tensor, Tensor], Grads]) -> Grads:
+        total = tuple(torch.zeros_like(p) for p in view.params())
+        for x, y in parts:
+            for t, share in zip(total, of_part(x, y), strict=True):
+                t.add_(share, alpha=len(x) / len(batch))
+        return total
+
+    def slope(x: Tensor, y: Tensor) -> Grads:
+        if x is not parts[0][0] or len(x) > CHUNK:
+            return gradient(view, x, y, train=train)
+        waiting.append(gradient(view, x, y, train=train, graph=True))
+        return tuple(g.detach() for g in waiting[0])
+
+    def times(vector: Grads) -> Grads:
+        def bend(x: Tensor, y: Tensor) -> Grads:
+            grads = waiting.pop() if waiting else gradient(view, x, y, train=train, graph=True)
+            return torch.autograd.grad(inner(grads, vector), view.params())
+
+        return mean(bend)
+
+    return mean(slope), times
 
 
 def unit(grads: Grads) -> Grads:

@@ -45,29 +45,30 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """
     count, channels, height, width = x.shape
     rows, columns, outputs = height // TILE, width // TILE, len(weight)
-    of_image, of_kernel, of_products = (torch.from_numpy(m).to(x.dtype) for m in _matrices(height, width))
-    pixels = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
-    factors = (of_image @ pixels).view(count * rows * columns, FACTORS**2, channels)  # [tiles, 36, C]
-    kernels = (of_kernel @ weight.permute(2, 3, 1, 0).reshape(TAPS**2, -1)).view(FACTORS**2, channels, outputs)
-    products = factors.transpose(0, 1) @ kernels  # [36, tiles, O]
-    out = (of_products @ products.transpose(0, 1)).view(count, rows, columns, TILE, TILE, outputs)
-    return out.transpose(2, 3).reshape(count, height, width, outputs).permute(0, 3, 1, 2)
+    down, across, of_kernel, of_products = (torch.from_numpy(m).to(x.dtype) for m in _matrices(height, width))
+    factors = down @ x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+    factors = across @ factors.view(count * rows * FACTORS, width, channels)
+    factors = factors.view(count, rows, FACTORS, columns, FACTORS, channels).permute(2, 4, 0, 1, 3, 5)
+    kernels = of_kernel @ weight.permute(2, 3, 1, 0).reshape(TAPS**2, channels * outputs)
+    size = count * rows * columns
+    products = factors.reshape(FACTORS**2, size, channels) @ kernels.view(FACTORS**2, channels, outputs)
+    out = of_products @ products.view(FACTORS**2, size * outputs)
+    out = out.view(TILE, TILE, count, rows, columns, outputs).permute(2, 3, 0, 4, 1, 5)
+    return out.reshape(count, height, width, outputs).permute(0, 3, 1, 2)
 
 
 @lru_cache
 def _matrices(height: int, width: int) -> tuple[Matrix, ...]:
-    """Return the three transforms along both sides at once; that of the image for all tiles, and with its padding."""
-    rows, columns = _padded(height), _padded(width)
-    both: Matrix = np.einsum("iap,jbq->ijabpq", rows, columns).reshape(-1, height * width)
-    return both, np.kron(OF_KERNEL, OF_KERNEL), np.kron(OF_PRODUCTS, OF_PRODUCTS)
+    """Return the transforms of the image down and across, of the kernel and of the products."""
+    return _padded(height), _padded(width), np.kron(OF_KERNEL, OF_KERNEL), np.kron(OF_PRODUCTS, OF_PRODUCTS)
 
 
 def _padded(size: int) -> Matrix:
-    """Return the transform of one side, [tiles, factors, pixels]."""
+    """Return the transform of a side of so many pixels, with its padding, [tiles * factors, pixels]."""
     out = np.zeros((size // TILE, FACTORS, size + 2))
     for tile, rows in enumerate(out):
         rows[:, tile * TILE : tile * TILE + FACTORS] = OF_ROW
-    return out[:, :, 1:-1]
+    return np.ascontiguousarray(out[:, :, 1:-1]).reshape(-1, size)
 
 
 def _transforms() -> tuple[Matrix, Matrix, Matrix]:

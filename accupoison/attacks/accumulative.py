@@ -9,9 +9,9 @@ from accupoison.attacks.base import ATTACKS, Attack
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import (
     gradient,
-    hessian_vector,
     inner,
     signed_ascent,
+    slope_and_curvature,
     unit,
     unit_slope,
 )
@@ -38,11 +38,9 @@ def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) ->
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
     at a time, in half the memory that the graph of the whole takes.
     """
-    at_trigger, at_val = (gradient(view, b.x, b.y, train=train) for b in (trigger, val))
-    terms = [
-        hessian_vector(view, trigger, unit_slope(at_trigger, unit(at_val)), train=train),
-        hessian_vector(view, val, unit_slope(at_val, unit(at_trigger)), train=train),
-    ]
+    at_trigger, bend_trigger = slope_and_curvature(view, trigger, train=train)
+    at_val, bend_val = slope_and_curvature(view, val, train=train)
+    terms = bend_trigger(unit_slope(at_trigger, unit(at_val))), bend_val(unit_slope(at_val, unit(at_trigger)))
     return tuple(a + b for a, b in zip(*terms, strict=True)), float(inner(unit(at_trigger), unit(at_val)))
 
 
