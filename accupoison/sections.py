@@ -12,7 +12,7 @@ from accupoison.models import check_norm, model_names
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UPDATES = ("sgd", "dpsgd")
-SCHEDULES = ("constant", "linear", "onecycle", "step")
+SCHEDULES = ("constant", "linear", "warmup", "onecycle", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,11 @@ class TrainSettings:
         momentum: SGD momentum.
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum.
-        schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``,
-            reached when the share of epochs before the last ones is done); "onecycle" (up over the first fifth, then
-            linearly to zero); or "step" (times ``decay`` after each of the epochs in ``milestones``).
-        final_lr: What the linear schedule ends at, and so the rate of the stream.
+        schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``); "warmup" (up
+            over the first fifth, then linearly to ``final_lr``); "onecycle" (the same, to zero); or "step" (times
+            ``decay`` after each of the epochs in ``milestones``). ``final_lr`` is reached when the share of epochs
+            before the last ones is done.
+        final_lr: What "linear" and "warmup" end at, and so the rate of the stream.
         milestones: Epochs after which the "step" schedule lowers the rate, as text with commas.
         decay: What it is multiplied by then.
         label_smoothing: In [0, 1).
@@ -102,20 +103,20 @@ class TrainSettings:
 
     recipe: str = "live"
     epochs: int = 12
-    batch_size: int = 128
-    lr: float = 0.1
+    batch_size: int = 64
+    lr: float = 0.5
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False
-    schedule: str = "linear"
+    schedule: str = "warmup"
     final_lr: float = 0.05
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     clip_norm: float = math.inf
     clip_kind: str = "l2"
     patience: int | None = None
-    last_epochs: int = 2
+    last_epochs: int = 1
     last_batch_size: int = 100
     early: int | None = None
     snapshots: tuple[int, ...] = ()

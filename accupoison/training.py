@@ -182,16 +182,23 @@ def batch_size(train: TrainSettings, epoch: int) -> int:
 
 def learning_rate(train: TrainSettings, step: int, total: int, epoch: int) -> float:
     """Return the rate of a step out of ``total``, in an epoch from 0; the schedules are those of the settings."""
-    done = (step + 0.5) / total
+    done, rise = (step + 0.5) / total, 0.2
+    rising = min(1.0, done / rise)
     match train.schedule:
         case "linear":
-            start, end = 0.5, 1 - train.last_epochs / train.epochs
-            fallen = 0.0 if done < start else min(1.0, (done - start) / max(end - start, 1e-9))
-            return train.lr + fallen * (train.final_lr - train.lr)
+            return _fall(train, done, 0.5)
+        case "warmup":
+            return rising * train.lr if rising < 1 else _fall(train, done, rise)
         case "onecycle":
-            rise = 0.2
-            return train.lr * (done / rise if done < rise else (1 - done) / (1 - rise))
+            return train.lr * min(rising, (1 - done) / (1 - rise))
         case "step":
             return train.lr * train.decay ** sum(epoch >= milestone for milestone in train.milestones)
         case _:
             return train.lr
+
+
+def _fall(train: TrainSettings, done: float, start: float) -> float:
+    """Return a rate that falls to the final one from ``start`` on, until the last epochs begin."""
+    end = 1 - train.last_epochs / train.epochs
+    fallen = 0.0 if done < start else min(1.0, (done - start) / max(end - start, 1e-9))
+    return train.lr + fallen * (train.final_lr - train.lr)

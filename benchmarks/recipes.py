@@ -7,6 +7,7 @@ interrupted. An hour and more on two cores at width 16.
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,45 +32,59 @@ STREAMS, STEPS, MARGIN = 10, 20, 0.01
 """Clean streams from one base model, their steps, and the change of accuracy that counts as none."""
 
 
-def settings(recipe: str, width: int, seed: int, data_dir: str) -> BurninConfig:
-    """Return the settings of one burn-in; the default recipe is ``live``."""
-    layers = [] if recipe == "live" else [preset("burnin", recipe)]
-    own: Layer = {"model": {"width": width}, "run": {"seed": seed, "device": "cpu"}, "data": {"dir": data_dir}}
-    return burnin_config([*layers, own])
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe at one width.
+
+    Attributes:
+        name: Of the preset.
+        width: Channels of the first stage.
+        epochs: Instead of the recipe's own, if not None.
+        data_dir: Where CIFAR-10 is.
+    """
+
+    name: str
+    width: int
+    epochs: int | None
+    data_dir: str
+
+    def settings(self, seed: int) -> BurninConfig:
+        """Return the settings of one burn-in."""
+        own: Layer = {"model": {"width": self.width}, "run": {"seed": seed, "device": "cpu"}}
+        train: Layer = {} if self.epochs is None else {"train": {"epochs": self.epochs}}
+        return burnin_config([preset("burnin", self.name), own, train, {"data": {"dir": self.data_dir}}])
+
+    def place(self, folder: Path, seed: int) -> Path:
+        """Return the directory of a burn-in."""
+        return folder / f"{self.name}-w{self.width}-e{self.settings(seed).train.epochs}-seed{seed}"
 
 
-def place(folder: Path, recipe: str, width: int, seed: int) -> Path:
-    """Return the directory of a burn-in."""
-    return folder / f"{recipe}-w{width}-seed{seed}"
-
-
-def train(folder: Path, recipe: str, width: int, seed: int, data_dir: str) -> str:
+def train(folder: Path, recipe: Recipe, seed: int) -> str:
     """Train one base model unless it is there, and go on with one that was interrupted."""
-    out, config = place(folder, recipe, width, seed), settings(recipe, width, seed, data_dir)
+    out, config = recipe.place(folder, seed), recipe.settings(seed)
     check_settings(out, config)
     if not (out / FINAL).exists():
         run_burnin(config, out, resume=RunDirectory.holds_run(out), progress=lambda *_: None)
     return out.name
 
 
-def work(recipe: str, width: int, seed: int, data_dir: str) -> float:
+def work(config: BurninConfig) -> float:
     """Return the forward and backward passes of a burn-in, in thousands of images."""
-    burnin = Burnin.prepare(settings(recipe, width, seed, data_dir))
-    train = burnin.config.train
-    return sum(burnin.steps_in(epoch) * batch_size(train, epoch) for epoch in range(train.epochs)) / 1000
+    burnin = Burnin.prepare(config)
+    return sum(burnin.steps_in(epoch) * batch_size(config.train, epoch) for epoch in range(config.train.epochs)) / 1000
 
 
-def row(folder: Path, recipe: str, width: int, seeds: Sequence[int], data_dir: str) -> dict[str, Any]:
+def row(folder: Path, recipe: Recipe, seeds: Sequence[int]) -> dict[str, Any]:
     """Return what the base models of a recipe reach."""
-    places = [place(folder, recipe, width, seed) for seed in seeds]
+    places = [recipe.place(folder, seed) for seed in seeds]
     accuracy = [read_json(out / SUMMARY)["test_acc"] for out in places]
     seconds = [sum(r["time/epoch_s"] for r in read_metrics(out / METRICS) if "time/epoch_s" in r) for out in places]
-    config = settings(recipe, width, seeds[0], data_dir)
+    config = recipe.settings(seeds[0])
     return {
-        "recipe": recipe,
-        "width": width,
+        "recipe": recipe.name,
+        "width": recipe.width,
         "epochs": config.train.epochs,
-        "thousand_images": work(recipe, width, seeds[0], data_dir),
+        "thousand_images": work(config),
         "test_acc": accuracy,
         "seconds": seconds,
     }
@@ -103,20 +118,30 @@ def stillness(folder: Path, checkpoint: Path) -> dict[str, Any]:
 @click.option("--data-dir", required=True, help="Where CIFAR-10 is.")
 @click.option("--recipe", "recipes", multiple=True, default=("best", "live", "official"), show_default=True)
 @click.option("--width", type=int, default=16, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Instead of each recipe's own.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Base models a recipe.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("logs/recipes"), show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "recipes.json", help="The JSON to write.")
-def main(data_dir: str, recipes: tuple[str, ...], width: int, seeds: int, folder: Path, jobs: int, out: Path) -> None:
+def main(
+    data_dir: str,
+    recipes: tuple[str, ...],
+    width: int,
+    epochs: int | None,
+    seeds: int,
+    folder: Path,
+    jobs: int,
+    out: Path,
+) -> None:
     """Train base models and say what they reach for their work."""
-    tasks = [(train, (folder, recipe, width, seed, data_dir)) for seed in range(seeds) for recipe in recipes]
-    for name in carry_out(tasks, jobs):
+    chosen = [Recipe(name, width, epochs, data_dir) for name in recipes]
+    for name in carry_out([(train, (folder, recipe, seed)) for seed in range(seeds) for recipe in chosen], jobs):
         click.echo(name, err=True)
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": []}  # of other recipes and widths
-    new = [row(folder, recipe, width, range(seeds), data_dir) for recipe in recipes]
-    found["rows"] = [old for old in found["rows"] if (old["recipe"], old["width"]) not in _names(new)] + new
+    new = [row(folder, recipe, range(seeds)) for recipe in chosen]
+    found["rows"] = [old for old in found["rows"] if _name(old) not in map(_name, new)] + new
     if "live" in recipes:
-        checkpoint = place(folder, "live", width, 0) / FINAL
+        checkpoint = chosen[recipes.index("live")].place(folder, 0) / FINAL
         for name in carry_out([(stream, (folder, checkpoint, i, data_dir)) for i in range(STREAMS)], jobs):
             click.echo(name, err=True)
         found["live_on_a_clean_stream"] = stillness(folder, checkpoint)
@@ -130,8 +155,8 @@ def main(data_dir: str, recipes: tuple[str, ...], width: int, seeds: int, folder
         )
 
 
-def _names(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    return [(row["recipe"], row["width"]) for row in rows]
+def _name(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["recipe"], row["width"], row["epochs"]
 
 
 def _said(value: object) -> str:

@@ -11,7 +11,7 @@ import accupoison
 
 PACKAGE = Path(accupoison.__file__).parent
 LAYERS = (
-    {"types", "rng", "errors", "files", "tags", "device", "speed", "memory", "kernels"},
+    {"types", "rng", "errors", "files", "tags", "device", "speed", "memory", "kernels", "winograd"},
     {"registry"},
     {"config", "checkpoint", "data", "models"},
     {"learner", "gradients", "discrepancy"},

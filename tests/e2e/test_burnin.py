@@ -14,6 +14,8 @@ import torch
 from accupoison import checkpoint
 from accupoison.base_model import BaseModel
 from accupoison.recorder import read_metrics
+from accupoison.settings import TrainSettings
+from accupoison.training import learning_rate
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, SET, call, done, outcome, refused
 
 CPU = torch.device("cpu")
@@ -79,13 +81,25 @@ def test_the_rest_of_an_epoch_the_last_epochs_and_snapshots(work: Path) -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
-    [("constant", [0.2, 0.2]), ("onecycle", [0.2 * (1 - 9.5 / 20) / 0.8, 0.2 * (0.5 / 20) / 0.8])],
+    [
+        ("constant", [0.2, 0.2]),
+        ("onecycle", [0.2 * (1 - 9.5 / 20) / 0.8, 0.2 * (0.5 / 20) / 0.8]),
+        ("warmup", [0.2 - 0.15 * (done - 0.2) / 0.8 for done in (9.5 / 20, 19.5 / 20)]),
+    ],
 )
 def test_the_rate_is_recorded_and_kept_for_the_stream(schedule: str, rates: list[float], work: Path) -> None:
     done(*BURNIN, "--out", "run", SET, "train.lr=0.2", SET, f"train.schedule={schedule}")
     assert [row["optim/lr"] for row in read_metrics(Path("run/metrics.jsonl"))] == pytest.approx(rates)
     kept = BaseModel.load(Path("run/final.pt")).lr
     assert kept is None if schedule == "onecycle" else kept == pytest.approx(rates[-1])
+
+
+def test_a_schedule_with_warmup_rises_falls_and_stays() -> None:
+    train = TrainSettings(schedule="warmup", lr=0.8, final_lr=0.05, epochs=10, last_epochs=2)
+    found = [learning_rate(train, step, 100, step // 10) for step in range(100)]
+    assert found[:20] == pytest.approx([0.8 * (step + 0.5) / 20 for step in range(20)])
+    assert found[20:80] == pytest.approx([0.8 - 0.75 * (step + 0.5) / 60 for step in range(60)])
+    assert found[80:] == [pytest.approx(0.05)] * 20
 
 
 def test_milestones_lower_the_rate_after_their_epochs(work: Path) -> None:
