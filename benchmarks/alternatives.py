@@ -3,6 +3,7 @@
 Run by ``python -m benchmarks.alternatives``. The calls alternate, since a shared machine's speed changes by the minute.
 """
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -15,14 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.attacks.accumulative import tilt
+from accupoison.attacks.accumulative import craft_accumulative, tilt
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import batch_discrepancy
 from accupoison.evaluate import answers
 from accupoison.gradients import gradient, inner, project, signed_ascent, slope_and_curvature, unit
+from accupoison.learner import view_of
 from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
+from accupoison.types import ModelView
 from benchmarks.phases import ALWAYS, EPS, Bench, plain, slope_of_alignment
 from benchmarks.processes import peak, run
 
@@ -107,6 +110,27 @@ def compare(width: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def agreement(width: int) -> dict[str, float]:
+    """Return the share of pixels that one signed step in float32 moves as in float64, by way.
+
+    Of accumulative poisoning; what is left are slopes that rounding turns around.
+    """
+    bench = Bench(width)
+    exact = view_of(copy.deepcopy(bench.learner.model).double())
+
+    def poison(view: ModelView, dtype: torch.dtype) -> Tensor:
+        trigger, batch, val = (b.with_x(b.x.to(dtype)) for b in (bench.trigger, bench.batch, bench.val))
+        return craft_accumulative(view, trigger, batch, val, eps=EPS, steps=1).double()
+
+    def share() -> float:
+        return float((poison(bench.learner.view(), torch.float32) - due).abs().lt(EPS / 2).double().mean())
+
+    due = poison(exact, torch.float64)
+    ours = share()
+    with plain():
+        return {"our kernels": ours, "PyTorch's": share()}
+
+
 def peaks(width: int) -> dict[str, float]:
     """Return the peak memory in GB of a process that makes the second-order term, by way."""
     return {name: _alone(f"peak_of({width}, {name!r})") for name in second_order(Bench(width))}
@@ -151,13 +175,19 @@ def main(widths: tuple[int, ...], rounds: int, out: Path) -> None:
     """Compare ways of doing one thing."""
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
+    agree: dict[int, dict[str, float]] = {}
     for width in widths:
+        agree[width] = _alone(f"agreement({width})")
         most = peaks(width)
         rows += kept_memory(width, rounds)
         rows += [{**row, "peak_gb": most.get(row["way"])} for row in compare(width, rounds)]
-        out.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=2) + "\n")
+        out.write_text(json.dumps({"rounds": rounds, "rows": rows, "agreement": agree}, indent=2) + "\n")
     cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row["peak_gb"])] for row in rows]
     click.echo(markdown(["width", "way", "median s", "peak GB"], cells))
+    for width, shares in agree.items():
+        click.echo(
+            f"width {width}: pixels moved as in float64: " + ", ".join(f"{k} {v:.3%}" for k, v in shares.items())
+        )
 
 
 def _said(gigabytes: float | None) -> str:
