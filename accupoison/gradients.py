@@ -55,13 +55,14 @@ def slope_and_curvature(
         return total
 
     def slope(x: Tensor, y: Tensor) -> Grads:
-        if x is not parts[0][0] or len(x) > CHUNK:
+        if x is not parts[0][0] or len(x) > CHUNK:  # batch statistics: too large to wait
             return gradient(view, x, y, train=train)
         waiting.append(gradient(view, x, y, train=train, graph=True))
         return tuple(g.detach() for g in waiting[0])
 
     def times(vector: Grads) -> Grads:
         def bend(x: Tensor, y: Tensor) -> Grads:
+            # the graph that waits is that of the first rows, which come first here, too
             grads = waiting.pop() if waiting else gradient(view, x, y, train=train, graph=True)
             return torch.autograd.grad(inner(grads, vector), view.params())
 

@@ -58,14 +58,18 @@ def convolve(
 ) -> Tensor:
     """Return ``torch.conv2d`` of the same arguments; small maps on the CPU by matrix products."""
     plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
-    fits = weight.ndim == 4 and (bias is None or bias.shape == weight.shape[:1])
-    if plain and fits and _on_cpu(input):
+    if plain and _on_cpu(input) and _fits(input, weight, bias) and min(_pair(stride)) > 0:
         maps = tuple(zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), strict=True))
         out = _by_products(input, weight, maps)
         if out is not None:
             out = out if bias is None else out + bias.to(out.dtype)[:, None, None]
             return out.contiguous(memory_format=_layout(input, weight))
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether shapes go together; PyTorch says what is wrong with those that do not."""
+    return weight.ndim == 4 and x.shape[1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
 
 
 def _by_products(x: Tensor, weight: Tensor, maps: Maps) -> Tensor | None:
@@ -150,7 +154,7 @@ def normalise(
     Only where the weight takes part in derivatives, since first ones alone are slower in our way.
     """
     wanted = torch.is_grad_enabled() and weight is not None and weight.requires_grad
-    ours = wanted and not training and _on_cpu(input)
+    ours = wanted and not training and _on_cpu(input) and len(input) > 0  # without rows the native pass is a crash
     if not ours or any(t is None or t.shape != input.shape[1:2] for t in (running_mean, running_var, weight, bias)):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     out: Tensor = _Normalise.apply(input, weight, bias, running_mean, running_var, eps)

@@ -78,7 +78,7 @@ class TrainSettings:
         recipe: The recipe's name, part of the checkpoint's default place.
         epochs: Passes over the burn-in images.
         batch_size: Images a step.
-        lr: Learning rate; the peak of a one-cycle schedule.
+        lr: Learning rate; the peak of the schedules "warmup" and "onecycle".
         momentum: SGD momentum.
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum.

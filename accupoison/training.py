@@ -164,12 +164,13 @@ class Burnin:
 
     def base_model(self) -> BaseModel:
         """Return what a stream can start from."""
-        state = self.learner.state()
+        state, train = self.learner.state(), self.config.train
+        ends = {"onecycle": None, "linear": train.final_lr, "warmup": train.final_lr}  # nobody goes on at almost zero
         return BaseModel(
             self.spec,
             state["model"],
             state["optimizer"],
-            None if self.config.train.schedule == "onecycle" else self.learner.lr,  # nobody goes on at almost zero
+            ends.get(train.schedule, self.learner.lr),
             self.position()[0],
             data_identity(self.config.data, self.data),
         )
@@ -198,7 +199,11 @@ def learning_rate(train: TrainSettings, step: int, total: int, epoch: int) -> fl
 
 
 def _fall(train: TrainSettings, done: float, start: float) -> float:
-    """Return a rate that falls to the final one from ``start`` on, until the last epochs begin."""
+    """Return a rate that falls to the final one from ``start`` on, until the last epochs begin.
+
+    Where they begin before that, in a burn-in of an epoch or two, it falls over half of what is left.
+    """
     end = 1 - train.last_epochs / train.epochs
-    fallen = 0.0 if done < start else min(1.0, (done - start) / max(end - start, 1e-9))
+    end = end if end > start else (1 + start) / 2
+    fallen = min(1.0, max(0.0, (done - start) / (end - start)))
     return train.lr + fallen * (train.final_lr - train.lr)

@@ -15,8 +15,10 @@ from torch import Tensor
 Matrix = NDArray[np.floating[Any]]
 TILE, TAPS, FACTORS = 4, 3, 6
 """Side of a tile of output, of a kernel, and of the products that make a tile."""
-CHANNELS, LARGEST = 128, 64
-"""Fewest channels and most pixels of a map at which the detour pays (``benchmarks/alternatives.py``)."""
+CHANNELS, LARGEST, TILES = 128, 64, 100
+"""Fewest channels, most pixels of a map and fewest tiles of a batch with which the detour has been seen to pay; with a
+few rows it takes several times as long, and with more pixels it can.
+"""
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 """Where the two polynomials are multiplied, beside infinity: c, -c, 1/c and -1/c as Alam et al. have them (ACM TECS
 2022), with half the rounding error of the usual 0, 1, -1, 2 and -2.
@@ -24,7 +26,7 @@ POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
 
 def suits(x: Tensor, weight: Tensor, maps: tuple[tuple[int, ...], ...]) -> bool:
-    """Return whether :func:`convolve` can do a convolution, and faster than PyTorch.
+    """Return whether :func:`convolve` can do a convolution, and in all likelihood faster than PyTorch.
 
     Args:
         x: Maps [B, C, H, W].
@@ -32,8 +34,12 @@ def suits(x: Tensor, weight: Tensor, maps: tuple[tuple[int, ...], ...]) -> bool:
         maps: Of both sides, the map's size and the kernel's, stride and padding.
     """
     whole = all(size % TILE == 0 and rest == [TAPS, 1, 1] for size, *rest in maps)
-    worth = x.shape[2] * x.shape[3] <= LARGEST and min(weight.shape[:2]) >= CHANNELS
-    return whole and worth and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+    pixels = x.shape[2] * x.shape[3]
+    worth = pixels <= LARGEST and min(weight.shape[:2]) >= CHANNELS and len(x) * pixels >= TILES * TILE**2
+    exact = (
+        x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    )
+    return whole and worth and exact
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:

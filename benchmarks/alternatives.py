@@ -110,7 +110,7 @@ def compare(width: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def agreement(width: int) -> dict[str, float]:
+def signs_kept(width: int) -> dict[str, float]:
     """Return the share of pixels that one signed step in float32 moves as in float64, by way.
 
     Of accumulative poisoning; what is left are slopes that rounding turns around.
@@ -122,10 +122,11 @@ def agreement(width: int) -> dict[str, float]:
         trigger, batch, val = (b.with_x(b.x.to(dtype)) for b in (bench.trigger, bench.batch, bench.val))
         return craft_accumulative(view, trigger, batch, val, eps=EPS, steps=1).double()
 
+    due = poison(exact, torch.float64)
+
     def share() -> float:
         return float((poison(bench.learner.view(), torch.float32) - due).abs().lt(EPS / 2).double().mean())
 
-    due = poison(exact, torch.float64)
     ours = share()
     with plain():
         return {"our kernels": ours, "PyTorch's": share()}
@@ -177,7 +178,7 @@ def main(widths: tuple[int, ...], rounds: int, out: Path) -> None:
     rows: list[dict[str, Any]] = []
     agree: dict[int, dict[str, float]] = {}
     for width in widths:
-        agree[width] = _alone(f"agreement({width})")
+        agree[width] = _alone(f"signs_kept({width})")
         most = peaks(width)
         rows += kept_memory(width, rounds)
         rows += [{**row, "peak_gb": most.get(row["way"])} for row in compare(width, rounds)]

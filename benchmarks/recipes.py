@@ -144,7 +144,8 @@ def main(
         checkpoint = chosen[recipes.index("live")].place(folder, 0) / FINAL
         for name in carry_out([(stream, (folder, checkpoint, i, data_dir)) for i in range(STREAMS)], jobs):
             click.echo(name, err=True)
-        found["live_on_a_clean_stream"] = stillness(folder, checkpoint)
+        still = {key: new[recipes.index("live")][key] for key in ("width", "epochs")}
+        found["live_on_a_clean_stream"] = {**still, **stillness(folder, checkpoint)}
     out.write_text(json.dumps(found, indent=2) + "\n")
     click.echo(markdown(list(found["rows"][0]), [[_said(value) for value in one.values()] for one in found["rows"]]))
     if "live" in recipes:

@@ -36,7 +36,7 @@ def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) ->
     """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
-    at a time, in half the memory that the graph of the whole takes.
+    at a time, in less memory than the graph of the whole; one graph of each waits for the other's gradient.
     """
     at_trigger, bend_trigger = slope_and_curvature(view, trigger, train=train)
     at_val, bend_val = slope_and_curvature(view, val, train=train)

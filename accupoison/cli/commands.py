@@ -24,7 +24,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 
 
 @cli.command()
-@click.option("--recipe", metavar="NAME", help="live (default), best, official or pang; sets all training options.")
+@click.option("--recipe", metavar="NAME", help="live (default), best, linear, official or pang: all training options.")
 @data_options
 @model_options
 @click.option("--epochs", type=int, help="Passes over the burn-in images.")

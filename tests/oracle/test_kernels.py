@@ -113,6 +113,22 @@ def test_batch_norm_in_eval_mode_to_the_second_derivative(layout: torch.memory_f
     assert torch.autograd.gradgradcheck(ours, inputs)
 
 
+def test_batch_norm_of_an_empty_batch_is_pytorchs() -> None:
+    x, weight, bias = random(0, 3, 2, 2), random(3).requires_grad_(), random(3).requires_grad_()
+    out = normalise(x, torch.zeros(3).double(), torch.ones(3).double(), weight, bias)
+    (slope,) = torch.autograd.grad(out.sum(), weight, create_graph=True)
+    assert out.shape == x.shape
+    assert not slope.any()
+
+
+def test_what_does_not_fit_gets_pytorchs_own_words() -> None:
+    x, weight = random(2, 4, 4, 4), random(4, 5, 3, 3)
+    with pytest.raises(RuntimeError, match="expected input"):
+        convolve(x, weight, padding=1)
+    with pytest.raises(RuntimeError, match="stride"):
+        convolve(x, weight[:, :4], stride=0, padding=1)
+
+
 def test_batch_norm_in_train_mode_and_without_weights_is_pytorchs() -> None:
     assert "NativeBatchNorm" in str(_first_order().grad_fn)
     x, mean, var, one = random(4, 3, 2, 5).requires_grad_(), torch.zeros(3).double(), torch.ones(3).double(), random(3)
@@ -142,6 +158,7 @@ def test_networks_agree_to_the_second_derivative(
     minimal = Mock(wraps=winograd.convolve)
     monkeypatch.setattr(winograd, "convolve", minimal)
     monkeypatch.setattr(winograd, "CHANNELS", 1)
+    monkeypatch.setattr(winograd, "TILES", 1)
     net, batch = build_model(ModelSpec(name=name, width=4)).double().eval(), random_batch(1, rows=3, size=32)
     parameters = tuple(net.parameters())
 

@@ -51,7 +51,7 @@ def test_single_precision_loses_an_order_of_magnitude_and_no_more() -> None:
 
 
 def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = random(1, CHANNELS, 8, 8), random(CHANNELS, CHANNELS, 3, 3)
+    x, weight = random(25, CHANNELS, 8, 8), random(CHANNELS, CHANNELS, 3, 3)
     assert taken(x, weight)
     convolution = Mock(wraps=convolve)
     monkeypatch.setattr(winograd, "convolve", convolution)
@@ -65,12 +65,16 @@ def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_when_it_is_not() -> None:
-    x, weight = random(1, CHANNELS, 8, 8), random(CHANNELS, CHANNELS, 3, 3)
+    x, weight = random(25, CHANNELS, 8, 8), random(CHANNELS, CHANNELS, 3, 3)
+    assert taken(x, weight)
+    assert not taken(x[:-1], weight)
     assert not taken(x, weight, stride=2)
     assert not taken(x, weight, padding=0)
     assert not taken(x, weight[:, :, :1, :1], padding=1)
     assert not taken(x, weight[:-1])
     assert not taken(x[:, :-1], weight[:, :-1])
     assert not taken(x[..., :6, :], weight)
-    assert not taken(random(1, CHANNELS, 12, 8), weight)
+    assert not taken(random(25, CHANNELS, 12, 8), weight)
     assert not taken(x.bfloat16(), weight.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not taken(x.float(), weight.float())

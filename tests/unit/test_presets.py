@@ -107,6 +107,14 @@ def test_the_released_protocol_is_what_the_paper_ran() -> None:
     assert (trained.epochs, trained.batch_size, trained.lr, trained.early_epoch) == (40, 256, 0.1, 20)
 
 
+def test_no_recipe_but_live_depends_on_the_defaults() -> None:
+    needed = {"batch_size", "lr", "schedule", "label_smoothing", "last_epochs"}
+    for command, name in [*(("burnin", name) for name in presets("burnin")), ("audit", "offline")]:
+        assert needed <= set(preset(command, name)["train"]), name
+    old = burnin_config([preset("burnin", "linear")]).train
+    assert (old.batch_size, old.lr, old.final_lr, old.last_epochs, old.label_smoothing) == (128, 0.1, 0.05, 2, 0)
+
+
 def test_presets_are_found_by_name() -> None:
     assert {"fresh", "official", "demo"} <= set(presets("online"))
     with pytest.raises(InputError, match=r"unknown online preset 'offical'; did you mean official\?"):
