@@ -206,7 +206,7 @@ class _NormaliseBackward(torch.autograd.Function):
     def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
         grad, x, weight, mean, var = ctx.saved_tensors
-        image = image.contiguous(memory_format=_layout(x))  # mixed layouts take ten times as long
+        image = image.contiguous(memory_format=_layout(x))  # mixed layouts are slow
         scale = (weight * torch.rsqrt(var + ctx.eps))[:, None, None]
         to_grad = torch.native_batch_norm(x, by_weight, by_bias, mean, var, False, 0.0, ctx.eps)[0]
         to_x, to_weight, _ = torch.ops.aten.native_batch_norm_backward(

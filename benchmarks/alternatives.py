@@ -176,16 +176,16 @@ def main(widths: tuple[int, ...], rounds: int, out: Path) -> None:
     """Compare ways of doing one thing."""
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
-    agree: dict[int, dict[str, float]] = {}
+    kept: dict[int, dict[str, float]] = {}
     for width in widths:
-        agree[width] = _alone(f"signs_kept({width})")
+        kept[width] = _alone(f"signs_kept({width})")
         most = peaks(width)
         rows += kept_memory(width, rounds)
         rows += [{**row, "peak_gb": most.get(row["way"])} for row in compare(width, rounds)]
-        out.write_text(json.dumps({"rounds": rounds, "rows": rows, "agreement": agree}, indent=2) + "\n")
+        out.write_text(json.dumps({"rounds": rounds, "rows": rows, "signs_kept": kept}, indent=2) + "\n")
     cells = [[str(row["width"]), row["way"], f"{row['seconds']:.2f}", _said(row["peak_gb"])] for row in rows]
     click.echo(markdown(["width", "way", "median s", "peak GB"], cells))
-    for width, shares in agree.items():
+    for width, shares in kept.items():
         click.echo(
             f"width {width}: pixels moved as in float64: " + ", ".join(f"{k} {v:.3%}" for k, v in shares.items())
         )

@@ -29,6 +29,11 @@ def random_batch(seed: int, rows: int = 6, *, size: int = 8, dtype: torch.dtype 
     return Batch(pixels.to(dtype) / 255, torch.randint(10, (rows,), generator=rng), torch.arange(rows) + 1000 * seed)
 
 
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Return normally distributed numbers in double precision."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def random_net(seed: int, dtype: torch.dtype = torch.float64) -> nn.Sequential:
     """Return a tiny net with random weights and running statistics, in eval mode."""
     with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from accupoison import kernels, winograd
 from accupoison.kernels import Kernels, convolve, normalise
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
-from tests.nets import random_batch
+from tests.nets import normal, random_batch
 
 NETWORKS = {
     "resnet18": (5, 6),
@@ -24,11 +24,6 @@ NETWORKS = {
 }
 """How many convolutions of images of 32x32 pixels are small enough, and how many filter minimally."""
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -55,15 +50,15 @@ def test_convolutions_of_every_geometry(
     for kernel, stride, padding in itertools.product(kernels, (1, 2, 3), paddings):
         if any(s + 2 * p < k for s, p, k in zip(side, padding, kernel, strict=True)):
             continue
-        x = random(3, 5, *side, seed=1).to(memory_format=layout).requires_grad_()
-        weight = random(4, 5, *kernel, seed=2).to(memory_format=layout).requires_grad_()
-        bias = random(4, seed=3)
+        x = normal(3, 5, *side, seed=1).to(memory_format=layout).requires_grad_()
+        weight = normal(4, 5, *kernel, seed=2).to(memory_format=layout).requires_grad_()
+        bias = normal(4, seed=3)
         ours, theirs = (call(x, weight, bias, stride, padding) for call in (convolve, torch.conv2d))
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
         if side != (1, 1):  # a single pixel counts as laid out in both ways
             found, due = ([out.is_contiguous(memory_format=one) for one in LAYOUTS] for out in (ours, theirs))
             assert found == due
-        into = random(*theirs.shape, seed=4)
+        into = normal(*theirs.shape, seed=4)
         for mine, exact in zip(*(torch.autograd.grad(out, (x, weight), into) for out in (ours, theirs)), strict=True):
             torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-12)
         compared += 1
@@ -74,21 +69,21 @@ def test_convolutions_of_every_geometry(
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2)])
 def test_an_empty_batch_and_a_first_call_without_gradients(kernel: int, stride: int) -> None:
     side = 2 * stride
-    x, weight = random(0, 7, side, side), random(4, 7, kernel, kernel)
+    x, weight = normal(0, 7, side, side), normal(4, 7, kernel, kernel)
     assert convolve(x, weight, stride=stride, padding=1).shape == (0, 4, 2, 2)
     kernels._taps.cache_clear()
     kernels._seen.cache_clear()
     with torch.inference_mode():
-        convolve(random(1, 7, side, side), weight, stride=stride, padding=1)
+        convolve(normal(1, 7, side, side), weight, stride=stride, padding=1)
     weight.requires_grad_()
-    convolve(random(1, 7, side, side), weight, stride=stride, padding=1).sum().backward()  # type: ignore[no-untyped-call]
+    convolve(normal(1, 7, side, side), weight, stride=stride, padding=1).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
 
 
 def test_what_it_does_not_take_over_is_left_to_pytorch() -> None:
-    x, weight = random(2, 4, 2, 2), random(4, 2, 3, 3)
+    x, weight = normal(2, 4, 2, 2), normal(4, 2, 3, 3)
     assert torch.equal(convolve(x, weight, groups=2, padding=1), torch.conv2d(x, weight, groups=2, padding=1))
-    whole = random(4, 4, 3, 3)
+    whole = normal(4, 4, 3, 3)
     assert torch.equal(convolve(x, whole, padding="same"), torch.conv2d(x, whole, padding="same"))
     assert torch.equal(convolve(x[0], whole, padding=1), torch.conv2d(x[0], whole, padding=1))
     wide = torch.conv2d(x, whole, padding=2, dilation=2)
@@ -99,8 +94,8 @@ def test_what_it_does_not_take_over_is_left_to_pytorch() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_batch_norm_in_eval_mode_to_the_second_derivative(layout: torch.memory_format) -> None:
-    mean, var = random(3, seed=5), random(3, seed=6).square() + 0.1
-    leaves = [random(4, 3, 2, 5).to(memory_format=layout), random(3, seed=1), random(3, seed=2)]
+    mean, var = normal(3, seed=5), normal(3, seed=6).square() + 0.1
+    leaves = [normal(4, 3, 2, 5).to(memory_format=layout), normal(3, seed=1), normal(3, seed=2)]
     inputs = tuple(leaf.requires_grad_() for leaf in leaves)
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -114,7 +109,7 @@ def test_batch_norm_in_eval_mode_to_the_second_derivative(layout: torch.memory_f
 
 
 def test_batch_norm_of_an_empty_batch_is_pytorchs() -> None:
-    x, weight, bias = random(0, 3, 2, 2), random(3).requires_grad_(), random(3).requires_grad_()
+    x, weight, bias = normal(0, 3, 2, 2), normal(3).requires_grad_(), normal(3).requires_grad_()
     out = normalise(x, torch.zeros(3).double(), torch.ones(3).double(), weight, bias)
     (slope,) = torch.autograd.grad(out.sum(), weight, create_graph=True)
     assert out.shape == x.shape
@@ -122,7 +117,7 @@ def test_batch_norm_of_an_empty_batch_is_pytorchs() -> None:
 
 
 def test_what_does_not_fit_gets_pytorchs_own_words() -> None:
-    x, weight = random(2, 4, 4, 4), random(4, 5, 3, 3)
+    x, weight = normal(2, 4, 4, 4), normal(4, 5, 3, 3)
     with pytest.raises(RuntimeError, match="expected input"):
         convolve(x, weight, padding=1)
     with pytest.raises(RuntimeError, match="stride"):
@@ -131,7 +126,7 @@ def test_what_does_not_fit_gets_pytorchs_own_words() -> None:
 
 def test_batch_norm_in_train_mode_and_without_weights_is_pytorchs() -> None:
     assert "NativeBatchNorm" in str(_first_order().grad_fn)
-    x, mean, var, one = random(4, 3, 2, 5).requires_grad_(), torch.zeros(3).double(), torch.ones(3).double(), random(3)
+    x, mean, var, one = normal(4, 3, 2, 5).requires_grad_(), torch.zeros(3).double(), torch.ones(3).double(), normal(3)
     assert torch.equal(normalise(x, mean, var), F.batch_norm(x, mean, var))
     trained = [call(x, mean.clone(), var.clone(), one, one, training=True) for call in (normalise, F.batch_norm)]
     assert torch.equal(*trained)
@@ -139,7 +134,7 @@ def test_batch_norm_in_train_mode_and_without_weights_is_pytorchs() -> None:
 
 def _first_order() -> Tensor:
     """Return a result whose weights take part in no derivative."""
-    x, one = random(4, 3, 2, 5).requires_grad_(), torch.ones(3, dtype=torch.float64)
+    x, one = normal(4, 3, 2, 5).requires_grad_(), torch.ones(3, dtype=torch.float64)
     return normalise(x, torch.zeros(3).double(), one, one, one)
 
 
@@ -180,7 +175,7 @@ def test_networks_agree_to_the_second_derivative(
 
 
 def test_the_context_ends(products: list[int]) -> None:
-    x, layer = random(2, 3, 2, 2), nn.Conv2d(3, 4, 3, padding=1).double()
+    x, layer = normal(2, 3, 2, 2), nn.Conv2d(3, 4, 3, padding=1).double()
     with Kernels():
         layer(x)
     assert len(products) == 1
