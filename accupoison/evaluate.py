@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison.data import DataSet, Splits
+from accupoison.gradients import frozen
+from accupoison.kernels import Kernels
 from accupoison.types import ModelView
 
 CHUNK = 200
@@ -29,10 +31,10 @@ def evaluate(view: ModelView, data: DataSet, ids: Tensor, transform: Transform |
 @torch.no_grad()
 def answers(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
     """Return which of the samples are told correctly, bool [N], and the cross-entropy of each [N], on the CPU."""
-    hits, losses = [], []
+    hits, losses, answer = [], [], frozen(view)
     for part in torch.split(ids, CHUNK):
         batch = data.batch(part)
-        logits = view.logits(batch.x if transform is None else transform(batch.x, part))
+        logits = answer(batch.x if transform is None else transform(batch.x, part))
         hits.append(logits.argmax(1) == batch.y)
         losses.append(F.cross_entropy(logits, batch.y, reduction="none"))
     return torch.cat(hits).cpu(), torch.cat(losses).cpu()
@@ -99,6 +101,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
         batches = [x for x in batches if len(x)]
         if not batches:
             raise ValueError("batch-norm statistics cannot be re-estimated without images")
-        for x in batches:
-            copied(x)
+        with Kernels():
+            for x in batches:
+                copied(x)
     return copied.eval()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accupoison.kernels import Prepared, keeping
 from accupoison.types import Batch, Grads, ModelView
 
 
@@ -24,9 +25,17 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 
 
 def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none."""
-    weights = tuple(p.detach() for p in view.params())
-    return lambda x: view.logits(x, params=weights)
+    """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none.
+
+    Nor for putting the weights in place for the kernels at every call. A change of the model's weights shows.
+    """
+    weights, prepared = tuple(p.detach() for p in view.params()), Prepared()
+
+    def answer(x: Tensor) -> Tensor:
+        with keeping(prepared):
+            return view.logits(x, params=weights)
+
+    return answer
 
 
 CHUNK = 100

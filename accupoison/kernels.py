@@ -6,8 +6,10 @@ the zeros all the same, a few rows at a time. One of a somewhat larger map of ma
 many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,9 @@ def _by_products(x: Tensor, weight: Tensor, maps: Maps) -> Tensor | None:
     rows, columns = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in maps)
     if x.shape[2] * x.shape[3] <= LARGEST_IN and min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
         return _as_product(x, weight, maps).view(len(x), len(weight), rows, columns)
-    return winograd.convolve(x, weight) if winograd.suits(x, weight, maps) else None
+    if winograd.suits(x, weight, maps):
+        return winograd.convolve(x, _prepared(weight, "factors", winograd.factors_of))
+    return None
 
 
 def _on_cpu(images: Tensor) -> bool:
@@ -98,14 +102,55 @@ def _layout(*tensors: Tensor) -> torch.memory_format:
 def _as_product(x: Tensor, weight: Tensor, maps: Maps) -> Tensor:
     """Return the convolution of ``x`` [B, C, H, W] with ``weight`` [O, C, K, L] as [B, O, P], P output pixels."""
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, C]
-    kernel = weight.permute(0, 2, 3, 1).flatten(1, 2)  # [O, K * L, C]
     taps, whole = _taps(maps)
     if whole:  # every output pixel sees the whole map: a linear layer, with fewer products than taps
-        layer = kernel.index_select(1, torch.from_numpy(taps).flatten()).view(len(weight) * len(taps), -1)
+        layer = _prepared(weight, maps, partial(_layer, taps=taps))
         return (pixels.flatten(1) @ layer.t()).view(len(x), len(weight), len(taps))
     seen = torch.from_numpy(_seen(maps))
-    patches = F.pad(pixels, (0, 0, 0, 1)).index_select(1, seen.flatten()).view(-1, kernel[0].numel())
-    return (patches @ kernel.flatten(1).t()).view(len(x), len(seen), len(weight)).transpose(1, 2)
+    kernel = _prepared(weight, "kernel", _kernel).flatten(1)
+    patches = F.pad(pixels, (0, 0, 0, 1)).index_select(1, seen.flatten()).view(-1, kernel.shape[1])
+    return (patches @ kernel.t()).view(len(x), len(seen), len(weight)).transpose(1, 2)
+
+
+def _kernel(weight: Tensor) -> Tensor:
+    """Return a weight [O, C, K, L] as [O, K * L, C]."""
+    return weight.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _layer(weight: Tensor, taps: Table) -> Tensor:
+    """Return a linear layer's weight, [O * P, H * W * C], from the tap of each output pixel on each input pixel."""
+    return _kernel(weight).index_select(1, torch.from_numpy(taps).flatten()).view(len(weight) * len(taps), -1)
+
+
+Prepared = dict[tuple[int, Hashable], tuple[Tensor, int, Tensor]]
+"""A weight, its version and what a kernel multiplies by, by the weight's identity and the kernel's way."""
+_KEPT: ContextVar[Prepared | None] = ContextVar("prepared weights", default=None)
+
+
+@contextmanager
+def keeping(prepared: Prepared) -> Iterator[None]:
+    """Within this context weights that need no gradient are put in place once, as long as they stay the same.
+
+    Args:
+        prepared: Where they are kept, for the next time, too.
+    """
+    token = _KEPT.set(prepared)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _prepared(weight: Tensor, way: Hashable, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``prepare(weight)``, or what is kept of it."""
+    kept = _KEPT.get()
+    if kept is None or weight.requires_grad or torch.is_inference_mode_enabled() or weight.is_inference():
+        return prepare(weight)
+    known, version, ready = kept.get((id(weight), way), (None, 0, weight))
+    if known is not weight or version != weight._version:
+        ready = prepare(weight)
+        kept[id(weight), way] = (weight, weight._version, ready)
+    return ready
 
 
 @lru_cache

@@ -38,22 +38,29 @@ def suits(x: Tensor, weight: Tensor, maps: tuple[tuple[int, ...], ...]) -> bool:
     return whole and worth and exact and not torch.is_autocast_enabled("cpu")
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
+def factors_of(weight: Tensor) -> Tensor:
+    """Return what kernels [O, C, 3, 3] multiply the factors of an image by, [36, C, O]."""
+    of_kernel = torch.from_numpy(np.kron(OF_KERNEL, OF_KERNEL)).to(weight.dtype)
+    outputs, channels = weight.shape[:2]
+    by_tap = weight.permute(2, 3, 1, 0).reshape(TAPS**2, channels * outputs)
+    return (of_kernel @ by_tap).view(FACTORS**2, channels, outputs)
+
+
+def convolve(x: Tensor, factors: Tensor) -> Tensor:
     """Return ``torch.conv2d(x, weight, padding=1)``.
 
     Args:
         x: Maps [B, C, H, W] whose sides are multiples of four.
-        weight: Kernels [O, C, 3, 3].
+        factors: What :func:`factors_of` makes of the weight.
     """
     count, channels, height, width = x.shape
-    rows, columns, outputs = height // TILE, width // TILE, len(weight)
-    down, across, of_kernel, of_products = (torch.from_numpy(m).to(x.dtype) for m in _matrices(height, width))
-    factors = down @ x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
-    factors = across @ factors.view(count * rows * FACTORS, width, channels)
-    factors = factors.view(count, rows, FACTORS, columns, FACTORS, channels).permute(2, 4, 0, 1, 3, 5)
-    kernels = of_kernel @ weight.permute(2, 3, 1, 0).reshape(TAPS**2, channels * outputs)
+    rows, columns, outputs = height // TILE, width // TILE, factors.shape[2]
+    down, across, of_products = (torch.from_numpy(m).to(x.dtype) for m in _matrices(height, width))
+    image = down @ x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+    image = across @ image.view(count * rows * FACTORS, width, channels)
+    image = image.view(count, rows, FACTORS, columns, FACTORS, channels).permute(2, 4, 0, 1, 3, 5)
     size = count * rows * columns
-    products = factors.reshape(FACTORS**2, size, channels) @ kernels.view(FACTORS**2, channels, outputs)
+    products = image.reshape(FACTORS**2, size, channels) @ factors
     out = of_products @ products.view(FACTORS**2, size * outputs)
     out = out.view(TILE, TILE, count, rows, columns, outputs).permute(2, 3, 0, 4, 1, 5)
     return out.reshape(count, height, width, outputs).permute(0, 3, 1, 2)
@@ -61,8 +68,8 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 @lru_cache
 def _matrices(height: int, width: int) -> tuple[Matrix, ...]:
-    """Return the transforms of the image down and across, of the kernel and of the products."""
-    return _padded(height), _padded(width), np.kron(OF_KERNEL, OF_KERNEL), np.kron(OF_PRODUCTS, OF_PRODUCTS)
+    """Return the transforms of the image down and across, and of the products."""
+    return _padded(height), _padded(width), np.kron(OF_PRODUCTS, OF_PRODUCTS)
 
 
 def _padded(size: int) -> Matrix:

@@ -19,6 +19,7 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
 from accupoison.files import write_atomically
+from accupoison.gradients import frozen
 from accupoison.learner import Learner
 from accupoison.open_data import open_data
 from accupoison.rng import derive, generator
@@ -166,10 +167,10 @@ def members_of(
 @torch.no_grad()
 def signals(view: ModelView, data: DataSet, ids: Tensor, queries: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the logit of the true class for each query [N, Q] and the plain one's probabilities [N, C], float32."""
-    phi, probs = [], []
+    phi, probs, answer = [], [], frozen(view)
     for part in torch.split(ids, CHUNK):
         batch = data.batch(part)
-        logits = [view.logits(_asked(batch.x, query)).cpu().double() for query in queries]
+        logits = [answer(_asked(batch.x, query)).cpu().double() for query in queries]
         labels = batch.y.cpu().numpy()
         phi.append(np.stack([logit_scores(z.numpy(), labels)["logit"] for z in logits], axis=1))
         probs.append(logits[0].softmax(dim=1).numpy())

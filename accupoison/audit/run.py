@@ -16,6 +16,7 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
 from accupoison.files import read_json
+from accupoison.gradients import frozen
 from accupoison.ledger import Ledger
 from accupoison.membership import evenly, never_learnt
 from accupoison.online import check_inputs, input_digests, stored_ledger
@@ -150,9 +151,9 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
 
 @torch.no_grad()
 def _probabilities(view: ModelView, data: DataSet, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    parts, labels = [], []
+    parts, labels, answer = [], [], frozen(view)
     for part in torch.split(torch.from_numpy(ids), CHUNK):
         batch = data.batch(part)
-        parts.append(view.logits(batch.x).cpu().double().softmax(dim=1))
+        parts.append(answer(batch.x).cpu().double().softmax(dim=1))
         labels.append(batch.y.cpu())
     return torch.cat(parts).numpy(), torch.cat(labels).numpy()

@@ -47,12 +47,12 @@ def correct(
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
     """
-    x, answer = batch.x.detach().clone(), frozen(live)
+    x, answer, early = batch.x.detach().clone(), frozen(live), frozen(reference)
     for taken in range(steps):
         x.requires_grad_()
         logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            found = float(divergence(reference.logits(x), logits).mean())
+            found = float(divergence(early(x), logits).mean())
         if not found > threshold:
             return x.detach(), taken
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)

@@ -27,8 +27,8 @@ class ConvNet(nn.Module):
             layers += [
                 nn.Conv2d(channels, outputs, 3, 1, 1, bias=False),
                 norm_layer(norm, outputs),
-                nn.ReLU(),
                 nn.MaxPool2d(2),
+                nn.ReLU(),  # the same as before the pool, on a quarter
             ]
             channels = outputs
         self.body = nn.Sequential(*layers)

@@ -32,7 +32,8 @@ class VGG(nn.Module):
                 layers += [nn.Conv2d(channels, factor * width, 3, 1, 1, bias=False)]
                 layers += [norm_layer(norm, factor * width), nn.ReLU()]
                 channels = factor * width
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # a single pixel stays one: images below 32x32 work
+            # a single pixel stays one: images below 32x32 work. Before the ReLU, which is the same on a quarter
+            layers.insert(-1, nn.MaxPool2d(2, ceil_mode=True))
         self.body = nn.Sequential(*layers)
         self.fc = nn.Linear(channels, num_classes)
         kaiming(self)

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from accupoison import kernels, winograd
-from accupoison.winograd import CHANNELS, OF_KERNEL, OF_PRODUCTS, OF_ROW, convolve, suits
+from accupoison.winograd import CHANNELS, OF_KERNEL, OF_PRODUCTS, OF_ROW, factors_of, suits
 from tests.nets import normal
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    return winograd.convolve(x, factors_of(weight))
 
 
 def taken(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) -> bool:
@@ -64,7 +68,7 @@ def test_its_points_round_half_as_coarsely_as_the_usual_ones(monkeypatch: pytest
 def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = normal(25, CHANNELS, 8, 8), normal(CHANNELS, CHANNELS, 3, 3)
     assert taken(x, weight)
-    convolution = Mock(wraps=convolve)
+    convolution = Mock(wraps=winograd.convolve)
     monkeypatch.setattr(winograd, "convolve", convolution)
     bias = normal(CHANNELS, seed=2)
     for layout in LAYOUTS:

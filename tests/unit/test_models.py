@@ -47,10 +47,28 @@ def test_resnet18_is_the_released_network() -> None:
     model, other = build_model(ModelSpec(width=64), seed=3), resnet18(num_classes=10)
     other.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     other.load_state_dict(model.state_dict())
-    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for train in (False, True):
         mine, its = model.train(train)(x), other.train(train)((x - 0.5) / 0.25)
         torch.testing.assert_close(mine, its)
+        slopes = [torch.autograd.grad(out.square().sum(), x)[0] for out in (mine, its)]
+        torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize(("name", "pools"), [("vgg16", 5), ("convnet", 3)])
+def test_the_relu_after_a_pool_does_what_one_before_does(name: str, pools: int) -> None:
+    model = build_model(ModelSpec(name=name, width=4), seed=3).double()
+    layers: list[nn.Module] = list(model.body)  # type: ignore[arg-type]
+    for at in [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]:
+        assert isinstance(layers[at + 1], nn.ReLU)
+        layers[at : at + 2] = layers[at + 1], layers[at]
+        pools -= 1
+    assert not pools
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    mine = model(x)
+    its = model.fc(nn.Sequential(*layers)(model.normalize(x)).mean(dim=(2, 3)))  # type: ignore[operator]
+    assert torch.equal(mine, its)
+    assert torch.equal(*(torch.autograd.grad(out.square().sum(), x)[0] for out in (mine, its)))
 
 
 @pytest.mark.parametrize("name", ["resnet34", "vgg16", "mobilenetv2", "preact-resnet18"])
