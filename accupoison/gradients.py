@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.kernels import Prepared, keeping
+from accupoison.prepared import Prepared, keeping
 from accupoison.types import Batch, Grads, ModelView
 
 
@@ -27,7 +27,7 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
     """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none.
 
-    Nor for putting the weights in place for the kernels at every call. A change of the model's weights shows.
+    What is made of the weights before a pass is made once, too. When the model learns, it shows.
     """
     weights, prepared = tuple(p.detach() for p in view.params()), Prepared()
 

@@ -6,9 +6,7 @@ the zeros all the same, a few rows at a time. One of a somewhat larger map of ma
 many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from accupoison import winograd
+from accupoison.prepared import prepared
 
 LARGEST_IN, LARGEST_OUT = 16, 4
 """Pixels of the maps that count as small: from 4x4 to 2x2, and below."""
@@ -80,7 +79,7 @@ def _by_products(x: Tensor, weight: Tensor, maps: Maps) -> Tensor | None:
     if x.shape[2] * x.shape[3] <= LARGEST_IN and min(rows, columns) > 0 and rows * columns <= LARGEST_OUT:
         return _as_product(x, weight, maps).view(len(x), len(weight), rows, columns)
     if winograd.suits(x, weight, maps):
-        return winograd.convolve(x, _prepared(weight, "factors", winograd.factors_of))
+        return winograd.convolve(x, prepared("factors", winograd.factors_of, weight))
     return None
 
 
@@ -104,10 +103,10 @@ def _as_product(x: Tensor, weight: Tensor, maps: Maps) -> Tensor:
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, C]
     taps, whole = _taps(maps)
     if whole:  # every output pixel sees the whole map: a linear layer, with fewer products than taps
-        layer = _prepared(weight, maps, partial(_layer, taps=taps))
+        layer = prepared(maps, partial(_layer, taps=taps), weight)
         return (pixels.flatten(1) @ layer.t()).view(len(x), len(weight), len(taps))
     seen = torch.from_numpy(_seen(maps))
-    kernel = _prepared(weight, "kernel", _kernel).flatten(1)
+    kernel = prepared("kernel", _kernel, weight).flatten(1)
     patches = F.pad(pixels, (0, 0, 0, 1)).index_select(1, seen.flatten()).view(-1, kernel.shape[1])
     return (patches @ kernel.t()).view(len(x), len(seen), len(weight)).transpose(1, 2)
 
@@ -120,37 +119,6 @@ def _kernel(weight: Tensor) -> Tensor:
 def _layer(weight: Tensor, taps: Table) -> Tensor:
     """Return a linear layer's weight, [O * P, H * W * C], from the tap of each output pixel on each input pixel."""
     return _kernel(weight).index_select(1, torch.from_numpy(taps).flatten()).view(len(weight) * len(taps), -1)
-
-
-Prepared = dict[tuple[int, Hashable], tuple[Tensor, int, Tensor]]
-"""A weight, its version and what a kernel multiplies by, by the weight's identity and the kernel's way."""
-_KEPT: ContextVar[Prepared | None] = ContextVar("prepared weights", default=None)
-
-
-@contextmanager
-def keeping(prepared: Prepared) -> Iterator[None]:
-    """Within this context weights that need no gradient are put in place once, as long as they stay the same.
-
-    Args:
-        prepared: Where they are kept, for the next time, too.
-    """
-    token = _KEPT.set(prepared)
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-
-
-def _prepared(weight: Tensor, way: Hashable, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return ``prepare(weight)``, or what is kept of it."""
-    kept = _KEPT.get()
-    if kept is None or weight.requires_grad or torch.is_inference_mode_enabled() or weight.is_inference():
-        return prepare(weight)
-    known, version, ready = kept.get((id(weight), way), (None, 0, weight))
-    if known is not weight or version != weight._version:
-        ready = prepare(weight)
-        kept[id(weight), way] = (weight, weight._version, ready)
-    return ready
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from accupoison.folding import Folded
 from accupoison.kernels import Kernels
+from accupoison.prepared import keeps
 from accupoison.types import Batch, Grads, ModelView
 
 
@@ -23,11 +26,7 @@ class _View:
     """
 
     def __init__(self, module: nn.Module, *, training: bool) -> None:
-        skeleton = copy.deepcopy(module)
-        for tensor in skeleton.parameters():
-            tensor.grad = None
-        self._skeletons = {False: skeleton.to("meta").eval()}
-        self._skeletons[True] = copy.deepcopy(skeleton).train()
+        self._skeletons = {train: _skeleton(module).train(train) for train in (False, True)}
         self._training = training
         self._names = [name for name, _ in module.named_parameters()]
         self._leaves = tuple(p.detach().requires_grad_() for p in module.parameters())
@@ -58,9 +57,21 @@ class _View:
     def _call(self, x: Tensor, train: bool, params: tuple[Tensor, ...]) -> Tensor:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
-        tensors = dict(zip(self._names, params, strict=True)) | buffers
+        tensors, skeleton = dict(zip(self._names, params, strict=True)) | buffers, self._skeletons[train]
+        if not train and keeps(params):
+            tensors, skeleton = self._folded.tensors(tensors), self._folded.module
         with Kernels():
-            return functional_call(self._skeletons[train], tensors, (x,))  # type: ignore[no-any-return]
+            return functional_call(skeleton, tensors, (x,))  # type: ignore[no-any-return]
+
+    @cached_property
+    def _folded(self) -> Folded:
+        return Folded(self._skeletons[False])
+
+
+def _skeleton(module: nn.Module) -> nn.Module:
+    """Return a copy on the meta device; a parameter in two places stays one, which ``.to("meta")`` would undo."""
+    hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
 
 
 def view_of(model: nn.Module) -> ModelView:

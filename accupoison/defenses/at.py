@@ -35,10 +35,9 @@ def perturb(
     Returns:
         Images [B, ...], detached.
     """
-    with torch.no_grad():
-        start = F.log_softmax(view.logits(batch.x), dim=1)
-
     answer = frozen(view)
+    with torch.no_grad():
+        start = F.log_softmax(answer(batch.x), dim=1)
 
     def objective(x: Tensor) -> Tensor:
         logits = answer(x)

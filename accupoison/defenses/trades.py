@@ -43,11 +43,11 @@ class Trades(Defense):
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch with the adversarial images beside it, in ``extra["x_adv"]``."""
         ctx.log("defense/inner_steps", self.steps)
+        answer = frozen(view)
         with torch.no_grad():
-            reference = view.logits(batch.x)
+            reference = answer(batch.x)
         start = 0.001 * torch.randn(batch.x.shape, generator=ctx.rng("trades"), dtype=batch.x.dtype)
         x = project(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps)
-        answer = frozen(view)
         for _ in range(self.steps):
             x.requires_grad_()
             (slope,) = torch.autograd.grad(divergence(reference, answer(x)).sum(), x)

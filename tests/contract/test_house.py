@@ -11,7 +11,8 @@ import accupoison
 
 PACKAGE = Path(accupoison.__file__).parent
 LAYERS = (
-    {"types", "rng", "errors", "files", "tags", "device", "speed", "memory", "kernels", "winograd"},
+    {"types", "rng", "errors", "files", "tags", "device", "speed"},
+    {"memory", "prepared", "winograd", "kernels", "folding"},
     {"registry"},
     {"config", "checkpoint", "data", "models"},
     {"learner", "gradients", "discrepancy"},

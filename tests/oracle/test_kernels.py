@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison import kernels, winograd
-from accupoison.gradients import frozen
-from accupoison.kernels import Kernels, Prepared, convolve, keeping, normalise
+from accupoison.kernels import Kernels, convolve, normalise
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
 from tests.nets import normal, random_batch
@@ -173,52 +172,6 @@ def test_networks_agree_to_the_second_derivative(
     assert len(normalised) == 2 * norms > 0  # for the slope, and for the slope's slope
     for mine, exact in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_weights_of_a_search_are_put_in_place_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "CHANNELS", 1)
-    monkeypatch.setattr(winograd, "TILES", 1)
-    made = [Mock(wraps=kernels._kernel), Mock(wraps=winograd.factors_of)]
-    monkeypatch.setattr(kernels, "_kernel", made[0])
-    monkeypatch.setattr(winograd, "factors_of", made[1])
-    net, x = build_model(ModelSpec(name=name, width=4)).double().eval(), random_batch(1, rows=3, size=32).x
-    answer = frozen(view_of(net))
-
-    def count() -> int:
-        return sum(call.call_count for call in made)
-
-    def compare() -> None:
-        given = x.clone().requires_grad_()
-        with Kernels():
-            theirs = net(given)
-        before, ours = count(), answer(given)
-        again = answer(given)
-        assert count() - before == sum(NETWORKS[name])
-        assert torch.equal(ours, again)
-        assert torch.equal(ours, theirs)
-        assert torch.equal(*(torch.autograd.grad(out.square().sum(), given)[0] for out in (again, theirs)))
-
-    compare()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(1.1)
-    compare()
-
-
-def test_weights_that_are_learnt_are_not_kept() -> None:
-    x, weight = normal(2, 4, 2, 2), normal(4, 4, 3, 3).requires_grad_()
-    kept = Prepared()
-    with keeping(kept):
-        convolve(x, weight, padding=1).sum().backward()  # type: ignore[no-untyped-call]
-        with torch.inference_mode():
-            convolve(x, weight.detach(), padding=1)
-        assert not kept
-        convolve(x, weight.detach(), padding=1)
-        assert len(kept) == 1
-    convolve(x, weight.detach(), padding=1)
-    assert len(kept) == 1
-    assert weight.grad is not None
 
 
 def test_the_context_ends(products: list[int]) -> None:

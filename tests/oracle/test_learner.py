@@ -218,3 +218,14 @@ def test_score_reads_in_eval_mode() -> None:
         logits = answers(learner.model, BATCH.x)
     assert torch.equal(losses, F.cross_entropy(logits, BATCH.y, reduction="none"))
     assert hits.tolist() == (logits.argmax(1) == BATCH.y).tolist()
+
+
+def test_a_view_of_a_network_that_uses_a_weight_twice() -> None:
+    layers = nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 192)
+    layers[2].weight = layers[0].weight
+    net, x = nn.Sequential(nn.Flatten(), *layers).double(), BATCH.x
+    view = view_of(net)
+    assert torch.equal(view.logits(x), net(x))
+    assert len(view.params()) == 3
+    leaves = ((view.logits(x), view.params()[0]), (net(x), layers[0].weight))
+    assert torch.equal(*(torch.autograd.grad(out.sum(), leaf)[0] for out, leaf in leaves))
