@@ -7,6 +7,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,15 +19,15 @@ from torch import Tensor
 
 from accupoison.attacks.accumulative import craft_accumulative, tilt
 from accupoison.defenses.dsc import correct
-from accupoison.discrepancy import batch_discrepancy
+from accupoison.discrepancy import divergence
 from accupoison.evaluate import answers
-from accupoison.gradients import gradient, inner, project, signed_ascent, slope_and_curvature, unit
+from accupoison.gradients import frozen, gradient, inner, project, signed_ascent, slope_and_curvature, unit
 from accupoison.learner import view_of
 from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
 from accupoison.types import ModelView
-from benchmarks.phases import ALWAYS, EPS, Bench, plain, slope_of_alignment
+from benchmarks.phases import ALWAYS, EPS, Bench, plain, pytorchs_kernels, slope_of_alignment, unprepared
 from benchmarks.processes import peak, run
 
 HERE = Path(__file__).parent
@@ -59,18 +60,31 @@ def kernels(bench: Bench) -> Ways:
     }
     ways: Ways = {}
     for name, call in work.items():
-        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's (before)": plainly(call)}
+        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's (before)": within(pytorchs_kernels, call)}
     return ways
 
 
-def plainly(call: Callable[[], object]) -> Callable[[], object]:
-    """Return ``call`` in the plain way."""
+def within(context: Callable[[], AbstractContextManager[None]], call: Callable[[], object]) -> Callable[[], object]:
+    """Return ``call`` within the context."""
 
     def before() -> object:
-        with plain():
+        with context():
             return call()
 
     return before
+
+
+def preparation(bench: Bench) -> Ways:
+    """Return the work whose weights stay the same, with and without what is made of them once."""
+    live, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
+    work: Ways = {
+        "evaluate 2,000": lambda: answers(live, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
+        "ten DSC steps": lambda: correct(live, reference, batch, ALWAYS),
+    }
+    ways: Ways = {}
+    for name, call in work.items():
+        ways |= {f"{name}, weights prepared": call, f"{name}, not (before)": within(unprepared, call)}
+    return ways
 
 
 def correction(bench: Bench) -> Ways:
@@ -78,11 +92,12 @@ def correction(bench: Bench) -> Ways:
     live, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
 
     def with_two_passes() -> Tensor:
-        x = batch.x.clone()
+        x, answer, early = batch.x.clone(), frozen(live), frozen(reference)
         for _ in range(10):
-            batch_discrepancy(live, reference, x)
+            with torch.no_grad():
+                float(divergence(early(x), answer(x)).mean())
             x.requires_grad_()
-            (slope,) = torch.autograd.grad(F.cross_entropy(live.logits(x), batch.y), x)
+            (slope,) = torch.autograd.grad(F.cross_entropy(answer(x), batch.y), x)
             x = project(x.detach() - 0.02 * slope.sign(), batch.x, 0.2)
         return x
 
@@ -92,7 +107,7 @@ def correction(bench: Bench) -> Ways:
     }
 
 
-COMPARISONS = (second_order, kernels, correction)
+COMPARISONS = (second_order, kernels, preparation, correction)
 
 
 def compare(width: int, rounds: int) -> list[dict[str, Any]]:

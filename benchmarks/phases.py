@@ -133,10 +133,25 @@ def slope_of_alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bo
 
 
 @contextmanager
+def pytorchs_kernels() -> Iterator[None]:
+    """The same work without kernels of our own."""
+    with patch("accupoison.learner.Kernels", nullcontext), patch("accupoison.evaluate.Kernels", nullcontext):
+        yield
+
+
+@contextmanager
+def unprepared() -> Iterator[None]:
+    """The same work with nothing kept of the weights, and no batch norm folded into them."""
+    with patch("accupoison.gradients.keeping", nullcontext):
+        yield
+
+
+@contextmanager
 def plain() -> Iterator[None]:
-    """The same work with PyTorch's own kernels, and the second-order term as one graph."""
+    """The same work in PyTorch's way, and the second-order term as one graph."""
     with (
-        patch("accupoison.learner.Kernels", nullcontext),
+        pytorchs_kernels(),
+        unprepared(),
         patch("accupoison.attacks.accumulative.tilt", slope_of_alignment),
     ):
         yield
