@@ -13,7 +13,7 @@ from accupoison.gradients import frozen
 from accupoison.kernels import Kernels
 from accupoison.types import ModelView
 
-CHUNK = 200
+CHUNK = 400
 Z = 1.959964
 """Of a 95% interval."""
 
@@ -101,7 +101,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
         batches = [x for x in batches if len(x)]
         if not batches:
             raise ValueError("batch-norm statistics cannot be re-estimated without images")
-        with Kernels():
+        with Kernels(twice=False):
             for x in batches:
                 copied(x)
     return copied.eval()

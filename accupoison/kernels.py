@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from accupoison import winograd
+from accupoison.derivatives import Convolve, Normalise, Pool, layout
 from accupoison.prepared import prepared
 
 LARGEST_IN, LARGEST_OUT = 16, 4
@@ -29,11 +30,18 @@ Table = NDArray[np.int64]
 
 
 class Kernels(TorchFunctionMode):
-    """Within this context ``torch.conv2d`` and ``F.batch_norm`` are :func:`convolve` and :func:`normalise`.
+    """Within this context layers are our own: :func:`convolve`, :func:`normalise` and :func:`pool`.
 
-    A context and not layers of our own, so that models of other packages gain too and Opacus still meets ``nn.Conv2d``.
-    Under the transforms of ``torch.func`` and in forward mode PyTorch's own are left in place.
+    A context and not modules of our own, so that models of other packages gain too and Opacus still meets
+    ``nn.Conv2d``. Under the transforms of ``torch.func`` and in forward mode PyTorch's own are left in place.
+
+    Args:
+        twice: Somebody may differentiate twice; our own second derivatives make first ones alone a little slower.
     """
+
+    def __init__(self, *, twice: bool = True) -> None:
+        super().__init__()
+        self._ours = OURS if twice else ONCE
 
     def __torch_function__(
         self,
@@ -43,8 +51,8 @@ class Kernels(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Call ``func``, or what stands for it."""
-        if func in OURS and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
-            func = OURS[func]
+        if func in self._ours and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
+            func = self._ours[func]
         return func(*args, **(kwargs or {}))
 
 
@@ -56,21 +64,35 @@ def convolve(
     padding: int | tuple[int, ...] | str = 0,
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
+    *,
+    twice: bool = True,
 ) -> Tensor:
-    """Return ``torch.conv2d`` of the same arguments; small maps on the CPU by matrix products."""
+    """Return ``torch.conv2d`` of the same arguments; small maps on the CPU by matrix products.
+
+    Others on the CPU with second derivatives of our own, if ``twice``.
+    """
     plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
     if plain and _on_cpu(input) and _fits(input, weight, bias) and min(_pair(stride)) > 0:
         maps = tuple(zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), strict=True))
         out = _by_products(input, weight, maps)
         if out is not None:
             out = out if bias is None else out + bias.to(out.dtype)[:, None, None]
-            return out.contiguous(memory_format=_layout(input, weight))
+            return out.contiguous(memory_format=layout(input, weight))
+        if twice and bias is None and weight.requires_grad and _is_plain(input, weight):
+            ours: Tensor = Convolve.apply(input, weight, _pair(stride), _pair(padding))
+            return ours
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether shapes go together; PyTorch says what is wrong with those that do not."""
     return weight.ndim == 4 and x.shape[1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Return whether a derivative by the weights is of a type that our own ones are for."""
+    exact = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+    return exact and torch.is_grad_enabled() and len(x) > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def _by_products(x: Tensor, weight: Tensor, maps: Maps) -> Tensor | None:
@@ -89,13 +111,6 @@ def _on_cpu(images: Tensor) -> bool:
 
 def _pair(value: Any) -> tuple[int, ...]:  # noqa: ANN401
     return (value, value) if isinstance(value, int) else tuple(value) * (3 - len(value))
-
-
-def _layout(*tensors: Tensor) -> torch.memory_format:
-    """Return the layout that ``torch.conv2d`` gives its result."""
-    last = torch.channels_last
-    found = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors)
-    return last if found else torch.contiguous_format
 
 
 def _as_product(x: Tensor, weight: Tensor, maps: Maps) -> Tensor:
@@ -170,62 +185,30 @@ def normalise(
     ours = wanted and not training and _on_cpu(input) and len(input) > 0  # without rows the native pass is a crash
     if not ours or any(t is None or t.shape != input.shape[1:2] for t in (running_mean, running_var, weight, bias)):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    out: Tensor = _Normalise.apply(input, weight, bias, running_mean, running_var, eps)
+    out: Tensor = Normalise.apply(input, weight, bias, running_mean, running_var, eps)
     return out
 
 
-class _Normalise(torch.autograd.Function):
-    """Batch norm with fixed statistics."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-        """Return ``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
-        out: Tensor = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
-        return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep what the derivatives need."""
-        x, weight, _, mean, var, ctx.eps = inputs
-        ctx.save_for_backward(x, weight, mean, var)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return the gradients with respect to image, weight and bias."""
-        return (*_NormaliseBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
+def pool(
+    input: Tensor,  # noqa: A002 (torch's name)
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return ``F.max_pool2d`` of the same arguments; on the CPU with second derivatives of our own."""
+    if return_indices or not (torch.is_grad_enabled() and input.requires_grad and _on_cpu(input)):
+        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)  # type: ignore[call-overload, no-any-return]
+    step = kernel_size if stride is None else stride
+    out: Tensor = Pool.apply(input, (*map(_pair, (kernel_size, step, padding, dilation)), ceil_mode))[0]
+    return out
 
 
-class _NormaliseBackward(torch.autograd.Function):
-    """The gradients of :class:`_Normalise`, differentiable in turn."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to image, weight and bias."""
-        backward = torch.ops.aten.native_batch_norm_backward
-        out: tuple[Tensor, Tensor, Tensor] = backward(
-            grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
-        )
-        return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep everything: the gradients are linear in each of the first three."""
-        *tensors, ctx.eps = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
-        grad, x, weight, mean, var = ctx.saved_tensors
-        image = image.contiguous(memory_format=_layout(x))  # mixed layouts are slow
-        scale = (weight * torch.rsqrt(var + ctx.eps))[:, None, None]
-        to_grad = torch.native_batch_norm(x, by_weight, by_bias, mean, var, False, 0.0, ctx.eps)[0]
-        to_x, to_weight, _ = torch.ops.aten.native_batch_norm_backward(
-            grad, image, by_weight, torch.zeros_like(mean), var, None, None, False, ctx.eps, [True, True, False]
-        )  # a product with (by_weight * rate), and the sum of grad * image * rate
-        return to_grad.addcmul_(image, scale), to_x, to_weight, None, None, None
-
-
-OURS: dict[Callable[..., Any], Callable[..., Tensor]] = {torch.conv2d: convolve, F.batch_norm: normalise}
+ONCE: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: partial(convolve, twice=False)}
+OURS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: convolve,
+    F.batch_norm: normalise,
+    F.max_pool2d: pool,
+}

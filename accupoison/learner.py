@@ -91,12 +91,12 @@ class _TrainingForward:
             track = not self._tracked
         if not track:
             copies = {name: b.clone() for name, b in self._model.named_buffers()}
-            with Kernels():
+            with Kernels(twice=False):
                 return functional_call(self._model, copies, (x,))  # type: ignore[no-any-return]
         if self._tracked:
             raise RuntimeError("a second forward pass of one step asked to move the running statistics")
         self._tracked = True
-        with Kernels():
+        with Kernels(twice=False):
             return self._model(x)  # type: ignore[no-any-return]
 
 

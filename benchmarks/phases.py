@@ -1,7 +1,7 @@
 """The phases of one online step, at the size of the released experiments: batch 100, 500 images of the attacker."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -135,7 +135,9 @@ def slope_of_alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bo
 @contextmanager
 def pytorchs_kernels() -> Iterator[None]:
     """The same work without kernels of our own."""
-    with patch("accupoison.learner.Kernels", nullcontext), patch("accupoison.evaluate.Kernels", nullcontext):
+    with ExitStack() as patches:
+        for module in ("learner", "evaluate"):
+            patches.enter_context(patch(f"accupoison.{module}.Kernels", lambda **_: nullcontext()))
         yield
 
 

@@ -12,7 +12,7 @@ import accupoison
 PACKAGE = Path(accupoison.__file__).parent
 LAYERS = (
     {"types", "rng", "errors", "files", "tags", "device", "speed"},
-    {"memory", "prepared", "winograd", "kernels", "folding"},
+    {"memory", "prepared", "winograd", "derivatives", "kernels", "folding"},
     {"registry"},
     {"config", "checkpoint", "data", "models"},
     {"learner", "gradients", "discrepancy"},

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison import kernels, winograd
-from accupoison.kernels import Kernels, convolve, normalise
+from accupoison import derivatives, kernels, winograd
+from accupoison.kernels import Kernels, convolve
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
 from tests.nets import normal, random_batch
@@ -92,30 +92,6 @@ def test_what_it_does_not_take_over_is_left_to_pytorch() -> None:
         convolve(x, whole)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_batch_norm_in_eval_mode_to_the_second_derivative(layout: torch.memory_format) -> None:
-    mean, var = normal(3, seed=5), normal(3, seed=6).square() + 0.1
-    leaves = [normal(4, 3, 2, 5).to(memory_format=layout), normal(3, seed=1), normal(3, seed=2)]
-    inputs = tuple(leaf.requires_grad_() for leaf in leaves)
-
-    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return normalise(x, mean, var, weight, bias, eps=1e-3)
-
-    theirs = F.batch_norm(inputs[0], mean, var, inputs[1], inputs[2], eps=1e-3)
-    assert "_Normalise" in str(ours(*inputs).grad_fn)
-    assert torch.equal(ours(*inputs), theirs)
-    assert torch.autograd.gradcheck(ours, inputs)
-    assert torch.autograd.gradgradcheck(ours, inputs)
-
-
-def test_batch_norm_of_an_empty_batch_is_pytorchs() -> None:
-    x, weight, bias = normal(0, 3, 2, 2), normal(3).requires_grad_(), normal(3).requires_grad_()
-    out = normalise(x, torch.zeros(3).double(), torch.ones(3).double(), weight, bias)
-    (slope,) = torch.autograd.grad(out.sum(), weight, create_graph=True)
-    assert out.shape == x.shape
-    assert not slope.any()
-
-
 def test_what_does_not_fit_gets_pytorchs_own_words() -> None:
     x, weight = normal(2, 4, 4, 4), normal(4, 5, 3, 3)
     with pytest.raises(RuntimeError, match="expected input"):
@@ -124,32 +100,18 @@ def test_what_does_not_fit_gets_pytorchs_own_words() -> None:
         convolve(x, weight[:, :4], stride=0, padding=1)
 
 
-def test_batch_norm_in_train_mode_and_without_weights_is_pytorchs() -> None:
-    assert "NativeBatchNorm" in str(_first_order().grad_fn)
-    x, mean, var, one = normal(4, 3, 2, 5).requires_grad_(), torch.zeros(3).double(), torch.ones(3).double(), normal(3)
-    assert torch.equal(normalise(x, mean, var), F.batch_norm(x, mean, var))
-    trained = [call(x, mean.clone(), var.clone(), one, one, training=True) for call in (normalise, F.batch_norm)]
-    assert torch.equal(*trained)
-
-
-def _first_order() -> Tensor:
-    """Return a result whose weights take part in no derivative."""
-    x, one = normal(4, 3, 2, 5).requires_grad_(), torch.ones(3, dtype=torch.float64)
-    return normalise(x, torch.zeros(3).double(), one, one, one)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_agree_to_the_second_derivative(
     name: str, products: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     normalised: list[int] = []
-    backward = kernels._NormaliseBackward.apply
+    backward = derivatives.NormaliseBackward.apply
 
     def spy(*args: object) -> object:
         normalised.append(1)
         return backward(*args)
 
-    monkeypatch.setattr(kernels._NormaliseBackward, "apply", spy)
+    monkeypatch.setattr(derivatives.NormaliseBackward, "apply", spy)
     minimal = Mock(wraps=winograd.convolve)
     monkeypatch.setattr(winograd, "convolve", minimal)
     monkeypatch.setattr(winograd, "CHANNELS", 1)
