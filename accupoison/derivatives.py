@@ -1,6 +1,8 @@
 """First and second derivatives of layers on the CPU, where autograd's own second ones take several times too long.
 
-Each layer is a pair of functions: the layer, and its gradients, which are differentiable in turn.
+Of a convolution, autograd computes the weight's by a convolution with the batch as channels, asked for or not; of batch
+norm in eval mode, by many passes over the map; of a max-pool, it adds zeros of another layout, and mixed layouts slow
+down the layer before. Each layer is a pair of functions here: the layer, and its gradients, differentiable in turn.
 """
 
 from typing import Any
@@ -27,6 +29,7 @@ def _asked(ctx: Any, *inputs: int) -> list[bool]:  # noqa: ANN401
     """Return whether anybody waits for the gradients of these inputs, as PyTorch's own layers know it.
 
     ``ctx.needs_input_grad`` only says whether they could be asked for: a step on images would pay for the weights'.
+    The inputs are counted among the tensors, which come first in all functions here.
     """
     return [ctx.needs_input_grad[i] and _executes(ctx.next_functions[i][0]) for i in inputs]
 
@@ -36,6 +39,11 @@ def _executes(node: Any) -> bool:  # noqa: ANN401
         return bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:  # what it says of a leaf that is asked for
         return True
+
+
+def _transformed() -> bool:
+    """Return whether gradients are taken batch by batch, which our functions have no rule for and PyTorch's have."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class Convolve(torch.autograd.Function):
@@ -56,7 +64,8 @@ class Convolve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients with respect to image and weight."""
         x, weight = ctx.saved_tensors
-        backward = ConvolveBackward.apply if torch.is_grad_enabled() else _backward  # which costs less
+        once = not torch.is_grad_enabled() or _transformed()
+        backward = _backward if once else ConvolveBackward.apply  # which costs more
         return (*backward(grad, x, weight, ctx.stride, ctx.padding, _asked(ctx, 0, 1)), None, None)
 
 
@@ -123,14 +132,24 @@ class Pool(torch.autograd.Function):
         """Keep what the derivatives need."""
         x, ctx.settings = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:  # noqa: ANN401
         """Return the gradient with respect to the image."""
         x, found = ctx.saved_tensors
-        out: Tensor = PoolBackward.apply(grad, x, found, ctx.settings)
+        if grad is None:
+            return None, None
+        backward = _pool_backward if _transformed() else PoolBackward.apply
+        out: Tensor = backward(grad, x, found, ctx.settings)
         return out, None
+
+
+def _pool_backward(grad: Tensor, x: Tensor, found: Tensor, settings: tuple[Any, ...]) -> Tensor:
+    """Return a max-pool's gradient with respect to the image."""
+    out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *settings, found)
+    return out
 
 
 class PoolBackward(torch.autograd.Function):
@@ -139,8 +158,7 @@ class PoolBackward(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, x: Tensor, found: Tensor, settings: tuple[Any, ...]) -> Tensor:
         """Return the gradient with respect to the image."""
-        out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *settings, found)
-        return out
+        return _pool_backward(grad, x, found, settings)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
@@ -177,7 +195,20 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients with respect to image, weight and bias."""
-        return (*NormaliseBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
+        x, weight, mean, var = ctx.saved_tensors
+        backward = _normalise_backward if _transformed() else NormaliseBackward.apply
+        return (*backward(grad, x, weight, mean, var, ctx.eps), None, None, None)
+
+
+def _normalise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return batch norm's gradients with respect to image, weight and bias."""
+    backward = torch.ops.aten.native_batch_norm_backward
+    out: tuple[Tensor, Tensor, Tensor] = backward(
+        grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
+    )
+    return out
 
 
 class NormaliseBackward(torch.autograd.Function):
@@ -188,11 +219,7 @@ class NormaliseBackward(torch.autograd.Function):
         grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients with respect to image, weight and bias."""
-        backward = torch.ops.aten.native_batch_norm_backward
-        out: tuple[Tensor, Tensor, Tensor] = backward(
-            grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
-        )
-        return out
+        return _normalise_backward(grad, x, weight, mean, var, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401

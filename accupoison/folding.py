@@ -4,6 +4,7 @@ Jacob et al. (CVPR 2018), Eq. 14. For passes whose weights take part in no deriv
 """
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +15,8 @@ from torch import Tensor, fx, nn
 
 from accupoison.prepared import prepared
 
-OF_NORM = ("weight", "bias", "running_mean", "running_var")
+OF_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""What batch norm has; a pass that moves its statistics moves no version but that of the last one."""
 
 
 class Folded:
@@ -24,7 +26,7 @@ class Folded:
         module: The module; where such a batch norm was there is nothing, and the convolution has a bias.
 
     Args:
-        skeleton: The module as it was, on the meta device; left as it is.
+        skeleton: The module as it was, on the meta device, before any pass; left as it is.
     """
 
     def __init__(self, skeleton: nn.Module) -> None:
@@ -41,7 +43,6 @@ class Folded:
         out = dict(whole)
         for before, after, eps in self._pairs:
             norm = [out.pop(f"{after}.{name}") for name in OF_NORM]
-            out.pop(f"{after}.num_batches_tracked", None)
             own = [out[f"{before}.bias"]] if f"{before}.bias" in out else []
             fold = prepared(("fold", eps), partial(_fold, eps=eps), out[f"{before}.weight"], *norm, *own)
             out[f"{before}.weight"], out[f"{before}.bias"] = fold
@@ -51,31 +52,51 @@ class Folded:
 def pairs(module: nn.Module) -> list[tuple[str, str]]:
     """Return the names of the convolutions whose only reader is a batch norm, each with the name of that.
 
-    None of a module whose code cannot be followed, or which uses a parameter in two places.
+    An empty list for a module whose code cannot be followed, or which uses a parameter or a buffer in two places.
     """
-    if len(list(module.named_parameters())) < len(list(module.named_parameters(remove_duplicate=False))):
-        return []
+    for named in (module.named_parameters, module.named_buffers):
+        if len(list(named())) < len(list(named(remove_duplicate=False))):
+            return []
     try:
-        nodes = fx.Tracer().trace(module).nodes
+        arguments = inspect.signature(module.forward).parameters.values()
+        defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
+        nodes = (
+            fx.Tracer().trace(copy.deepcopy(module), defaults).nodes
+        )  # a copy, since the code runs and may note things
     except Exception:  # somebody's own code, which may decide by what it is given
         return []
     found, calls = [], Counter(node.target for node in nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
     for node in nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1:
-            layers = [module.get_submodule(str(one.target)) for one in (before, node)]
-            if _fits(*layers) and calls[before.target] == calls[node.target] == 1:
-                found.append((str(before.target), str(node.target)))
+            names = str(before.target), str(node.target)
+            once = calls[before.target] == calls[node.target] == 1 and read.isdisjoint(names)
+            if once and _fits(*map(module.get_submodule, names)):
+                found.append(names)
     return found
 
 
 def _fits(before: nn.Module, after: nn.Module) -> bool:
-    known = type(before) is nn.Conv2d and type(after) is nn.BatchNorm2d
-    return known and all(getattr(after, name) is not None for name in OF_NORM)
+    """Return whether two layers are a plain convolution and a plain batch norm of the same precision."""
+    own = {**after._parameters, **after._buffers}
+    tensors = [before._parameters.get("weight"), *(own.get(name) for name in OF_NORM)]
+    if type(before) is not nn.Conv2d or type(after) is not nn.BatchNorm2d or any(t is None for t in tensors):
+        return False
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (before, after))
+    return not hooked and {t.dtype for t in tensors[:-1] if t is not None} in ({torch.float32}, {torch.float64})
 
 
 def _fold(
-    weight: Tensor, gain: Tensor, shift: Tensor, mean: Tensor, var: Tensor, own: Tensor | None = None, *, eps: float
+    weight: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    _: Tensor,
+    own: Tensor | None = None,
+    *,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Return the weight and the bias of the convolution that does what it and batch norm did."""
     scale = gain * torch.rsqrt(var + eps)

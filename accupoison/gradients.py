@@ -27,7 +27,8 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
     """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none.
 
-    What is made of the weights before a pass is made once, too. When the model learns, it shows.
+    What is made of the weights before a pass is made once, too, batch norm folded into convolutions among it, so
+    answers differ from those of ``view.logits`` by rounding. When the model learns, it shows.
     """
     weights, prepared = tuple(p.detach() for p in view.params()), Prepared()
 

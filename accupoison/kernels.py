@@ -2,8 +2,8 @@
 
 A convolution of a map of a few pixels: most taps of a 3x3 kernel meet padding on a 2x2 map, and oneDNN multiplies by
 the zeros all the same, a few rows at a time. One of a somewhat larger map of many channels
-(:mod:`accupoison.winograd`). And the second derivative of batch norm in eval mode, which autograd puts together from
-many passes over the map. ``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
+(:mod:`accupoison.winograd`). And second derivatives (:mod:`accupoison.derivatives`). ``benchmarks/alternatives.py``
+times what gains by them beside PyTorch's own.
 """
 
 from collections.abc import Callable, Iterable, Mapping

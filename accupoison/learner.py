@@ -27,6 +27,7 @@ class _View:
 
     def __init__(self, module: nn.Module, *, training: bool) -> None:
         self._skeletons = {train: _skeleton(module).train(train) for train in (False, True)}
+        self._spare = _skeleton(module)  # for folding: a pass may leave things in a skeleton
         self._training = training
         self._names = [name for name, _ in module.named_parameters()]
         self._leaves = tuple(p.detach().requires_grad_() for p in module.parameters())
@@ -58,14 +59,14 @@ class _View:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
         tensors, skeleton = dict(zip(self._names, params, strict=True)) | buffers, self._skeletons[train]
-        if not train and keeps(params):
+        if not train and keeps(*params):
             tensors, skeleton = self._folded.tensors(tensors), self._folded.module
         with Kernels():
             return functional_call(skeleton, tensors, (x,))  # type: ignore[no-any-return]
 
     @cached_property
     def _folded(self) -> Folded:
-        return Folded(self._skeletons[False])
+        return Folded(self._spare)
 
 
 def _skeleton(module: nn.Module) -> nn.Module:

@@ -60,7 +60,7 @@ def kernels(bench: Bench) -> Ways:
     }
     ways: Ways = {}
     for name, call in work.items():
-        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's (before)": within(pytorchs_kernels, call)}
+        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's": within(pytorchs_kernels, call)}
     return ways
 
 

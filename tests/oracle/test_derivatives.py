@@ -1,15 +1,18 @@
 """Layers with second derivatives of our own beside PyTorch's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from accupoison import derivatives
 from accupoison.kernels import ONCE, Kernels, convolve, normalise, pool
-from tests.nets import normal
+from accupoison.learner import view_of
+from accupoison.models import ModelSpec, build_model
+from tests.nets import normal, random_batch
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -45,6 +48,26 @@ def test_convolutions_that_are_not_ours_to_differentiate() -> None:
         assert "Convolve" not in str(torch.conv2d(x, weight).grad_fn)
     with torch.no_grad():
         assert convolve(x, weight).grad_fn is None
+
+
+def test_layers_in_the_context_are_ours() -> None:
+    x, weight = normal(2, 3, 6, 6).requires_grad_(), normal(3, 3, 3, 3, seed=1).requires_grad_()
+    norm = nn.BatchNorm2d(3).double().eval()
+    ways: list[Callable[[], Tensor]] = [lambda: torch.conv2d(x, weight), lambda: norm(x), lambda: nn.MaxPool2d(2)(x)]
+    for way, name in zip(ways, ("ConvolveBackward", "NormaliseBackward", "PoolBackward"), strict=True):
+        assert name not in str(way().grad_fn)
+        with Kernels():
+            assert name in str(way().grad_fn)
+
+
+def test_gradients_batch_by_batch() -> None:
+    net, x = build_model(ModelSpec(name="resnet18", width=2)).double().eval(), random_batch(1, rows=2).x
+    view = view_of(net)
+    found, due = (
+        torch.autograd.functional.jacobian(lambda x: view.logits(x).sum(0), x, vectorize=vectorize)  # type: ignore[no-untyped-call]
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(found, due, rtol=1e-9, atol=1e-12)
 
 
 def test_only_gradients_that_are_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +113,7 @@ def test_pools_to_the_second_derivative(settings: tuple[Any, ...], layout: torch
         return out
 
     out, theirs = ours(x), F.max_pool2d(x, *settings)
-    assert "Pool" in str(out.grad_fn)
+    assert "PoolBackward" in str(out.grad_fn)
     assert torch.equal(out, theirs)
     assert out.is_contiguous(memory_format=layout)
     assert torch.autograd.gradcheck(ours, x)

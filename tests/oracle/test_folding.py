@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison import kernels, winograd
@@ -54,6 +55,8 @@ def test_a_search_sees_the_network_as_it_is_and_prepares_its_weights_once(
     made = [Mock(wraps=kernels._kernel), Mock(wraps=winograd.factors_of)]
     monkeypatch.setattr(kernels, "_kernel", made[0])
     monkeypatch.setattr(winograd, "factors_of", made[1])
+    normalised = Mock(wraps=kernels.normalise)
+    monkeypatch.setitem(kernels.OURS, F.batch_norm, normalised)
     net, x = build_model(ModelSpec(name=name, width=4)).double().eval(), random_batch(1, rows=3, size=32).x
     follow, prepare = NETWORKS[name]
     assert len(pairs(net)) == follow
@@ -61,9 +64,10 @@ def test_a_search_sees_the_network_as_it_is_and_prepares_its_weights_once(
     for seed in range(2):
         disturb(net, seed)
         assert_same(net, x)
-        for call in made:
+        for call in (*made, normalised):
             call.reset_mock()
         ours = answer(x)
+        assert normalised.call_count == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) - follow
         assert torch.equal(answer(x), ours)
         torch.testing.assert_close(ours, net(x), rtol=1e-9, atol=1e-10)
         assert sum(call.call_count for call in made) == prepare
@@ -75,6 +79,9 @@ def test_statistics_alone_that_move_show_in_a_search() -> None:
     before = answer(x)
     net[1].running_mean.add_(0.3)  # type: ignore[operator]
     assert not torch.allclose(answer(x), before)
+    torch.testing.assert_close(answer(x), net(x))
+    net.train()(x)
+    net.eval()
     torch.testing.assert_close(answer(x), net(x))
 
 
@@ -118,12 +125,93 @@ class Tied(Odd):
         self.others.weight = self.read_twice.weight
 
 
-@pytest.mark.parametrize(("kind", "found"), [(Odd, [("folds", "norms.0")]), (Undecided, []), (Tied, [])])
+class Pair(nn.Module):
+    """A convolution and its batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+
+class Shared(Pair):
+    """And a second batch norm with the same statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.BatchNorm2d(4)
+        self.double()  # which would part them later
+        self.other.running_mean = self.norm.running_mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.norm(self.conv(x))).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+
+class Reused(Pair):
+    """The convolution's weight does something else, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.conv2d(x, self.conv.weight).mean(dim=(2, 3))
+
+
+class Optional(Pair):
+    """What else reads the convolution is up to an argument that nobody gives."""
+
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        out = self.conv(x)
+        return (self.norm(out) + (out if beside is None else beside)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+
+class Hooked(Pair):
+    """The weight is made by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.spectral_norm(self.conv)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (Odd, [("folds", "norms.0")]),
+        (Pair, [("conv", "norm")]),
+        *((kind, []) for kind in (Undecided, Tied, Shared, Reused, Optional, Hooked)),
+    ],
+)
 def test_what_cannot_be_folded_stays(kind: type[nn.Module], found: list[tuple[str, str]]) -> None:
     net = kind().double().eval()
     disturb(net, 0)
     assert pairs(net) == found
     assert_same(net, random_batch(1).x)
+
+
+def test_layers_of_other_precision_are_not_folded() -> None:
+    net = Pair().eval()
+    net.conv.bfloat16()
+    assert not pairs(net)
+    assert not pairs(net.bfloat16())
+
+
+def test_a_network_that_remembers_what_it_saw() -> None:
+    class Remembers(Pair):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.conv(x)
+            return self.norm(self.seen).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+    net, x = Remembers().double().eval(), random_batch(1).x
+    view = view_of(net)
+    due = view.logits(x)
+    torch.testing.assert_close(frozen(view)(x), due)
+
+
+def test_what_a_pass_does_not_use_is_dropped() -> None:
+    weight, kept = normal(4, 4, 3, 3), Prepared()
+    for scale in range(5):
+        with keeping(kept):
+            convolve(normal(2, 4, 2, 2), weight * scale, padding=1)
+        assert len(kept) == 1
 
 
 def test_weights_that_are_learnt_are_not_kept() -> None:
