@@ -20,9 +20,9 @@ def layout(*tensors: Tensor) -> torch.memory_format:
     return last if found else torch.contiguous_format
 
 
-def _like(x: Tensor, tensor: Tensor | None) -> Tensor | None:
+def _like(x: Tensor, tensor: Tensor) -> Tensor:
     """Return ``tensor`` laid out as ``x``: passes over mixed layouts are slow."""
-    return None if tensor is None else tensor.contiguous(memory_format=layout(x))
+    return tensor.contiguous(memory_format=layout(x))
 
 
 def _asked(ctx: Any, *inputs: int) -> list[bool]:  # noqa: ANN401
@@ -65,11 +65,11 @@ class Convolve(torch.autograd.Function):
         """Return the gradients with respect to image and weight."""
         x, weight = ctx.saved_tensors
         once = not torch.is_grad_enabled() or _transformed()
-        backward = _backward if once else ConvolveBackward.apply  # which costs more
+        backward = _convolve_backward if once else ConvolveBackward.apply  # which costs more
         return (*backward(grad, x, weight, ctx.stride, ctx.padding, _asked(ctx, 0, 1)), None, None)
 
 
-def _backward(
+def _convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return a convolution's gradients with respect to image and weight, as far as wanted."""
@@ -89,7 +89,7 @@ class ConvolveBackward(torch.autograd.Function):
         grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, wanted: list[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients with respect to image and weight, as far as wanted."""
-        return _backward(grad, x, weight, stride, padding, wanted)
+        return _convolve_backward(grad, x, weight, stride, padding, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
@@ -102,19 +102,19 @@ class ConvolveBackward(torch.autograd.Function):
     def backward(ctx: Any, by_x: Tensor | None, by_weight: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
         grad, x, weight = ctx.saved_tensors
-        geometry, by_x = (ctx.stride, ctx.padding), _like(x, by_x)
-        to_grad, to_x, to_weight = _asked(ctx, 0, 1, 2)
-        parts = []
-        if to_grad and by_x is not None:
-            parts.append(torch.conv2d(by_x, weight, None, *geometry))
-        if to_grad and by_weight is not None:
-            parts.append(torch.conv2d(x, by_weight, None, *geometry))
-        of_grad = parts[0] + parts[1] if len(parts) == 2 else next(iter(parts), None)
-        of_x = of_weight = None
-        if to_x and by_weight is not None:
-            of_x, _ = _backward(grad, x, by_weight, *geometry, [True, False])
-        if to_weight and by_x is not None:
-            _, of_weight = _backward(grad, by_x, weight, *geometry, [False, True])
+        geometry, (to_grad, to_x, to_weight) = (ctx.stride, ctx.padding), _asked(ctx, 0, 1, 2)
+        of_grad = of_x = of_weight = None
+        if by_x is not None:
+            by_x = _like(x, by_x)
+            of_grad = torch.conv2d(by_x, weight, None, *geometry) if to_grad else None
+            if to_weight:
+                _, of_weight = _convolve_backward(grad, by_x, weight, *geometry, [False, True])
+        if by_weight is not None:
+            if to_grad:
+                along = torch.conv2d(x, by_weight, None, *geometry)
+                of_grad = along if of_grad is None else of_grad + along
+            if to_x:
+                of_x, _ = _convolve_backward(grad, x, by_weight, *geometry, [True, False])
         return of_grad, of_x, of_weight, None, None, None
 
 
@@ -231,7 +231,7 @@ class NormaliseBackward(torch.autograd.Function):
     def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
         grad, x, weight, mean, var = ctx.saved_tensors
-        image = image.contiguous(memory_format=layout(x))  # mixed layouts are slow
+        image = _like(x, image)
         scale = (weight * torch.rsqrt(var + ctx.eps))[:, None, None]
         to_grad = torch.native_batch_norm(x, by_weight, by_bias, mean, var, False, 0.0, ctx.eps)[0]
         to_x, to_weight, _ = torch.ops.aten.native_batch_norm_backward(

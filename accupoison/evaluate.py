@@ -14,6 +14,7 @@ from accupoison.kernels import Kernels
 from accupoison.types import ModelView
 
 CHUNK = 400
+"""Images at a time; ``benchmarks/alternatives.py`` times half as many beside."""
 Z = 1.959964
 """Of a 95% interval."""
 

@@ -8,9 +8,11 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import click
 import torch
@@ -43,48 +45,58 @@ def second_order(bench: Bench) -> Ways:
     }
 
 
+def fixed(bench: Bench) -> Ways:
+    """Return the work whose weights stay the same."""
+    live, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
+    return {
+        "evaluate 2,000": lambda: answers(live, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
+        "ten DSC steps": lambda: correct(live, reference, batch, ALWAYS),
+    }
+
+
 def kernels(bench: Bench) -> Ways:
     """Return the work that gains by our own kernels, with them and with PyTorch's."""
-    view, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
+    view, batch = bench.learner.view(), bench.batch
     goal = unit(gradient(view, bench.trigger.x, bench.trigger.y))
 
     def agreement(x: Tensor) -> Tensor:
         return inner(unit(gradient(view, x, batch.y, graph=True)), goal)
 
     work: Ways = {
-        "evaluate 2,000": lambda: answers(view, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
         "gradient in train mode, batch": lambda: gradient(view, batch.x, batch.y, train=True),
         "crafting step, batch": lambda: signed_ascent(batch.x, agreement, eps=EPS, steps=1),
         "gradient and Hessian-vector product, batch": lambda: slope_and_curvature(view, batch)[1](goal),
-        "ten DSC steps": lambda: correct(view, reference, batch, ALWAYS),
     }
-    ways: Ways = {}
-    for name, call in work.items():
-        ways |= {f"{name}, our kernels": call, f"{name}, PyTorch's": within(pytorchs_kernels, call)}
-    return ways
-
-
-def within(context: Callable[[], AbstractContextManager[None]], call: Callable[[], object]) -> Callable[[], object]:
-    """Return ``call`` within the context."""
-
-    def before() -> object:
-        with context():
-            return call()
-
-    return before
+    return beside(fixed(bench) | work, "our kernels", "PyTorch's", pytorchs_kernels)
 
 
 def preparation(bench: Bench) -> Ways:
-    """Return the work whose weights stay the same, with and without what is made of them once."""
-    live, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
-    work: Ways = {
-        "evaluate 2,000": lambda: answers(live, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
-        "ten DSC steps": lambda: correct(live, reference, batch, ALWAYS),
-    }
+    """Return the same with and without what is made of the weights once."""
+    return beside(fixed(bench), "weights prepared", "not (before)", unprepared)
+
+
+def rows_at_once(bench: Bench) -> Ways:
+    """Return an evaluation of more and of fewer rows at a time."""
+    work = {"evaluate 2,000": fixed(bench)["evaluate 2,000"]}
+    return beside(work, "400 at a time", "200 (before)", partial(patch, "accupoison.evaluate.CHUNK", 200))
+
+
+def beside(work: Ways, now: str, before: str, context: Callable[[], AbstractContextManager[object]]) -> Ways:
+    """Return each work as it is, and within the context that undoes a change."""
     ways: Ways = {}
     for name, call in work.items():
-        ways |= {f"{name}, weights prepared": call, f"{name}, not (before)": within(unprepared, call)}
+        ways |= {f"{name}, {now}": call, f"{name}, {before}": within(context, call)}
     return ways
+
+
+def within(context: Callable[[], AbstractContextManager[object]], call: Callable[[], object]) -> Callable[[], object]:
+    """Return ``call`` within the context."""
+
+    def inside() -> object:
+        with context():
+            return call()
+
+    return inside
 
 
 def correction(bench: Bench) -> Ways:
@@ -107,7 +119,7 @@ def correction(bench: Bench) -> Ways:
     }
 
 
-COMPARISONS = (second_order, kernels, preparation, correction)
+COMPARISONS = (second_order, kernels, preparation, rows_at_once, correction)
 
 
 def compare(width: int, rounds: int) -> list[dict[str, Any]]:

@@ -72,13 +72,13 @@ def test_gradients_batch_by_batch() -> None:
 
 def test_only_gradients_that_are_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[bool]] = []
-    taken = derivatives._backward
+    taken = derivatives._convolve_backward
 
     def spy(*args: Any) -> Any:  # noqa: ANN401
         asked.append(args[-1])
         return taken(*args)
 
-    monkeypatch.setattr(derivatives, "_backward", spy)
+    monkeypatch.setattr(derivatives, "_convolve_backward", spy)
     x, first, second = (normal(*shape).requires_grad_() for shape in ((2, 2, 5, 5), (2, 2, 3, 3), (3, 2, 1, 1)))
 
     def value() -> Tensor:
