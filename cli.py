@@ -1,6 +1,6 @@
 """Run accupoison from a checkout: ``python cli.py COMMAND``."""
 
-from accupoison.cli import main
+from accupoison.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -33,7 +33,7 @@ class TensorBoard:
         self.directory = directory
         self._purge = dict(purge or {})
         self._split = {name: directory / f"branch-{name}" for name in branches if name} if len(branches) > 1 else {}
-        self._last = 0
+        self._last = max(0, *((step - 1) for step in self._purge.values())) if self._purge else 0
         self._writers: dict[str, SummaryWriter] = {}
         with writing(directory):
             trunk = self._writer("")

@@ -12,7 +12,7 @@ from accupoison.config import plain
 from accupoison.errors import InputError
 from accupoison.evaluate import evaluate, monitor
 from accupoison.recorder import RunRecorder
-from accupoison.rundir import STATE, RunDirectory, environment
+from accupoison.rundir import STATE, RunDirectory, check_contents, environment
 from accupoison.settings import BurninConfig, at_home
 from accupoison.tags import SUMMARY
 from accupoison.training import Burnin
@@ -60,7 +60,7 @@ def run_burnin(
             finished = _train(burnin, run, recorder, progress, should_stop)
             if finished:
                 _finish(burnin, out)
-            summary = _summary(burnin, finished)
+            summary = {**_summary(burnin, finished), "metrics_digest": recorder.metrics_digest()}
             recorder.close(summary)
     return summary
 
@@ -71,10 +71,7 @@ def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
     if state is None and (run.path / SUMMARY).exists():
         raise InputError(f"{run.path} has lost its {STATE}; restore a copy or start the burn-in anew")
     if state is not None:
-        if state["data"] != burnin.data.fingerprint():
-            raise InputError(
-                f"{run.path} was started on other contents of {burnin.data.name}; bring those back to resume"
-            )
+        check_contents(run.path, burnin.data.name, state["data"], burnin.data.fingerprint())
         burnin.learner.restore(state["learner"])
         burnin.step, burnin.sums, burnin.best = state["step"], tuple(state["sums"]), tuple(state["best"])
     return state
@@ -129,9 +126,8 @@ def _train(
 
 def _save(burnin: Burnin, run: RunDirectory, recorder: RunRecorder) -> None:
     burnin.base_model().save(run.path / LATEST)
-    offset = recorder.sync()
-    state = {"learner": burnin.learner.state(), "step": burnin.step, "sums": burnin.sums, "offset": offset}
-    run.save_state({**state, "best": burnin.best, "data": burnin.data.fingerprint()})
+    state = {"learner": burnin.learner.state(), "step": burnin.step, "sums": burnin.sums, "best": burnin.best}
+    run.save_state({**state, "offset": recorder.sync(), "data": burnin.data.fingerprint()})
 
 
 def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:

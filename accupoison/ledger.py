@@ -1,5 +1,6 @@
 """Who was in the stream: exact membership, for audits."""
 
+import hashlib
 import os
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Ledger:
         self._rows: NDArray[np.void] = np.zeros(1024, dtype=ROW)
         self._size = 0
         self._branches: list[str] = []
-        self._appended = 0
+        self._appended, self._digest = 0, hashlib.sha256()
 
     def __len__(self) -> int:
         return self._size
@@ -109,13 +110,20 @@ class Ledger:
         """
         with writing(path), path.open("ab") as file:
             file.truncate(self._appended * ROW.itemsize)
-            file.write(self.rows[self._appended :].tobytes())
+            added = self.rows[self._appended :].tobytes()
+            file.write(added)
             file.flush()
             os.fsync(file.fileno())
         self._appended = self._size
+        self._digest.update(added)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex digest of the rows that :meth:`append` has written, for :meth:`resume`."""
+        return self._digest.hexdigest()
 
     @classmethod
-    def resume(cls, appended: Path, saved: Path, rows: int, branches: Sequence[str]) -> Self:
+    def resume(cls, appended: Path, saved: Path, rows: int, branches: Sequence[str], digest: str | None = None) -> Self:
         """Return the ledger as it was when it had ``rows`` rows.
 
         Args:
@@ -123,10 +131,12 @@ class Ledger:
             saved: What :meth:`save` wrote then.
             rows: Number of rows.
             branches: Their branches.
+            digest: What :attr:`digest` was then; None in runs of older versions.
 
         Raises:
-            InputError: The files have fewer rows, or are not readable.
+            InputError: The files have fewer rows, other ones, or are not readable.
         """
+        ledger = cls()
         try:
             with appended.open("rb") as file:
                 found = np.fromfile(file, dtype=ROW, count=rows)
@@ -136,13 +146,17 @@ class Ledger:
             raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
         # too few, beside a saved ledger: a resumed run was killed while it wrote its first rows anew
         if found is None or (len(found) < rows and saved.exists()):
-            ledger = cls.load(saved)
+            source, found = saved, cls.load(saved).rows[:rows].copy()
         else:
-            ledger = cls()
-            ledger._rows, ledger._size, ledger._appended = found, len(found), len(found)
-        if len(ledger) < rows:
-            raise InputError(f"the ledger has {len(ledger)} rows, not the {rows} of the checkpoint; start the run anew")
-        ledger._size, ledger._branches = rows, list(branches)
+            source, ledger._appended = appended, len(found)
+        if len(found) < rows:
+            raise InputError(f"the ledger has {len(found)} rows, not the {rows} of the checkpoint; start the run anew")
+        content = hashlib.sha256(found.tobytes())
+        if digest is not None and content.hexdigest() != digest:
+            raise InputError(f"{source} is not as the run has written it; restore a copy or start the run anew")
+        if source == appended:
+            ledger._digest = content
+        ledger._rows, ledger._size, ledger._branches = found, rows, list(branches)
         return ledger
 
     def save(self, path: Path) -> None:

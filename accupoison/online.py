@@ -29,6 +29,8 @@ from accupoison.tags import SUMMARY
 from accupoison.threat import threat_model
 from accupoison.types import Phase, Step
 
+INPUTS = ("data", "checkpoint", "early", "replay")
+"""What a run depends on besides its settings; env.json has a digest of each."""
 LEDGER = "ledger.npz"
 LEDGER_ROWS = "ledger.rows"
 """The ledger of a run that is not over."""
@@ -52,7 +54,7 @@ def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found:
         if stored.get(name) != found.get(name):
             named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
             what = named.get(name, "the checkpoint")
-            raise InputError(f"{what} has changed since {run} was started; bring the old one back to resume it")
+            raise InputError(f"{what} has changed since {run} was started; bring the old one back to go on with it")
 
 
 def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
@@ -64,7 +66,7 @@ def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
     kept = state["ledger"]
     if not isinstance(kept, dict):
         raise InputError(f"{run} was made by an older version of accupoison; run it anew")
-    return Ledger.resume(run / LEDGER_ROWS, run / LEDGER, kept["rows"], kept["branches"])
+    return Ledger.resume(run / LEDGER_ROWS, run / LEDGER, kept["rows"], kept["branches"], kept.get("digest"))
 
 
 class OnlineRun:
@@ -130,7 +132,7 @@ class OnlineRun:
         """
         with self.directory, self.recorder:
             status = self._loop(progress, should_stop)
-            summary = self.summary(status)
+            summary = {**self.summary(status), "metrics_digest": self.recorder.metrics_digest()}
             self.recorder.close(summary)
         return summary
 
@@ -224,7 +226,11 @@ class OnlineRun:
             "diverged": self._diverged,
             "simulation": self.simulation.state(),
             "meter": self.meter.state(),
-            "ledger": {"rows": len(self.ledger), "branches": list(self.ledger.branches)},
+            "ledger": {
+                "rows": len(self.ledger),
+                "branches": list(self.ledger.branches),
+                "digest": self.ledger.digest,
+            },
             "offset": self.recorder.sync(),
         }
         self.directory.save_state(state)

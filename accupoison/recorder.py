@@ -1,10 +1,11 @@
 """What a run writes down: metrics.jsonl, which is the truth, and TensorBoard, a view of it."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from torch import Tensor
 
@@ -14,7 +15,27 @@ from accupoison.files import dump_row, load_row, read_json, sync_directory, writ
 from accupoison.rundir import RunDirectory
 from accupoison.tags import METRICS, SUMMARY, TAGS, check_tags, tags_markdown
 
-__all__ = ["TAGS", "MetricsLog", "RunRecorder", "TensorBoard", "check_tags", "read_metrics", "tags_markdown"]
+__all__ = [
+    "TAGS",
+    "MetricsLog",
+    "RunRecorder",
+    "TensorBoard",
+    "check_tags",
+    "metrics_digest",
+    "read_metrics",
+    "tags_markdown",
+]
+
+
+class Position(TypedDict):
+    """A place in metrics.jsonl, and a digest of what comes before it."""
+
+    bytes: int
+    sha256: str
+
+
+BEGINNING = b'{"step": '
+"""Of every row."""
 
 
 class MetricsLog:
@@ -29,9 +50,11 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._digest = hashlib.sha256()
         with writing(path):
             self._file = path.open("ab", buffering=0)
             sync_directory(path.parent)
+            self._digest.update(path.read_bytes())
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Append one row, which other processes can read at once.
@@ -42,10 +65,17 @@ class MetricsLog:
         """
         check_tags(metrics)
         row = {"step": step, "branch": branch, **{tag: float(value) for tag, value in metrics.items()}}
-        rest = memoryview(f"{dump_row(row)}\n".encode())
+        line = f"{dump_row(row)}\n".encode()
+        rest = memoryview(line)
         with writing(self.path):
             while rest:
                 rest = rest[self._file.write(rest) :]
+        self._digest.update(line)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex digest of the rows."""
+        return self._digest.hexdigest()
 
     def sync(self) -> int:
         """Make the rows durable and return the size of the file in bytes, for :meth:`truncate`."""
@@ -54,21 +84,43 @@ class MetricsLog:
         return os.fstat(self._file.fileno()).st_size
 
     def truncate(self, offset: int) -> None:
-        """Drop what was written after :meth:`sync` returned ``offset``.
+        """Drop what was written after :meth:`sync` returned ``offset``; see also :func:`check_metrics`.
 
         Raises:
             InputError: The file is shorter than that.
         """
-        if (size := os.fstat(self._file.fileno()).st_size) < offset:
-            raise InputError(
-                f"{self.path} has {size} bytes, fewer than the {offset} of the checkpoint; start the run anew"
-            )
+        kept = _first(self.path, offset)
         with writing(self.path):
             self._file.truncate(offset)
+        self._digest = hashlib.sha256(kept)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def check_metrics(path: Path, offset: int, digest: str | None) -> None:
+    """Raise InputError unless the file begins with the rows that a run had written.
+
+    Args:
+        path: The file.
+        offset: Their size in bytes, as :meth:`MetricsLog.sync` returned it.
+        digest: What :attr:`MetricsLog.digest` was then; None (a run of an older version) checks their form alone.
+    """
+    kept = _first(path, offset)
+    _rows(path, kept, whole=True)
+    if digest is not None and hashlib.sha256(kept).hexdigest() != digest:
+        raise InputError(f"{path} is not as the run has written it; restore a copy or start the run anew")
+
+
+def _first(path: Path, size: int) -> bytes:
+    try:
+        kept = path.read_bytes()[:size] if size and path.exists() else b""
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
+    if len(kept) < size:
+        raise InputError(f"{path} has {len(kept)} bytes, fewer than the {size} of the checkpoint; start the run anew")
+    return kept
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -78,19 +130,42 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         InputError: The file is missing or another row is damaged.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
+    return _rows(path, content)
+
+
+def _rows(path: Path, content: bytes, *, whole: bool = False) -> list[dict[str, Any]]:
+    """Return the rows in ``content``; unless it must be ``whole``, the last one may be cut off."""
+    *lines, last = content.split(b"\n")
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
+    for number, line in enumerate([*lines, last] if last else lines, 1):
+        cut_off = line is last and not whole and b"\0" not in line and line[: len(BEGINNING)] == BEGINNING[: len(line)]
         try:
-            rows.append(load_row(line))
-        except ValueError as error:
-            if number < len(lines):
+            rows.append(_row(line if line is not last or not whole else b""))
+        except (ValueError, RecursionError) as error:
+            if not cut_off:
                 raise InputError(f"line {number} of {path} is damaged; restore a copy or run again") from error
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """Return one row; ValueError if it is not one that :meth:`MetricsLog.log` writes."""
+    row = load_row(line)
+    step, branch, scalars = row.get("step"), row.get("branch"), {**row, "step": 0.0, "branch": 0.0}
+    if type(step) is not int or step < 0 or not isinstance(branch, str):
+        raise ValueError("no step or no branch")
+    if any(type(value) not in (int, float) for value in scalars.values()):
+        raise ValueError("a value that is no number")
+    check_tags({tag: value for tag, value in row.items() if tag not in ("step", "branch")})
+    return row
+
+
+def metrics_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a SHA-256 hex digest of rows without their wall times: what two runs of the same thing share."""
+    timeless = ({tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in rows)
+    return hashlib.sha256("\n".join(map(dump_row, timeless)).encode()).hexdigest()
 
 
 class RunRecorder:
@@ -99,18 +174,22 @@ class RunRecorder:
     Args:
         run: The run's directory.
         branches: The names of the branches, in the order they run.
-        resume_at: What the checkpoint holds: the offset that :meth:`sync` returned, and a step from which on the trunk
-            has to be hidden in TensorBoard; rows before the offset are shown in any case. None begins from nothing
-            and discards what a run without a checkpoint left.
+        resume_at: What the checkpoint holds: the position that :meth:`sync` returned (of older versions, the bytes
+            alone), and a step from which on the trunk has to be hidden in TensorBoard; rows before the position are
+            shown in any case. None begins from nothing and discards what a run without a checkpoint left.
 
     Raises:
-        InputError: metrics.jsonl or an event file cannot be written, or metrics.jsonl was cut since the checkpoint.
+        InputError: metrics.jsonl or an event file cannot be written, or metrics.jsonl has changed since the checkpoint.
     """
 
-    def __init__(self, run: RunDirectory, branches: Sequence[str], resume_at: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, run: RunDirectory, branches: Sequence[str], resume_at: tuple[Position | int, int] | None = None
+    ) -> None:
         self.run = run
-        offset, purge_step = resume_at or (0, 0)
+        position, purge_step = resume_at or (0, 0)
+        offset, digest = (position, None) if isinstance(position, int) else (position["bytes"], position["sha256"])
         self._told = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
+        check_metrics(run.path / METRICS, offset, digest)  # before anything is touched
         self._metrics = MetricsLog(run.path / METRICS)
         try:
             self._metrics.truncate(offset)
@@ -129,10 +208,14 @@ class RunRecorder:
         """Record images [B, C, H, W] in [0, 1], one channel or three; see :meth:`TensorBoard.images`."""
         self._board.images(tag, x, step, branch)
 
-    def sync(self) -> int:
-        """Make everything durable and return the offset in metrics.jsonl that belongs into the checkpoint."""
+    def sync(self) -> Position:
+        """Make everything durable and return the position in metrics.jsonl that belongs into the checkpoint."""
         self._board.flush()
-        return self._metrics.sync()
+        return {"bytes": self._metrics.sync(), "sha256": self._metrics.digest}
+
+    def metrics_digest(self) -> str:
+        """Return :func:`metrics_digest` of what is recorded so far."""
+        return metrics_digest(read_metrics(self.run.path / METRICS))
 
     def close(self, summary: Mapping[str, Any] | None = None) -> None:
         """Close all files; with the run's ``summary``, write summary.json before, and the hyperparameters if it ended.

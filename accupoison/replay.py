@@ -14,11 +14,9 @@ from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
 from accupoison.files import read_json, write_atomically
 from accupoison.plan import CRAFTED
-from accupoison.rundir import CONFIG, RunDirectory
+from accupoison.rundir import BATCHES, CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
-
-FOLDER = "batches"
 
 
 def save_batch(run: Path, step: Step) -> None:
@@ -43,7 +41,7 @@ def save_batch(run: Path, step: Step) -> None:
 def digest(run: Path) -> str:
     """Return a SHA-256 hex digest of all batches that ``run`` has kept."""
     found = hashlib.sha256()
-    for path in sorted((run / FOLDER).glob("*.npz")):
+    for path in sorted((run / BATCHES).glob("*.npz")):
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()
 
@@ -60,7 +58,7 @@ def replay_layer(run: Path) -> dict[str, Any]:
     if "stream" not in stored:
         raise InputError(f"{run} was started by burnin and sent nothing; give --replay a run of online")
     layer = {section: values for section, values in stored.items() if section != "defense"}
-    steps = len(list((run / FOLDER).glob("[0-9]*.npz")))  # fewer than planned where a stop rule ended them
+    steps = len(list((run / BATCHES).glob("[0-9]*.npz")))  # fewer than planned where a stop rule ended them
     layer["stream"] = {**stored["stream"], "steps": steps or stored["stream"]["steps"], "replay": str(run)}
     layer["evaluate"] = {**stored["evaluate"], "save_batches": False}
     return layer
@@ -122,7 +120,7 @@ def check_replay(config: OnlineConfig) -> Path:
     assert config.stream.replay is not None
     run = Path(config.stream.replay)
     _check_settings(run, online_config([replay_layer(run)]), config)
-    kept = len(list((run / FOLDER).glob("[0-9]*.npz")))
+    kept = len(list((run / BATCHES).glob("[0-9]*.npz")))
     if kept < config.stream.steps:
         fix = f"give --steps {kept}" if kept else "run it with --save-batches"
         raise InputError(f"{run} has kept {kept} poisoned batches and this run has {config.stream.steps} steps; {fix}")
@@ -173,7 +171,7 @@ def _check_batch(run: Path, t: int | None, ids: Tensor, data: DataSet) -> None:
 
 
 def _file(run: Path, t: int | None) -> Path:
-    return run / FOLDER / ("trigger.npz" if t is None else f"{t:06d}.npz")
+    return run / BATCHES / ("trigger.npz" if t is None else f"{t:06d}.npz")
 
 
 def load_batch(run: Path, t: int | None) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,8 @@ from accupoison.errors import InputError
 from accupoison.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
 
 CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
+BATCHES, WORLDS = "batches", "worlds"
+"""Directories within a run: what was sent, and what the models of an audit said."""
 STATE_KIND = "run-state"
 SHOWN = 3
 """How many differing settings the message about another configuration names."""
@@ -88,8 +90,7 @@ class RunDirectory:
                     f"{path} was started with another configuration ({'; '.join(changes[:SHOWN])}{more}); "
                     "resume it with the stored one or choose another name"
                 )
-            for leftover in path.glob(f".*{TEMPORARY}"):
-                leftover.unlink(missing_ok=True)
+            _clear(path)
         except BaseException:
             lock.release()
             raise
@@ -117,13 +118,18 @@ class RunDirectory:
         checkpoint.save(self.path / STATE, STATE_KIND, payload)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the run's last state, or None before the first.
+        """Return the run's last state, or None before the first; see :meth:`read_state`."""
+        return self.read_state(self.path)
+
+    @staticmethod
+    def read_state(path: Path) -> dict[str, Any] | None:
+        """Return the last state of the run in ``path`` without locking it, as on a disk that cannot be written.
 
         Raises:
             InputError: The state is damaged.
         """
-        path = self.path / STATE
-        return checkpoint.load(path, STATE_KIND) if path.exists() else None
+        state = path / STATE
+        return checkpoint.load(state, STATE_KIND) if state.exists() else None
 
     def close(self) -> None:
         """Let others use the directory."""
@@ -136,6 +142,14 @@ class RunDirectory:
         self.close()
 
 
+def _clear(run: Path) -> None:
+    """Delete the half-written files that a killed process has left in a run."""
+    for folder in (run, run / BATCHES, run / WORLDS):
+        for leftover in folder.glob(f".*{TEMPORARY}"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+
+
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Return "section.key: stored X, given Y" for every setting in which two configurations differ."""
     old, new = (dict(flatten(as_json(config))) for config in (stored, given))
@@ -145,6 +159,21 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
         for key in {**old, **new}
         if texts[0].get(key) != texts[1].get(key)
     ]
+
+
+def check_contents(run: Path, name: str, stored: str | None, found: str) -> None:
+    """Raise InputError if the data set ``name`` has other contents than ``run`` was started on.
+
+    Args:
+        run: The run's directory.
+        name: Of the data set.
+        stored: Its fingerprint then; None in runs of older versions.
+        found: Its fingerprint now.
+    """
+    if stored is not None and stored != found:
+        raise InputError(
+            f"{run} was started on other contents of {name}; bring those back to go on, or choose another directory"
+        )
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -213,9 +242,9 @@ def _foreign(path: Path) -> str | None:
     return next((n for n in names if n not in (LOCK, ENV) and not n.endswith(TEMPORARY)), None)
 
 
-def next_free(path: Path) -> Path:
-    """Return ``path``, or with -2, -3 ... appended the first that does not exist."""
+def next_free(path: Path, taken: Callable[[Path], bool] = Path.exists) -> Path:
+    """Return ``path``, or with -2, -3 ... appended the first that is not taken."""
     number, free = 2, path
-    while free.exists():
+    while taken(free):
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
     return free

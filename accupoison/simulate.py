@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from accupoison.learner import Learner
 from accupoison.ledger import Pseudonyms
 from accupoison.plan import CRAFTED, Plan
 from accupoison.probes import probe
-from accupoison.rng import generator
+from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
 
@@ -127,11 +127,17 @@ class Simulation:
     def _setup(self) -> None:
         if not self._ready:
             view, metrics = self.learner.view(), dict[str, float]()
-            self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
+            with self._model_seed("attack-setup"):
+                self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
             trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self._trusted)]
             context = StepContext(self._seed, "defense-setup", 0, metrics)
-            self.defense.setup(view, self.reference, trusted, context)
+            with self._model_seed("defense-setup"):
+                self.defense.setup(view, self.reference, trusted, context)
             self._ready = True
+
+    def _model_seed(self, role: str) -> AbstractContextManager[None]:
+        """Let the network's own random numbers depend on the seed, the step and ``role`` alone."""
+        return global_seed(self._seed, "model", role, self.t, device=self.learner.device)
 
     def _parts(self) -> dict[str, Any]:
         return {"learner": self.learner.state(), "attack": self.attack.state(), "defense": self.defense.state()}
@@ -180,8 +186,10 @@ class Simulation:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self._seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
             for number in range(self.plan.updates if phase is Phase.FIRE else 1):
-                context = StepContext(self._seed, f"update-{number}" if number else "update", self.t, metrics)
-                verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
+                role = f"update-{number}" if number else "update"
+                context = StepContext(self._seed, role, self.t, metrics)
+                with self._model_seed(role):
+                    verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
         return Step(self.t, self.trigger_name, phase, clean, sent, passed, seen, wire, metrics, verdict)
 
     def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch, Batch]:
@@ -202,7 +210,7 @@ class Simulation:
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
         view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
-        with _clock(metrics, "time/attack_s"):
+        with _clock(metrics, "time/attack_s"), self._model_seed("attack"):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
             elif phase is Phase.FIRE and self.trigger_name != "clean":
@@ -220,7 +228,7 @@ class Simulation:
         return sent
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
-        with _clock(metrics, "time/defense_s"):
+        with _clock(metrics, "time/defense_s"), self._model_seed("defense"):
             context = StepContext(self._seed, "defense", self.t, metrics)
             seen = self.defense.intercept(view, self._hidden(sent), context)
         check_batch(seen, f"defence {type(self.defense).__name__}")

@@ -18,7 +18,7 @@ from accupoison.learner import Learner
 from accupoison.models import ModelSpec, build_model
 from accupoison.open_data import open_data
 from accupoison.privacy import epsilon_of
-from accupoison.rng import derive, generator
+from accupoison.rng import derive, generator, global_seed
 from accupoison.settings import BurninConfig, TrainSettings
 from accupoison.types import Batch, Forward, Grads
 from accupoison.updates import check_private, private_gradients
@@ -114,7 +114,8 @@ class Burnin:
         for index in range(first, self.steps_in(epoch)):
             ids = self.splits.burnin[order[index * size : (index + 1) * size]]
             self.learner.lr = learning_rate(self.config.train, self.step, self.total, epoch)
-            loss, accuracy = self._train_step(ids)
+            with global_seed(self.config.run.seed, "model", self.step, device=self.learner.device):
+                loss, accuracy = self._train_step(ids)
             sums = self.sums if index else (0.0, 0.0, 0)
             self.sums = (sums[0] + loss, sums[1] + accuracy, sums[2] + 1)
             self.step += 1

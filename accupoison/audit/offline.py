@@ -18,12 +18,12 @@ from accupoison.config import Layer, plain, resolve
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
-from accupoison.files import write_atomically
+from accupoison.files import read_json, write_atomically
 from accupoison.gradients import frozen
 from accupoison.learner import Learner
 from accupoison.open_data import open_data
 from accupoison.rng import derive, generator
-from accupoison.rundir import RunDirectory, environment
+from accupoison.rundir import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.settings import (
     BurninConfig,
     DataSettings,
@@ -247,7 +247,7 @@ def queries_of(config: OfflineConfig, data: DataSet) -> tuple[str, ...]:
 
 def world_path(out: Path, pool: str, number: int) -> Path:
     """Return the file with the signals of a model."""
-    return out / "worlds" / f"{pool}-{number:03d}.npz"
+    return out / WORLDS / f"{pool}-{number:03d}.npz"
 
 
 def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
@@ -263,10 +263,12 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable
         InputError: ``out`` belongs to other settings, there are too few samples, or a model diverged.
     """
     data, _ = open_data(config.data, torch.device("cpu"))
-    divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
     resume = RunDirectory.holds_run(out)
-    settings = at_home(plain(config), out)
-    with RunDirectory.resume(out, settings) if resume else RunDirectory.create(out, settings, environment()):
+    if resume:
+        check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
+    divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
+    settings, env = at_home(plain(config), out), {**environment(), "data": data.fingerprint()}
+    with RunDirectory.resume(out, settings) if resume else RunDirectory.create(out, settings, env):
         models = [("shadows", i) for i in range(config.shadows.shadows)]
         models += [("victims", i) for i in range(config.shadows.victims)]
         left = [model for model in models if not world_path(out, *model).exists()]

@@ -109,8 +109,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
         InputError: The run has not ended, or its data or checkpoint are no longer what they were.
     """
     built = build_simulation(config, root)
-    with RunDirectory.resume(run) as directory:
-        state = directory.load_state()
+    state = RunDirectory.read_state(run)
     if state is None or state["simulation"]["branch"] < len(config.trigger.deliver):
         raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {run}")
     check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))

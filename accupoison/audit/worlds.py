@@ -27,7 +27,7 @@ from accupoison.open_data import open_data
 from accupoison.plan import CRAFTED
 from accupoison.replay import load_batch
 from accupoison.rng import derive
-from accupoison.rundir import CONFIG, RunDirectory, environment
+from accupoison.rundir import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.settings import OnlineConfig, burnin_config
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
 from accupoison.workers import carry_out
@@ -107,7 +107,7 @@ def target_config(run: Path) -> OnlineConfig:
 
 def world_path(out: Path, number: int) -> Path:
     """Return the file with the signals of a world."""
-    return out / "worlds" / f"{number:03d}.npz"
+    return out / WORLDS / f"{number:03d}.npz"
 
 
 @dataclass(frozen=True)

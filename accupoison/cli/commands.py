@@ -1,6 +1,8 @@
 """The main job: ``burnin`` and ``online``."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from accupoison.cli.options import (
     run_options,
     update_options,
 )
-from accupoison.cli.output import INTERRUPTED, interruptible, json_text, online_text, percent, progress_bar
+from accupoison.cli.output import STOPPING, json_text, online_text, percent, progress_bar
 from accupoison.errors import InputError
+from accupoison.interrupt import Interruption, StopRequest, exit_code, interruptible
 
 MARKS = {"burnin": "train", "online": "stream"}
 """A section that only the settings of this command have."""
@@ -38,6 +41,7 @@ def burnin(
     recipe: str | None,
     out: Path | None,
     resume: Path | None,
+    resume_or_start: bool,
     file: Path | None,
     pairs: tuple[str, ...],
     dry_run: bool,
@@ -53,9 +57,10 @@ def burnin(
     from accupoison import config as configuration
     from accupoison.base_model import default_place
     from accupoison.burnin import run_burnin
+    from accupoison.rundir import RunDirectory
     from accupoison.settings import burnin_config
 
-    _check_place(out, resume)
+    _check_place(out, resume, resume_or_start)
     base = _base("burnin", recipe, "live", resume)
     settings = burnin_config([*base, *layers(file, pairs, flags)])
     if dry_run:
@@ -63,8 +68,10 @@ def burnin(
         return
     place = default_place(CHECKPOINTS, settings.data.name, settings.model, settings.train.recipe, settings.run.seed)
     target = resume or out or place
-    with interruptible() as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
-        summary = run_burnin(settings, target, resume=resume is not None, progress=show, should_stop=asked)
+    again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
+    hint = "the same command" if resume_or_start else _resume_command("burnin", target)
+    with _stoppable(ctx, hint, target) as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
+        summary = run_burnin(settings, target, resume=again, progress=show, should_stop=asked)
     if as_json:
         click.echo(json_text({"run": str(target), **summary}))
     elif summary["status"] == "finished":
@@ -72,7 +79,7 @@ def burnin(
             f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs; wrote {target}/final.pt"
         )
         _note(summary["note"])
-    _end(ctx, summary["status"], "burnin", target)
+    _end(ctx, summary["status"], hint, asked)
 
 
 @cli.command()
@@ -108,6 +115,7 @@ def online(
     replay: Path | None,
     out: Path | None,
     resume: Path | None,
+    resume_or_start: bool,
     file: Path | None,
     pairs: tuple[str, ...],
     dry_run: bool,
@@ -120,26 +128,30 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.online import OnlineRun, describe
-    from accupoison.rundir import next_free
+    from accupoison.rundir import RunDirectory, next_free
     from accupoison.settings import online_config
 
-    _check_place(out, resume)
+    _check_place(out, resume, resume_or_start)
     base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
     settings = online_config([*base, *layers(file, pairs, flags)])
     if dry_run:
         click.echo(json_text(describe(settings)))
         return
     name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
-    target = resume or out or next_free(LOGS / f"{name}-seed{settings.run.seed}")
-    run = OnlineRun(settings, CHECKPOINTS, target, resume=resume is not None)
-    with interruptible() as asked, progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
-        summary = run.run(show, asked)
+    place = LOGS / f"{name}-seed{settings.run.seed}"
+    target = resume or out or (place if resume_or_start else next_free(place))
+    again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
+    hint = "the same command" if resume_or_start else _resume_command("online", target)
+    with _stoppable(ctx, hint, target) as asked:
+        run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
+        with progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
+            summary = run.run(show, asked)
     if as_json:
         click.echo(json_text({"run": str(target), **summary}))
     else:
         click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {target.parent}")
         _note(run.note)
-    _end(ctx, summary["status"], "online", target)
+    _end(ctx, summary["status"], hint, asked)
 
 
 def _note(text: str) -> None:
@@ -176,13 +188,33 @@ def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str
     return [replay_layer(run), *([] if name is None else [config.preset("online", name)])]
 
 
-def _check_place(out: Path | None, resume: Path | None) -> None:
+def _check_place(out: Path | None, resume: Path | None, resume_or_start: bool) -> None:
     if out is not None and resume is not None:
         raise InputError(f"--out {out} and --resume {resume} exclude each other; a resumed run stays where it is")
+    if resume is not None and resume_or_start:
+        raise InputError(f"--resume {resume} and --resume-or-start exclude each other; name the directory with --out")
 
 
-def _end(ctx: click.Context, status: str, command: str, target: Path) -> None:
-    if status == "interrupted":
-        place = shlex.quote(str(target))
-        click.echo(f"interrupted and saved; go on with: python cli.py {command} --resume {place}", err=True)
-        ctx.exit(INTERRUPTED)
+def _resume_command(command: str, target: Path) -> str:
+    return f"python cli.py {command} --resume {shlex.quote(str(target))}"
+
+
+@contextmanager
+def _stoppable(ctx: click.Context, hint: str, target: Path) -> Iterator[StopRequest]:
+    """Give a request that the first signal makes; at the second the command ends and says how to go on."""
+    from accupoison.rundir import RunDirectory
+
+    try:
+        with interruptible(STOPPING) as asked:
+            yield asked
+    except KeyboardInterrupt as error:
+        if not RunDirectory.holds_run(target):  # nothing to go on with yet
+            raise
+        click.echo(f"stopped at once; go on from the last save with: {hint}", err=True)
+        ctx.exit(exit_code(error))
+
+
+def _end(ctx: click.Context, status: str, hint: str, asked: StopRequest) -> None:
+    if status == "interrupted" and asked.number is not None:
+        click.echo(f"interrupted and saved; go on with: {hint}", err=True)
+        ctx.exit(exit_code(Interruption(asked.number)))

@@ -10,6 +10,8 @@ from accupoison.cli.group import CHECKPOINTS, LOGS, cli
 from accupoison.cli.output import progress_bar
 
 STREAMS = 3
+PICTURE = "curves.png"
+"""Written last."""
 RUNS = (
     ("none", "ST"),
     ("accumulative", "FREEZE"),
@@ -29,12 +31,12 @@ def demo(jobs: int | None, quiet: bool) -> None:
     from accupoison.rundir import next_free
     from accupoison.sweep import read_grid, run_grid
 
-    logs = next_free(LOGS / "demo")
+    logs = next_free(LOGS / "demo", lambda place: (place / PICTURE).exists())  # one that was cut off goes on
     plan = read_grid(_grid(), CHECKPOINTS, logs)
     with progress_bar("demo", hidden=quiet) as show:
         run_grid(plan, CHECKPOINTS, jobs=jobs or min(4, os.cpu_count() or 1), report=show)
     runs = collect([logs])
-    picture = logs / "curves.png"
+    picture = logs / PICTURE
     curves(runs, picture, trigger="adversarial", title="accumulative poisoning of digits, l_inf 0.2")
     click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}")
     click.echo(f"curves:  {sys.executable} -m tensorboard.main --logdir {logs}")

@@ -8,6 +8,7 @@ import click
 
 import accupoison
 from accupoison.errors import InputError
+from accupoison.interrupt import exit_code, raise_on_signals
 from accupoison.memory import keep_freed_memory
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
@@ -26,6 +27,9 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            click.echo("interrupted; the same command goes on with what is left", err=True)
+            ctx.exit(exit_code(error))
         except InputError as error:
             raise Failure(str(error)) from error
         except PermissionError as error:  # a directory that may not be searched, met before anything is opened
@@ -56,6 +60,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     """Run the command line."""
+    raise_on_signals()
     threading.excepthook = _thread_failed
     keep_freed_memory()
     here = str(Path.cwd())

@@ -119,6 +119,12 @@ common_options = options(
 run_options = options(
     click.option("--out", type=PATH, help="The directory to write; it must be new."),
     click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in DIR, bit for bit."),
+    click.option(
+        "--resume-or-start",
+        is_flag=True,
+        help="Go on with the run in --out, or in the default place, if there is one, else start it: for clusters that "
+        "restart jobs by the same command.",
+    ),
     common_options,
 )
 

@@ -1,38 +1,16 @@
-"""What the commands print, and how they are interrupted."""
+"""What the commands print."""
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import click
 
 from accupoison.files import dump_row
 
-INTERRUPTED = 130
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C was pressed; the second one interrupts at once."""
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, STOPPING)  # the signal may have come in the middle of a print, which cannot be entered twice
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Carry out a grid on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
 from accupoison.errors import InputError
 from accupoison.files import read_json
-from accupoison.online import OnlineRun
-from accupoison.rundir import CONFIG, RunDirectory, differences
+from accupoison.interrupt import interruptible
+from accupoison.online import INPUTS, OnlineRun, check_inputs, input_digests
+from accupoison.open_data import open_data
+from accupoison.rundir import CONFIG, ENV, RunDirectory, differences
 from accupoison.settings import BurninConfig, at_home
 from accupoison.sweep.grid import Grid, RunSpec
 from accupoison.tags import SUMMARY
@@ -37,22 +41,38 @@ def run_grid(grid: Grid, root: Path, *, jobs: int, report: Report) -> None:
     burnins = [(place, settings) for place, settings in grid.burnins if not _trained(place, settings)]
     runs = [spec for spec in grid.runs if not _finished(spec)]
     total = len(burnins) + len(runs)
-    done = 0
-    for tasks in ([(_make_burnin, item) for item in burnins], [(_make_run, (spec, root)) for spec in runs]):
-        for name in carry_out(tasks, jobs):
-            done += 1
-            report(done, total, name)
+    for done, name in enumerate(carry_out([(_make_burnin, item) for item in burnins], jobs), 1):
+        report(done, total, name)
+    if runs:  # they will be set beside those that are finished
+        _check_inputs([spec for spec in grid.runs if spec not in runs], root)
+    for done, name in enumerate(carry_out([(_make_run, (spec, root)) for spec in runs], jobs), len(burnins) + 1):
+        report(done, total, name)
+
+
+def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
+    """Raise InputError if a finished run was made from other data or checkpoints than are there now."""
+    known: dict[str, dict[str, str]] = {}
+    for spec in finished:
+        config, env = spec.config, read_json(spec.out / ENV)
+        key = f"{config.data} {config.start} {config.model} {config.stream.replay}"
+        if key not in known:
+            known[key] = input_digests(config, root, open_data(config.data, torch.device("cpu"))[0])
+        check_inputs(spec.out, config, {name: env[name] for name in INPUTS if name in env}, known[key])
 
 
 def _make_burnin(place: Path, settings: BurninConfig) -> str:
     resume = RunDirectory.holds_run(place)
-    run_burnin(settings, place, resume=resume, progress=_silent)
+    with interruptible() as asked:
+        run_burnin(settings, place, resume=resume, progress=_silent, should_stop=asked)
+    asked.check()
     return place.name
 
 
 def _make_run(spec: RunSpec, root: Path) -> str:
     resume = RunDirectory.holds_run(spec.out)
-    OnlineRun(spec.config, root, spec.out, resume=resume).run(_silent)
+    with interruptible() as asked:
+        OnlineRun(spec.config, root, spec.out, resume=resume).run(_silent, asked)
+    asked.check()
     return spec.out.name
 
 

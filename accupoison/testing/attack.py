@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 from accupoison.attacks import Attack
+from accupoison.rng import global_seed
 from accupoison.simulate import SLACK
 from accupoison.testing.bench import (
     Bench,
@@ -11,7 +12,6 @@ from accupoison.testing.bench import (
     check_output,
     check_state,
     expect,
-    global_seed,
     learn,
     same,
     unchanged,

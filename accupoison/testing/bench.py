@@ -178,21 +178,6 @@ def _watched(learner: Learner, given: Sequence[object]) -> dict[str, object]:
     }
 
 
-@contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Seed the global generators in the body and put them back afterwards."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
 def check_output(who: str, batch: Batch, context: BenchContext) -> None:
     """Raise AssertionError unless the images can go on to the next component and the scalars into the record."""
     expect(isinstance(batch, Batch), f"{who} returned a {type(batch).__name__}, not a Batch")

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accupoison.data import DataSet, SplitSizes, make_stream, split
-from accupoison.testing.bench import expect, global_seed
+from accupoison.rng import global_seed
+from accupoison.testing.bench import expect
 
 
 def check_data(load: Callable[[Path | None], DataSet], data_dir: Path | None = None) -> None:

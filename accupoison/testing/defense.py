@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.defenses import Defense
-from accupoison.rng import generator
+from accupoison.rng import generator, global_seed
 from accupoison.testing.bench import (
     IDS,
     Bench,
@@ -17,7 +17,6 @@ from accupoison.testing.bench import (
     check_output,
     check_state,
     expect,
-    global_seed,
     learn,
     same,
     unchanged,

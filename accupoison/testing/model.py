@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from accupoison.gradients import gradient, inner, unit
 from accupoison.learner import view_of
-from accupoison.testing.bench import expect, global_seed, same
+from accupoison.rng import global_seed
+from accupoison.testing.bench import expect, same
 
 ROWS, CLASSES = 4, 5
 

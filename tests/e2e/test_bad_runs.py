@@ -77,6 +77,30 @@ def flip(path: Path) -> None:
     path.write_bytes(whole)
 
 
+def zeros(path: Path) -> None:
+    """What a crashed file system leaves."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def digit(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"stream/loss": 2', b'"stream/loss": 3', 1))
+
+
+def swapped(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
+
+
+def key(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"stream/loss", b"stream/lors", 1))
+
+
+def other_rows(path: Path) -> None:
+    ledger = Ledger.load(path)
+    ledger._rows["used"] = ~ledger._rows["used"]
+    ledger.save(path)
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
@@ -92,7 +116,12 @@ def flip(path: Path) -> None:
         ),
         ("metrics.jsonl", Path.unlink, r"metrics.jsonl has 0 bytes, fewer than the \d+ of the checkpoint; start"),
         ("metrics.jsonl", flip, "line 1 of run/metrics.jsonl is damaged; restore a copy or run again"),
+        ("metrics.jsonl", zeros, "line 1 of run/metrics.jsonl is damaged; restore a copy or run again"),
+        ("metrics.jsonl", digit, "metrics.jsonl is not as the run has written it; restore a copy or start the run"),
+        ("metrics.jsonl", swapped, "metrics.jsonl is not as the run has written it; restore a copy or start the run"),
+        ("metrics.jsonl", key, r"line \d of run/metrics.jsonl is damaged; restore a copy or run again"),
         ("ledger.npz", Ledger().save, r"the ledger has 0 rows, not the \d+ of the checkpoint; start the run anew"),
+        ("ledger.npz", other_rows, "ledger.npz is not as the run has written it; restore a copy or start the run anew"),
         ("ledger.npz", cut, "ledger.npz is not a readable ledger; restore a copy or run again"),
         ("ledger.npz", Path.unlink, "there is no ledger run/ledger.npz; check the path"),
     ],
@@ -100,10 +129,13 @@ def flip(path: Path) -> None:
 def test_resuming_a_damaged_run(name: str, spoil: Callable[[Path], None], message: str, work: Path) -> None:
     done(*ONLINE, "--out", "run")
     spoil(Path("run") / name)
-    kept = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.name != "metrics.jsonl"}
+    kept = files_of("run")
     assert re.match(f"Error: (run/)?{message}", refused("online", "--resume", "run"))
-    now = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.name != "metrics.jsonl"}
-    assert now == kept
+    assert files_of("run") == kept
+
+
+def files_of(run: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(run).iterdir()}
 
 
 def test_resuming_from_other_files(work: Path) -> None:

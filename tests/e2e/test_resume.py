@@ -17,8 +17,7 @@ from accupoison.config import Layer, preset, read_toml
 from accupoison.defenses import DEFENSES
 from accupoison.online import OnlineRun
 from accupoison.settings import REGISTRIES, OnlineConfig, online_config
-from accupoison.types import Step
-from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, call, done, outcome
+from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, done, outcome
 
 CHECKPOINTS = Path("checkpoints")
 CHEAP = {"steps": 1, "threshold": 0.0}
@@ -137,32 +136,6 @@ def test_resuming_a_finished_run_changes_nothing(work: Path) -> None:
     done("online", "--resume", "run", "--quiet")
     assert outcome(Path("run")) == before
     assert Path("run/metrics.jsonl").read_bytes() == metrics
-
-
-@pytest.mark.parametrize(("presses", "code", "saved"), [(1, 130, 3), (2, 1, 2)])
-def test_ctrl_c(presses: int, code: int, saved: int, work: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = [*ONLINE, SET, "run.save_every=2"]
-    done(*command, "--out", "whole")
-    record = OnlineRun._record
-
-    def pressing(run: OnlineRun, step: Step) -> None:
-        record(run, step)
-        for _ in range(presses if run.meter.steps == 3 else 0):
-            signal.raise_signal(signal.SIGINT)
-
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineRun, "_record", pressing)
-        result = call(*command, "--out", "run")
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert result.exit_code == code
-    assert "stopping after this step; press Ctrl-C again to stop at once" in capfd.readouterr().err
-    assert result.stderr.endswith(
-        "interrupted and saved; go on with: python cli.py online --resume run\n" if presses == 1 else "Aborted!\n"
-    )
-    assert steps_of("run") == saved
-    done("online", "--resume", "run", "--quiet")
-    assert outcome(Path("run")) == outcome(Path("whole"))
 
 
 KILLED = """

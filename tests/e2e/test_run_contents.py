@@ -1,0 +1,100 @@
+"""What a run rests on is checked by content before anything of it is touched, and what a kill leaves is cleared."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from accupoison import checkpoint
+from accupoison.online import OnlineRun
+from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused, resaved
+from tests.e2e.test_bad_runs import cut, files_of, flip, zeros
+from tests.e2e.test_sweep import GRID
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (zeros, "ledger.rows is not as the run has written it; restore a copy or start the run anew"),
+        (flip, "ledger.rows is not as the run has written it"),
+        (lambda path: path.write_bytes(path.read_bytes()[::-1]), "ledger.rows is not as the run has written it"),
+        (cut, r"the ledger has \d+ rows, not the \d+ of the checkpoint; start the run anew"),
+    ],
+)
+def test_resuming_a_run_whose_ledger_is_damaged(
+    spoil: Callable[[Path], None], message: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: OnlineRun) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(OnlineRun, "_close", fail)
+    assert isinstance(call(*ONLINE, SET, "run.save_every=2", "--out", "run").exception, RuntimeError)
+    monkeypatch.undo()
+    monkeypatch.chdir(work)
+    spoil(Path("run/ledger.rows"))
+    kept = files_of("run")
+    assert re.match(f"Error: (run/)?{message}", refused("online", "--resume", "run"))
+    assert files_of("run") == kept
+
+
+def test_a_run_from_before_there_were_digests(work: Path) -> None:
+    done(*ONLINE, "--out", "whole")
+    config = (*ONLINE, "--out", "run")
+    done(*config)
+    state = checkpoint.load(Path("run/state.pt"), "run-state")
+    del state["ledger"]["digest"]
+    state["offset"] = state["offset"]["bytes"]
+    checkpoint.save(Path("run/state.pt"), "run-state", state)
+    done("online", "--resume", "run")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+def test_what_a_kill_leaves_behind_is_cleared(work: Path) -> None:
+    done(*ONLINE, "--out", "run", "--save-batches")
+    places = [Path("run/.state.pt.1.ab.tmp"), Path("run/batches/.000001.npz.1.ab.tmp")]
+    for place in places:
+        place.write_text("half")
+    Path("run/.kept.tmp").mkdir()
+    done("online", "--resume", "run")
+    assert not any(place.exists() for place in places)
+    assert Path("run/.kept.tmp").is_dir()
+
+
+def test_a_run_on_a_disk_that_cannot_be_written_is_audited(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(*ONLINE, "--out", "run")
+    kept = files_of("run")
+
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("accupoison.rundir._acquire", read_only)  # root writes to any directory
+    done("audit", "--run", "run", "--out", "elsewhere")
+    assert Path("elsewhere/audit.json").exists()
+    assert files_of("run") == kept
+
+
+def test_the_summary_is_shown_at_the_last_step_also_after_a_kill(work: Path) -> None:
+    done(*ONLINE, "--out", "run")
+    for path in (Path("run/summary.json"), *Path("run").glob("events*")):  # as if killed before it was written
+        path.unlink()
+    done("online", "--resume", "run")
+    events = EventAccumulator("run").Reload()
+    assert {event.step for event in events.Tensors("summary/start.acc")} == {5}
+
+
+def test_a_sweep_does_not_mix_what_was_made_from_other_files(work: Path) -> None:
+    Path("grid.toml").write_text(GRID.split('[[runs]]\nname = "noise"')[0].replace("seeds = [0, 1]", "seeds = [0]", 1))
+    done("sweep", "grid.toml", "--quiet")
+    base = next(Path("checkpoints").glob("*w8*seed0/final.pt"))
+    whole = base.read_bytes()
+    resaved(base, lambda payload: payload.update(epoch=3)).replace(base)
+    done("sweep", "grid.toml", "--quiet")  # nothing is left to be set beside them
+    Path("logs/grid/clean-ST-b0-s0/summary.json").unlink()
+    text = refused("sweep", "grid.toml", "--quiet")
+    assert "the checkpoint has changed since logs/grid/clean-FREEZE-b0-s0 was started" in text
+    base.write_bytes(whole)
+    done("sweep", "grid.toml", "--quiet")

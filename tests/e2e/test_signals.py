@@ -1,0 +1,234 @@
+"""Ctrl-C, SIGTERM and SIGHUP stop a command alike: what can be saved is, and the command says how to go on."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accupoison import checkpoint
+from accupoison.interrupt import SIGNALS
+from accupoison.online import OnlineRun
+from accupoison.training import Burnin
+from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, SET, call, done, outcome, refused
+
+SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 2), (signal.SIGINT, 2, 130, 2)]
+
+
+def steps_of(run: str) -> int:
+    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["meter"]["steps"])
+
+
+def sending(method: Callable[..., Any], number: int, times: int, when: Callable[[Any], bool]) -> Callable[..., Any]:
+    """Return ``method``, after which the process gets a signal once ``when`` holds of its object."""
+
+    def send(self: object, *arguments: object) -> object:
+        result = method(self, *arguments)
+        for _ in range(times if when(self) else 0):
+            signal.raise_signal(number)
+        return result
+
+    return send
+
+
+@pytest.mark.parametrize(("number", "times", "code", "saved"), SENT)
+def test_a_stream(
+    number: int, times: int, code: int, saved: int, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [*ONLINE, SET, "run.save_every=2"]
+    done(*command, "--out", "whole")
+    before = [signal.getsignal(n) for n in SIGNALS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineRun, "_record", sending(OnlineRun._record, number, times, lambda run: run.meter.steps == 3))
+        result = call(*command, "--out", "run")
+    assert [signal.getsignal(n) for n in SIGNALS] == before
+    assert result.exit_code == code
+    assert "stopping after this step; press Ctrl-C again to stop at once" in capfd.readouterr().err
+    said = "interrupted and saved; go on with" if times == 1 else "stopped at once; go on from the last save with"
+    assert result.stderr == f"{said}: python cli.py online --resume run\n"
+    assert steps_of("run") == saved
+    done("online", "--resume", "run", "--quiet")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_burn_in(number: int, work: Path) -> None:
+    done(*BURNIN, "--out", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Burnin, "_train_step", sending(Burnin._train_step, number, 1, lambda burnin: burnin.step == 13))
+        result = call(*BURNIN, "--out", "run")
+    assert result.exit_code == 128 + number
+    assert result.stderr == "interrupted and saved; go on with: python cli.py burnin --resume run\n"
+    assert checkpoint.load(Path("run/state.pt"), "run-state")["step"] == 14
+    done("burnin", "--resume", "run", "--quiet")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+GRID = """
+[burnin]
+preset = "demo"
+seeds = [0]
+[burnin.train]
+epochs = {epochs}
+[online]
+preset = "demo"
+[[runs]]
+name = "a"
+seeds = [0, 1]
+[runs.stream]
+steps = 3
+after = 0
+[runs.attack]
+steps = 1
+"""
+ON = "interrupted; the same command goes on with what is left\n"
+
+
+def test_a_sweep_saves_the_run_that_it_is_at(work: Path) -> None:
+    Path("grid.toml").write_text(GRID.format(epochs=1))
+    done("sweep", "grid.toml", "--quiet", "--out", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        record = sending(OnlineRun._record, signal.SIGTERM, 1, lambda run: run.meter.steps == 2)
+        patch.setattr(OnlineRun, "_record", record)
+        result = call("sweep", "grid.toml", "--quiet", "--out", "parts")
+    assert (result.exit_code, result.stderr) == (143, ON)
+    assert steps_of("parts/grid/a-b0-s0") == 2
+    done("sweep", "grid.toml", "--quiet", "--out", "parts")
+    for name in ("a-b0-s0", "a-b0-s1"):
+        assert outcome(Path("parts/grid") / name) == outcome(Path("whole/grid") / name)
+
+
+WATCHED = """
+import os, signal, sys
+from accupoison.cli import main
+from accupoison.sweep import local
+burn = local.run_burnin
+def slow(config, out, **options):
+    def progress(step, *rest):
+        if step == 3 and config.run.seed == 0:
+            os.kill(os.getppid(), signal.{name})  # the sweep itself
+    options["progress"] = progress
+    return burn(config, out, **options)
+local.run_burnin = slow
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_workers_save_before_they_end(name: str, work: Path) -> None:
+    """A worker sends the signal to the sweep, which passes it on; without it the burn-ins would take hours."""
+    Path("grid.toml").write_text(GRID.format(epochs=100_000).replace("seeds = [0]", "seeds = [0, 1]", 1))
+    Path("watched.py").write_text(
+        WATCHED.format(name=name).replace("main()\n", 'if __name__ == "__main__":\n    main()\n')
+    )
+    words = [sys.executable, "watched.py", "sweep", "grid.toml", "--quiet", "--jobs", "2"]
+    child = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stderr) == (128 + getattr(signal, name), ON)
+    saved = [checkpoint.load(path, "run-state")["step"] for path in Path("checkpoints").glob("*w8*/state.pt")]
+    assert len(saved) >= 1  # the other one may not have begun
+    assert min(saved) >= 1
+
+
+@pytest.mark.parametrize("words", [("report", "logs"), ("audit", "--run", "logs"), ("demo",), ("sweep", "grid.toml")])
+def test_other_commands_say_that_the_same_command_goes_on(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    for function in ("report.collect", "audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
+        monkeypatch.setattr(f"accupoison.{function}", interrupt)
+    result = call(*words)
+    assert (result.exit_code, result.stderr) == (130, ON)
+
+
+EARLY = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *rest):
+        if name == "accupoison.cli.options":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from accupoison.__main__ import main
+main()
+"""
+
+
+def test_an_interruption_while_it_is_loaded() -> None:
+    child = subprocess.run([sys.executable, "-c", EARLY], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stderr) == (130, "")
+
+
+IGNORING = """
+import signal, sys
+from accupoison.cli import group
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def report():
+    print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, callable(signal.getsignal(signal.SIGTERM)))
+group.cli.main = lambda **_: report()
+group.main()
+"""
+
+
+def test_nohup_stays_in_force() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", IGNORING], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert child.stdout == "True True\n"
+
+
+@pytest.mark.parametrize("command", [BURNIN, ONLINE])
+def test_a_job_that_is_restarted_by_the_same_command(command: tuple[str, ...], work: Path) -> None:
+    done(*command, "--out", "whole")
+    words = (*command, "--out", "run", "--resume-or-start")
+    owner, name = (Burnin, "_train_step") if command is BURNIN else (OnlineRun, "_record")
+    calls = []
+
+    def second(_: object) -> bool:
+        calls.append(1)
+        return len(calls) == 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, sending(getattr(owner, name), signal.SIGTERM, 1, second))
+        result = call(*words)
+    assert result.exit_code == 143
+    assert result.stderr == "interrupted and saved; go on with: the same command\n"
+    done(*words)
+    assert outcome(Path("run")) == outcome(Path("whole"))
+    again = done(*words, "--json")  # nothing is left to do
+    assert '"status": "finished"' in again.stdout
+    assert outcome(Path("run")) == outcome(Path("whole"))
+    assert "run was started with another configuration" in refused(*words, "--seed", "5")
+    assert "exclude each other" in refused(*words[:-3], "--resume", "run", "--resume-or-start")
+
+
+def test_the_default_place_of_a_restarted_stream_is_one(work: Path) -> None:
+    for _ in range(2):
+        done(*ONLINE, "--resume-or-start")
+    assert [path.name for path in Path("logs").iterdir()] == ["digits-accumulative-ST-seed0"]
+    done(*ONLINE)
+    assert Path("logs/digits-accumulative-ST-seed0-2").is_dir()
+
+
+def test_a_demo_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_grid(plan: Any, *_: object, **__: object) -> None:  # noqa: ANN401
+        places.append(plan.runs[0].out.parent)
+        plan.runs[0].out.mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    places: list[Path] = []
+    monkeypatch.setattr("accupoison.sweep.run_grid", run_grid)
+    for _ in range(2):
+        assert call("demo", "--quiet").exit_code == 130
+    Path("logs/demo/curves.png").touch()
+    call("demo", "--quiet")
+    assert places == [Path("logs/demo"), Path("logs/demo"), Path("logs/demo-2")]
+
+
+def test_the_root_command_is_the_package() -> None:
+    assert (ROOT / "cli.py").read_text().count("\n") < 10
