@@ -21,8 +21,9 @@ def cli_markdown() -> str:
 {REGENERATE} -->
 
 `python cli.py` from a checkout, `python -m accupoison` and, once installed, `accupoison` are the same program.
-Bad input ends with one line on standard error and exit code 2; Ctrl-C in `burnin` and
-`online` saves and ends with exit code 130; `sweep` goes on from the last saved steps when called again.
+Bad input ends with one line on standard error and exit code 2. Ctrl-C, SIGTERM and SIGHUP stop a command with exit code
+130, 143 or 129: `burnin`, `online` and `sweep` first save where they are (a second signal stops at once, and the last
+save stays), and every command says how to go on. For clusters that restart jobs there is `--resume-or-start`.
 
 {sections}"""
 

@@ -11,7 +11,7 @@ import accupoison
 
 PACKAGE = Path(accupoison.__file__).parent
 LAYERS = (
-    {"types", "rng", "errors", "files", "tags", "device", "speed"},
+    {"types", "rng", "errors", "files", "tags", "device", "speed", "interrupt"},
     {"memory", "prepared", "winograd", "derivatives", "kernels", "folding"},
     {"registry"},
     {"config", "checkpoint", "data", "models"},

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.e2e.conftest import SET, call, done, refused
+from tests.e2e.conftest import ENVIRONMENT, SET, call, done, refused, sentence
 
 OFFLINE = (
     *("audit", "offline", "--data", "digits", "--model", "convnet", "--width", "4", "--size", "300", "--shadows", "6"),
@@ -82,3 +85,59 @@ def test_other_settings_and_sizes_are_refused(place: Path) -> None:
     assert "was started with another configuration" in refused(*OFFLINE, "--out", "a")
     assert json.loads(done(*OFFLINE, "--dry-run").stdout)["shadows"]["size"] == 300
     assert call("audit", "--seed", "3", *OFFLINE[1:]).exit_code == 2
+
+
+def test_a_directory_goes_on_with_the_same_contents_alone(place: Path) -> None:
+    def write(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        parts = {"train_x": 400, "test_x": 100}
+        arrays = {name: rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8) for name, count in parts.items()}
+        np.savez("set.npz", allow_pickle=False, **arrays, train_y=np.arange(400) % 4, test_y=np.arange(100) % 4)
+
+    words = (
+        *OFFLINE,
+        "--data",
+        "npz:set.npz",
+        "--size",
+        "100",
+        "--epochs",
+        "1",
+        SET,
+        "train.milestones=1",
+        "--out",
+        "a",
+    )
+    write(0)
+    done(*words)
+    kept = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}
+    write(1)
+    assert "a was started on other contents of npz:set.npz; bring those back" in refused(*words)
+    Path("a/worlds/shadows-003.npz").unlink()
+    assert "a was started on other contents of npz:set.npz" in refused(*words)
+    write(0)
+    done(*words)
+    found = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}
+    assert {name for name in kept if found[name] != kept[name]} <= {"shadows-003.npz"}  # it holds the time it took
+
+
+KILLED = """
+import os, signal
+from accupoison.audit import offline
+from accupoison.cli import main
+def make_world(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+offline.make_world = make_world
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_worker_that_is_killed_is_one_sentence(place: Path) -> None:
+    Path("killed.py").write_text(KILLED)
+    words = [sys.executable, "killed.py", *OFFLINE, "--out", "a", "--jobs", "2"]
+    child = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    text = sentence(child.returncode, child.stderr)
+    assert text.startswith(
+        "Error: a worker process was killed, most likely for lack of memory; the same command goes on"
+    )
+    assert "fewer --jobs" in text
