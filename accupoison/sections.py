@@ -127,6 +127,8 @@ class TrainSettings:
                 raise InputError(f"train.{name} {getattr(self, name)} is below 1; give a positive whole number")
         if self.last_epochs < 0:
             raise InputError(f"train.last_epochs {self.last_epochs} is negative; give 0 or more")
+        if self.nesterov and not self.momentum:
+            raise InputError("train.nesterov is set and train.momentum is 0; give a momentum such as 0.9, or drop one")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown train.schedule {self.schedule!r}{did_you_mean(self.schedule, SCHEDULES)}")
         if not 0 <= self.label_smoothing < 1:

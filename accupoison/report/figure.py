@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from accupoison.errors import InputError
 from accupoison.files import write_atomically
@@ -28,6 +26,9 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> None
     Raises:
         InputError: There are more lines than colours.
     """
+    import matplotlib  # here, because not every report has a figure
+    from matplotlib.figure import Figure
+
     groups = group([run for run in runs if run.followed(trigger) in run.config.trigger.deliver])
     colors = matplotlib.color_sequences["tab10" if len(groups) <= 10 else "tab20"]
     if len(groups) > len(colors):
