@@ -8,6 +8,7 @@ import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
 from accupoison.cli.options import (
+    WHOLE,
     data_options,
     data_place,
     layers,
@@ -27,7 +28,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 @click.option("--recipe", metavar="NAME", help="live (default), best, linear, official or pang: all training options.")
 @data_options
 @model_options
-@click.option("--epochs", type=int, help="Passes over the burn-in images.")
+@click.option("--epochs", type=WHOLE, help="Passes over the burn-in images.")
 @update_options
 @run_options
 @output_options
@@ -85,14 +86,16 @@ def burnin(
     help="none, coast, clean, adversarial (default), optimised; several with commas leave from the same state.",
 )
 @click.option("--stream", metavar="KIND", help="iid (default), cycling, official or shift:NAME.")
-@click.option("--steps", type=int, help="Batches before the trigger.  [default: 10]")
-@click.option("--after", type=int, help="Clean batches after the trigger.  [default: 5]")
+@click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
+@click.option("--after", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
 @click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
-@click.option("--audit-every", type=int, metavar="K", help="Every K steps, how well members can be told by their loss.")
+@click.option(
+    "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
+)
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options

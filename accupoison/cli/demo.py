@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.options import JOBS
 from accupoison.cli.output import progress_bar
 
 STREAMS = 3
@@ -21,7 +22,7 @@ RUNS = (
 
 
 @cli.command()
-@click.option("--jobs", "-j", type=click.IntRange(1), help="Processes at once.  [default: one a core, at most 4]")
+@click.option("--jobs", "-j", type=JOBS, help="Processes at once.  [default: one a core, at most 4]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""

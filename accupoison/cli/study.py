@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.options import JOBS
 from accupoison.cli.output import json_text, progress_bar
 from accupoison.errors import InputError
 
 
 @cli.command()
 @click.argument("grids", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where each grid's runs go, by its name.  [default: logs]")
 @click.option("--dry-run", is_flag=True, help="List the runs and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
