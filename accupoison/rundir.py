@@ -25,6 +25,10 @@ SHOWN = 3
 """How many differing settings the message about another configuration names."""
 
 
+class TakenError(InputError):
+    """Another run has the directory."""
+
+
 class RunDirectory:
     """A run's directory, locked against other processes until :meth:`close` or the end of this process.
 
@@ -58,7 +62,7 @@ class RunDirectory:
         run = cls(path, as_json(config), lock)
         try:
             if cls.holds_run(path):
-                raise InputError(f"{path} already holds a run; continue it with --resume or choose another name")
+                raise TakenError(f"{path} already holds a run; continue it with --resume or choose another name")
             run.write_json(ENV, env)
             run.write_json(CONFIG, config)  # last: its presence is what makes the directory a run
         except BaseException:
@@ -200,7 +204,7 @@ def _acquire(path: Path) -> filelock.BaseFileLock:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise InputError(f"{path} is in use by another run; wait for it to end or choose another name") from None
+        raise TakenError(f"{path} is in use by another run; wait for it to end or choose another name") from None
     except OSError as error:
         raise cannot_write(path, error) from error
     return lock
@@ -210,12 +214,29 @@ def _foreign(path: Path) -> str | None:
     """Return the name of something in ``path`` that a run that died while it was created would not have left."""
     with writing(path):
         names = sorted(entry.name for entry in path.iterdir())
-    return next((n for n in names if n not in (LOCK, ENV) and not n.endswith(TEMPORARY)), None)
+    return next((n for n in names if n not in (LOCK, ENV, CONFIG) and not n.endswith(TEMPORARY)), None)
 
 
 def next_free(path: Path) -> Path:
     """Return ``path``, or with -2, -3 ... appended the first that does not exist."""
     number, free = 2, path
-    while free.exists():
+    while free.exists() or free.is_symlink():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
     return free
+
+
+def reserve(path: Path) -> Path:
+    """Make the directory :func:`next_free` and return it; no other process gets the same one.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    while True:
+        free = next_free(path)
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another process was faster
+        except OSError as error:
+            raise cannot_write(free, error) from error
+        return free

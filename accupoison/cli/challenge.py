@@ -1,5 +1,6 @@
 """The membership inference challenge of 2022: ``audit challenge``."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -103,4 +104,4 @@ def make(
     with progress_bar("networks", hidden=quiet) as show:
         for done, name in enumerate(names, start=1):
             show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {root}")
+    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {shlex.quote(str(root))}")

@@ -17,7 +17,7 @@ from accupoison.cli.options import (
     run_options,
     update_options,
 )
-from accupoison.cli.output import INTERRUPTED, interruptible, json_text, online_text, percent, progress_bar
+from accupoison.cli.output import INTERRUPTED, interruptible, json_text, note, online_text, percent, progress_bar
 from accupoison.errors import InputError
 
 MARKS = {"burnin": "train", "online": "stream"}
@@ -123,7 +123,7 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.online import OnlineRun, describe
-    from accupoison.rundir import next_free
+    from accupoison.rundir import TakenError, next_free
     from accupoison.settings import online_config
 
     _check_place(out, resume)
@@ -133,21 +133,29 @@ def online(
         click.echo(json_text(describe(settings)))
         return
     name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
-    target = resume or out or next_free(LOGS / f"{name}-seed{settings.run.seed}")
-    run = OnlineRun(settings, CHECKPOINTS, target, resume=resume is not None)
+    while True:
+        target = resume or out or next_free(LOGS / f"{name}-seed{settings.run.seed}")
+        try:
+            run = OnlineRun(settings, CHECKPOINTS, target, resume=resume is not None)
+            break
+        except TakenError:
+            if target in (resume, out):
+                raise  # else another process took the name in the meantime
     with interruptible() as asked, progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
         summary = run.run(show, asked)
     if as_json:
         click.echo(json_text({"run": str(target), **summary}))
     else:
-        click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {target.parent}")
+        click.echo(
+            f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {shlex.quote(str(target.parent))}"
+        )
         _note(run.note)
     _end(ctx, summary["status"], "online", target)
 
 
 def _note(text: str) -> None:
     if text:
-        click.echo(f"note: {text}", err=True)
+        note(f"note: {text}")
 
 
 def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
@@ -161,9 +169,9 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
     stored = read_json(resume / CONFIG)
-    other = "burnin" if command == "online" else "online"
+    other, place = "burnin" if command == "online" else "online", shlex.quote(str(resume))
     if MARKS[other] in stored and MARKS[command] not in stored:
-        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {resume}")
+        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {place}")
     return [stored, *([] if name is None else [config.preset(command, name)])]
 
 

@@ -37,6 +37,7 @@ class Estimate:
     over: str
 
 
+@np.errstate(all="ignore")
 def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
     """Return the estimate from (base model, value) pairs, or None without any value.
 
@@ -59,6 +60,7 @@ def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
     )
 
 
+@np.errstate(all="ignore")
 def half_width(values: Sequence[float]) -> float:
     """Return half the width of the 95% t-interval of the mean; NaN from fewer than two values."""
     if len(values) < 2:
@@ -105,6 +107,7 @@ def trigger_effect(run: Run, trigger: str) -> float | None:
     return None if coast is None or here is None else coast - here
 
 
+@np.errstate(all="ignore")
 def retention(
     defended: Mapping[Pair, float], frozen: Mapping[Pair, float], standard: Mapping[Pair, float]
 ) -> Estimate | None:

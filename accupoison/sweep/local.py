@@ -6,7 +6,7 @@ from pathlib import Path
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
 from accupoison.errors import InputError
-from accupoison.files import read_json
+from accupoison.files import expect, read_json
 from accupoison.online import OnlineRun
 from accupoison.rundir import CONFIG, RunDirectory, differences
 from accupoison.settings import BurninConfig, at_home
@@ -66,7 +66,11 @@ def _trained(place: Path, settings: BurninConfig) -> bool:
 
 def _finished(spec: RunSpec) -> bool:
     summary = spec.out / SUMMARY
-    if not summary.exists() or read_json(summary)["status"] not in DONE:
+    if not summary.exists():
+        return False
+    found = read_json(summary)
+    expect(summary, found, {"status": str})
+    if found["status"] not in DONE:
         return False
     return not differences(at_home(plain(spec.config), spec.out), read_json(spec.out / CONFIG))
 
