@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accupoison.errors import InputError, did_you_mean
+from accupoison.files import INT64, NESTED, check_values, is_text
 from accupoison.registry import Registry
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -121,13 +123,33 @@ def coerce(value: object, hint: object, where: str) -> object:
     if wanted is float:
         return number(value, where)
     if wanted is int and isinstance(value, str | int) and not isinstance(value, bool):
-        try:
-            return int(value)
-        except ValueError:
-            raise InputError(f"{where} = {value!r} is not a whole number; write one such as 10") from None
+        return whole(value, where)
     if wanted is str and isinstance(value, str):
-        return value.strip()
+        return _text(value, where)
     raise InputError(f"{where} = {value!r} has the wrong type; it takes a value of type {wanted.__name__}")
+
+
+def whole(value: str | int, where: str) -> int:
+    """Return a whole number of 64 bits, perhaps from text such as ``10``.
+
+    Raises:
+        InputError: It is none.
+    """
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]+", value.strip()):
+        raise InputError(f"{where} = {value!r} is not a whole number; write one such as 10")
+    try:
+        found = int(value)
+    except ValueError:  # Python reads no text of thousands of digits
+        found = INT64[1] + 1
+    if not INT64[0] <= found <= INT64[1]:
+        raise InputError(f"{where} = {value} has more than 64 bits; write a smaller number")
+    return found
+
+
+def _text(value: str, where: str) -> str:
+    if not is_text(value):
+        raise InputError(f"{where} = {value!r} has characters that no name can have; write it without them")
+    return value.strip()
 
 
 def _items(value: object, where: str) -> Sequence[object]:
@@ -156,6 +178,8 @@ def number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
     top, slash, bottom = str(value).partition("/")
+    if not str(value).isascii() or "_" in str(value):  # Python would take digits of all scripts
+        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
     try:
         result = float(top) / float(bottom) if slash else float(top)
     except ZeroDivisionError:
@@ -199,11 +223,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: It cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_values(found)
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} is not usable TOML: {NESTED}; write settings as section.key") from None
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}") from error
+    return found
 
 
 def presets(command: str) -> list[str]:
@@ -219,7 +247,7 @@ def preset(command: str, name: str) -> dict[str, Any]:
         InputError: There is no such preset.
     """
     if name not in presets(command):
-        raise InputError(f"unknown {command} preset {name!r}{did_you_mean(name, presets(command))}")
+        raise InputError(f"unknown {command} preset {name!r}{did_you_mean(str(name), presets(command))}")
     text = (resources.files("accupoison") / "presets" / command / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 

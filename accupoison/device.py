@@ -1,8 +1,26 @@
 """One place that turns a device's name into a device."""
 
+import re
+
 import torch
 
-from accupoison.errors import InputError
+from accupoison.errors import InputError, did_you_mean
+
+KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def device_parts(name: str) -> tuple[str, int]:
+    """Return kind and number of a device by its name; whether this machine has it is another question.
+
+    Raises:
+        InputError: Another name.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in KINDS:
+        raise InputError(f"unknown device {name!r}{did_you_mean(name, KINDS)}")
+    if colon and (kind == "auto" or not re.fullmatch("[0-9]{1,9}", number)):
+        raise InputError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:N or mps")
+    return kind, int(number or 0)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -13,14 +31,12 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: Another name, or a device that this machine does not have.
     """
-    if name == "auto":
+    kind, number = device_parts(name)
+    if kind == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise InputError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:N or mps")
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
-    if int(number or 0) >= present:
+    if number >= present:
         raise InputError(f"device {name!r} is not on this machine; use --device auto")
-    return torch.device(name)
+    return torch.device(kind, number) if ":" in name else torch.device(kind)

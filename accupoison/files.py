@@ -1,5 +1,6 @@
 """Small files: written whole or not at all, and JSON that keeps its numbers."""
 
+import errno
 import json
 import math
 import os
@@ -8,12 +9,20 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from accupoison.errors import InputError
 
 TEMPORARY = ".tmp"
 """How the names of half-written files end; one that is left over after a crash can be deleted."""
+
+DEEPEST = 50
+"""Levels of tables and lists; nothing of ours has as many, and the interpreter's own limit is not far above."""
+
+NESTED = f"more than {DEEPEST} tables or lists in each other"
+INT64 = -(2**63), 2**63 - 1
+"""What a whole number of 64 bits can be."""
+WORDS = {str: "text", int: "whole number", float: "number", list: "list"}
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -45,6 +54,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise cannot_write(path, error) from error
 
 
+def is_text(value: str) -> bool:
+    """Return whether ``value`` can be a name and be shown: no NUL, and no halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
 def directory_name(text: str) -> str:
     """Return ``text`` with everything but letters, digits and dots made a hyphen."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text)
@@ -62,7 +80,9 @@ def sync_directory(path: Path) -> None:
 
 def cannot_write(path: Path, error: BaseException) -> InputError:
     """Return the one-sentence form of a failure to write ``path``."""
-    return InputError(f"cannot write {path} ({reason(error)}); free space there or choose another directory")
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    fix = "give a shorter name" if too_long else "free space there or choose another directory"
+    return InputError(f"cannot write {path} ({reason(error)}); {fix}")
 
 
 @contextmanager
@@ -126,12 +146,83 @@ def load_row(text: bytes) -> dict[str, Any]:
     """Return the mapping that :func:`dump_row` wrote.
 
     Raises:
-        ValueError: The text is not a JSON object.
+        ValueError: The text is not a JSON object, or no such object comes from here: a key given twice, NaN, half a
+            character, a whole number of more than 64 bits, too many levels.
     """
-    value = json.loads(text)
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=_table, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError(NESTED) from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
+    check_values(value)
+    if b"\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()  # halves of characters: a UnicodeError is a ValueError
     return {key: _decode(item) for key, item in value.items()}
+
+
+def check_values(value: object, levels: int = DEEPEST) -> None:
+    """Raise ValueError if tables and lists lie in each other deeper than ``levels``, or a number has over 64 bits."""
+    if isinstance(value, dict | list):
+        if not levels:
+            raise ValueError(NESTED)
+        for item in value.values() if isinstance(value, dict) else value:
+            check_values(item, levels - 1)
+    elif isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
+        raise ValueError("a whole number of more than 64 bits")
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _refuse("a key given twice")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(what)
+
+
+Wanted = type | dict[Any, Any]
+"""What a JSON value has to be: a type, or a table of what is behind each key; see :func:`expect`."""
+
+
+def expect(path: Path, found: Mapping[str, Any], wanted: Mapping[Any, Wanted]) -> None:
+    """Raise InputError unless the contents ``found`` of the JSON file ``path`` are what ``wanted`` says.
+
+    Args:
+        path: For the error message.
+        found: What :func:`read_json` returned.
+        wanted: By key, a type, or a mapping like this one for a table. A key that ends in "?" may be missing, and what
+            is behind the key ``str`` holds for all other keys. ``float`` takes whole numbers, too.
+    """
+    if problem := _problem(found, wanted, ""):
+        raise InputError(f"{path} is not as accupoison writes it: {problem}; restore a copy or run again")
+
+
+def _problem(found: object, wanted: Wanted | Mapping[Any, Wanted], where: str) -> str:
+    if isinstance(wanted, Mapping):
+        return _table_problem(found, wanted, where)
+    kinds = (int, float) if wanted is float else wanted
+    fits = isinstance(found, kinds) and not isinstance(found, bool)
+    return "" if fits else f"{where} is {_short(found)}, which is no {WORDS[wanted]}"
+
+
+def _table_problem(found: object, wanted: Mapping[Any, Wanted], where: str) -> str:
+    if not isinstance(found, Mapping):
+        return f"{where} is {_short(found)}, which is no table"
+    inner = {key.removesuffix("?"): kind for key, kind in wanted.items() if key is not str}
+    for key in inner:
+        if key not in found and key in wanted:
+            return f"{where}{'.' if where else ''}{key} is missing"
+    for key, value in found.items():
+        kind = inner.get(key, wanted.get(str))
+        if kind is not None and (problem := _problem(value, kind, f"{where}{'.' if where else ''}{key}")):
+            return problem
+    return ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from accupoison.folding import Folded
 from accupoison.kernels import Kernels
+from accupoison.optimizer import MomentumSGD
 from accupoison.prepared import keeps
 from accupoison.types import Batch, Grads, ModelView
 
@@ -126,7 +127,7 @@ class Learner:
         update_mode: str = "train",
     ) -> None:
         self.model = model.eval()
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = MomentumSGD(
             model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
         self.update_mode = update_mode
@@ -166,10 +167,7 @@ class Learner:
 
     def apply(self, grads: Grads) -> None:
         """Take one optimiser step with these gradients, one a parameter, in parameter order."""
-        for parameter, grad in zip(self.model.parameters(), grads, strict=True):
-            parameter.grad = grad
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(grads)
 
     def coast(self) -> None:
         """Take one optimiser step with zero gradients: momentum and weight decay act, nothing else."""

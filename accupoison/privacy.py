@@ -3,9 +3,6 @@
 import math
 from collections import Counter, defaultdict
 
-from scipy.optimize import brentq
-from scipy.stats import norm
-
 from accupoison.ledger import PHASES, Ledger
 from accupoison.types import Phase, Step, Verdict
 
@@ -15,7 +12,9 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
     Balle and Wang (ICML 2018), Theorem 8; exact, so no other accounting of the same mechanism gives less.
     """
-    return float(norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon + norm.logcdf(-mu / 2 - epsilon / mu)))
+    from scipy.special import log_ndtr, ndtr  # here and below, because few runs are private and all would wait for it
+
+    return float(ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu)))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -24,6 +23,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return 0.0
     if not math.isfinite(mu):
         return math.inf
+    from scipy.optimize import brentq
+
     top = 1.0
     while gaussian_delta(top, mu) > delta:
         top *= 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
-from accupoison.files import read_json, write_atomically
+from accupoison.files import expect, read_json, write_atomically
 from accupoison.plan import CRAFTED
 from accupoison.rundir import BATCHES, CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
@@ -59,6 +59,7 @@ def replay_layer(run: Path) -> dict[str, Any]:
         raise InputError(f"{run} was started by burnin and sent nothing; give --replay a run of online")
     layer = {section: values for section, values in stored.items() if section != "defense"}
     steps = len(list((run / BATCHES).glob("[0-9]*.npz")))  # fewer than planned where a stop rule ended them
+    expect(run / CONFIG, stored, {"stream": {"steps": int}, "evaluate": {}})
     layer["stream"] = {**stored["stream"], "steps": steps or stored["stream"]["steps"], "replay": str(run)}
     layer["evaluate"] = {**stored["evaluate"], "save_batches": False}
     return layer

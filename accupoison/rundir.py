@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,10 @@ BATCHES, WORLDS = "batches", "worlds"
 STATE_KIND = "run-state"
 SHOWN = 3
 """How many differing settings the message about another configuration names."""
+
+
+class TakenError(InputError):
+    """Another run has the directory."""
 
 
 class RunDirectory:
@@ -56,11 +60,11 @@ class RunDirectory:
         """
         if path.is_dir() and not cls.holds_run(path) and (other := _foreign(path)):
             raise InputError(f"{path} holds other files, such as {other}; choose another name for the run")
-        lock = _acquire(path)
+        lock = lock_directory(path)
         run = cls(path, as_json(config), lock)
         try:
             if cls.holds_run(path):
-                raise InputError(f"{path} already holds a run; continue it with --resume or choose another name")
+                raise TakenError(f"{path} already holds a run; continue it with --resume or choose another name")
             run.write_json(ENV, env)
             run.write_json(CONFIG, config)  # last: its presence is what makes the directory a run
         except BaseException:
@@ -81,7 +85,7 @@ class RunDirectory:
         """
         if not cls.holds_run(path):
             raise InputError(f"there is no run in {path}; check the path, or start one without --resume")
-        lock = _acquire(path)
+        lock = lock_directory(path)
         try:
             stored = read_json(path / CONFIG)
             if config is not None and (changes := differences(stored, config)):
@@ -223,13 +227,19 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _acquire(path: Path) -> filelock.BaseFileLock:
+def lock_directory(path: Path) -> filelock.BaseFileLock:
+    """Return a lock on a directory, which is made if it is not there.
+
+    Raises:
+        TakenError: Another process holds it.
+        InputError: The directory cannot be written.
+    """
     lock = filelock.FileLock(path / LOCK)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise InputError(f"{path} is in use by another run; wait for it to end or choose another name") from None
+        raise TakenError(f"{path} is in use by another run; wait for it to end or choose another name") from None
     except OSError as error:
         raise cannot_write(path, error) from error
     return lock
@@ -239,12 +249,12 @@ def _foreign(path: Path) -> str | None:
     """Return the name of something in ``path`` that a run that died while it was created would not have left."""
     with writing(path):
         names = sorted(entry.name for entry in path.iterdir())
-    return next((n for n in names if n not in (LOCK, ENV) and not n.endswith(TEMPORARY)), None)
+    return next((n for n in names if n not in (LOCK, ENV, CONFIG) and not n.endswith(TEMPORARY)), None)
 
 
-def next_free(path: Path, taken: Callable[[Path], bool] = Path.exists) -> Path:
-    """Return ``path``, or with -2, -3 ... appended the first that is not taken."""
+def next_free(path: Path) -> Path:
+    """Return ``path``, or with -2, -3 ... appended the first that does not exist."""
     number, free = 2, path
-    while taken(free):
+    while free.exists() or free.is_symlink():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
     return free

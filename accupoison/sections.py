@@ -7,10 +7,10 @@ from accupoison.data import SplitSizes
 from accupoison.data.sources import data_names
 from accupoison.data.splits import PROTOCOLS
 from accupoison.defenses.clip import check_clipping
+from accupoison.device import device_parts
 from accupoison.errors import InputError, did_you_mean
 from accupoison.models import check_norm, model_names
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 UPDATES = ("sgd", "dpsgd")
 SCHEDULES = ("constant", "linear", "warmup", "onecycle", "step")
 
@@ -41,6 +41,7 @@ class DataSettings(SplitSizes):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "held_out", tuple(sorted(set(self.held_out))))
+        check_seed("data.split_seed", self.split_seed)
         if self.name.partition(":")[0] not in {name.partition(":")[0] for name in data_names()}:
             raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, data_names())}")
         if self.splits not in PROTOCOLS:
@@ -127,6 +128,8 @@ class TrainSettings:
                 raise InputError(f"train.{name} {getattr(self, name)} is below 1; give a positive whole number")
         if self.last_epochs < 0:
             raise InputError(f"train.last_epochs {self.last_epochs} is negative; give 0 or more")
+        if self.nesterov and not self.momentum:
+            raise InputError("train.nesterov is set and train.momentum is 0; give a momentum such as 0.9, or drop one")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown train.schedule {self.schedule!r}{did_you_mean(self.schedule, SCHEDULES)}")
         if not 0 <= self.label_smoothing < 1:
@@ -217,8 +220,14 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise InputError(f"run.save_every {self.save_every} is below 1; give a number of steps")
-        if self.device.partition(":")[0] not in DEVICES:
-            raise InputError(f"unknown device {self.device!r}{did_you_mean(self.device, DEVICES)}")
+        check_seed("run.seed", self.seed)
+        device_parts(self.device)
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raise InputError if a seed is negative, which not all generators take."""
+    if seed < 0:
+        raise InputError(f"{name} {seed} is negative; give 0 or more")
 
 
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:

@@ -9,7 +9,7 @@ from accupoison.attacks import ATTACKS
 from accupoison.config import Component, Layer, resolve
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
-from accupoison.files import read_json
+from accupoison.files import expect, read_json
 from accupoison.plan import Plan
 from accupoison.registry import Registry
 from accupoison.rundir import CONFIG, RunDirectory
@@ -116,7 +116,9 @@ class OnlineConfig:
 
 def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same."""
-    stored = read_json(run / CONFIG).get("data", {}) if RunDirectory.holds_run(run) else {}
+    config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
+    expect(run / CONFIG, config, {"data?": {}})
+    stored = config.get("data", {})
     return {**settings, "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}}}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from accupoison.data.stream import KINDS, POOLS
 from accupoison.defenses.clip import check_clipping
 from accupoison.errors import InputError, did_you_mean
-from accupoison.sections import check_rate
+from accupoison.sections import check_rate, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class StartSettings:
     early: str | None = None
     recipe: str = "live"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed("start.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def neural_scores(
     if member.all() or not member.any():
         raise InputError(f"{int(member.sum())} of {len(member)} shadow samples are members; both kinds are needed")
     network = make_pipeline(
-        StandardScaler(), MLPClassifier((64, 32), early_stopping=len(member) >= 100, random_state=seed)
+        StandardScaler(), MLPClassifier((64, 32), early_stopping=len(member) >= 100, random_state=seed % 2**32)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 200 passes are enough for an attack

@@ -1,5 +1,6 @@
 """The audit of a finished run: burn-in members and stream members against samples that were never learnt from."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
     built = build_simulation(config, root)
     state = RunDirectory.read_state(run)
     if state is None or state["simulation"]["branch"] < len(config.trigger.deliver):
-        raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {run}")
+        raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {shlex.quote(str(run))}")
     check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
     before = built.simulation.learner.snapshot()
     built.simulation.restore(state["simulation"])

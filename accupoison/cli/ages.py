@@ -6,7 +6,7 @@ import click
 
 from accupoison.cli.audit import JSON, PATH, audit
 from accupoison.cli.group import CHECKPOINTS, LOGS
-from accupoison.cli.output import json_text, progress_bar
+from accupoison.cli.output import gather, json_text, note, progress_bar
 
 
 @audit.command()
@@ -23,14 +23,13 @@ def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -
     out. Writes ages.json, ages.csv, ages.png.
     """
     from accupoison.audit.ages import pool_ages, write_pooled
-    from accupoison.report.collect import collect
     from accupoison.report.table import markdown
 
-    folder = out or LOGS / "ages"
+    folder, collected = out or LOGS / "ages", gather(runs)
     with progress_bar("runs", hidden=quiet or as_json) as show:
-        pooled, skipped = pool_ages(collect(runs), CHECKPOINTS, show)
+        pooled, skipped = pool_ages(collected, CHECKPOINTS, show)
     for sentence in skipped:
-        click.echo(sentence, err=True)
+        note(sentence)
     rows = write_pooled(folder, pooled)
     if as_json:
         click.echo(json_text({"out": str(folder), "aucs": [vars(one) | {"auc": vars(one.auc)} for one in pooled]}))

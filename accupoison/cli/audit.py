@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.options import common_options, data_options, data_place, layers, model_options, update_options
+from accupoison.cli.options import (
+    FROM_ZERO,
+    JOBS,
+    WHOLE,
+    common_options,
+    data_options,
+    data_place,
+    layers,
+    model_options,
+    update_options,
+)
 from accupoison.cli.output import json_text, percent, progress_bar
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
@@ -16,7 +26,7 @@ if TYPE_CHECKING:  # takes seconds to load, which --help can do without
 
 PATH = click.Path(path_type=Path)
 SEED = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the calibration half and the neural attack."
+    "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
 ACCURACIES = (("test accuracy", "test_accuracy"), ("accuracy on members", "train_accuracy"))
@@ -117,14 +127,14 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
 @audit.command()
 @data_options
 @model_options
-@click.option("--epochs", type=int, help="Passes of each model over its samples.  [default: 100]")
+@click.option("--epochs", type=WHOLE, help="Passes of each model over its samples.  [default: 100]")
 @update_options
-@click.option("--size", type=int, help="Training samples of each model.  [default: 20000]")
-@click.option("--shadows", type=int, help="Models of the attacker.  [default: 20]")
-@click.option("--victims", type=int, help="Models that are attacked.  [default: 4]")
+@click.option("--size", type=WHOLE, help="Training samples of each model.  [default: 20000]")
+@click.option("--shadows", type=WHOLE, help="Models of the attacker.  [default: 20]")
+@click.option("--victims", type=WHOLE, help="Models that are attacked.  [default: 4]")
 @common_options
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
-@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @JSON
 def offline(
@@ -175,12 +185,12 @@ def offline(
 
 @audit.command()
 @click.option("--run", type=PATH, required=True, help="A finished online run, such as logs/RUN.")
-@click.option("--worlds", "count", type=int, default=16, show_default=True, help="Replays, an even number.")
+@click.option("--worlds", "count", type=WHOLE, default=16, show_default=True, help="Replays, an even number.")
 @click.option("--poison", default="per-world", show_default=True, help="per-world, or transfer: as RUN has sent it.")
 @click.option("--burnin", default="shared", show_default=True, help="shared: RUN's base model; own: one a world.")
 @click.option("--queries", default="plain,flip", show_default=True, help="plain, flip, up, down, left, right.")
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/worlds-...]")
-@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @JSON
 def worlds(

@@ -1,12 +1,13 @@
 """The membership inference challenge of 2022: ``audit challenge``."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from accupoison.cli.audit import JSON, PATH, audit
-from accupoison.cli.options import common_options, data_options, data_place, layers
+from accupoison.cli.options import WHOLE, common_options, data_options, data_place, layers
 from accupoison.cli.output import json_text, progress_bar
 
 
@@ -73,9 +74,11 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
 @click.argument("root", type=PATH)
 @data_options
 @click.option("--networks", default="resnet34,vgg16,mobilenetv2", show_default=True, help="Which of the challenge's.")
-@click.option("--width", type=int, help="Channels of the first stage.  [default: 64]")
-@click.option("--epochs", type=int, help="Passes over the members.")
-@click.option("--size", type=int, default=2000, show_default=True, help="Samples of known membership; as many to tell.")
+@click.option("--width", type=WHOLE, help="Channels of the first stage.  [default: 64]")
+@click.option("--epochs", type=WHOLE, help="Passes over the members.")
+@click.option(
+    "--size", type=WHOLE, default=2000, show_default=True, help="Samples of known membership; as many to tell."
+)
 @common_options
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def make(
@@ -101,4 +104,4 @@ def make(
     with progress_bar("networks", hidden=quiet) as show:
         for done, name in enumerate(names, start=1):
             show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {root}")
+    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {shlex.quote(str(root))}")

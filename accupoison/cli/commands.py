@@ -10,6 +10,7 @@ import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
 from accupoison.cli.options import (
+    WHOLE,
     data_options,
     data_place,
     layers,
@@ -18,7 +19,7 @@ from accupoison.cli.options import (
     run_options,
     update_options,
 )
-from accupoison.cli.output import STOPPING, json_text, online_text, percent, progress_bar
+from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar
 from accupoison.errors import InputError
 from accupoison.interrupt import Interruption, StopRequest, exit_code, interruptible
 
@@ -30,7 +31,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 @click.option("--recipe", metavar="NAME", help="live (default), best, linear, official or pang: all training options.")
 @data_options
 @model_options
-@click.option("--epochs", type=int, help="Passes over the burn-in images.")
+@click.option("--epochs", type=WHOLE, help="Passes over the burn-in images.")
 @update_options
 @run_options
 @output_options
@@ -92,14 +93,16 @@ def burnin(
     help="none, coast, clean, adversarial (default), optimised; several with commas leave from the same state.",
 )
 @click.option("--stream", metavar="KIND", help="iid (default), cycling, official or shift:NAME.")
-@click.option("--steps", type=int, help="Batches before the trigger.  [default: 10]")
-@click.option("--after", type=int, help="Clean batches after the trigger.  [default: 5]")
+@click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
+@click.option("--after", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
 @click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
-@click.option("--audit-every", type=int, metavar="K", help="Every K steps, how well members can be told by their loss.")
+@click.option(
+    "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
+)
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options
@@ -128,7 +131,7 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.online import OnlineRun, describe
-    from accupoison.rundir import RunDirectory, next_free
+    from accupoison.rundir import RunDirectory, TakenError, next_free
     from accupoison.settings import online_config
 
     _check_place(out, resume, resume_or_start)
@@ -139,24 +142,31 @@ def online(
         return
     name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
     place = LOGS / f"{name}-seed{settings.run.seed}"
-    target = resume or out or (place if resume_or_start else next_free(place))
-    again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
+    while True:
+        target = resume or out or (place if resume_or_start else next_free(place))
+        again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
+        try:
+            run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
+            break
+        except TakenError:
+            if resume_or_start or target in (resume, out):
+                raise  # else another process took the name in the meantime
     hint = "the same command" if resume_or_start else _resume_command("online", target)
-    with _stoppable(ctx, hint, target) as asked:
-        run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
-        with progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
-            summary = run.run(show, asked)
+    with _stoppable(ctx, hint, target) as asked, progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
+        summary = run.run(show, asked)
     if as_json:
         click.echo(json_text({"run": str(target), **summary}))
     else:
-        click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {target.parent}")
+        click.echo(
+            f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {shlex.quote(str(target.parent))}"
+        )
         _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 
 
 def _note(text: str) -> None:
     if text:
-        click.echo(f"note: {text}", err=True)
+        note(f"note: {text}")
 
 
 def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
@@ -170,9 +180,9 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
     stored = read_json(resume / CONFIG)
-    other = "burnin" if command == "online" else "online"
+    other, place = "burnin" if command == "online" else "online", shlex.quote(str(resume))
     if MARKS[other] in stored and MARKS[command] not in stored:
-        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {resume}")
+        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {place}")
     return [stored, *([] if name is None else [config.preset(command, name)])]
 
 

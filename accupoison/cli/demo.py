@@ -1,13 +1,20 @@
 """The whole story on digits in a minute: ``demo``."""
 
+import itertools
 import os
+import shlex
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.output import progress_bar
+from accupoison.cli.options import JOBS
+from accupoison.cli.output import gather, progress_bar
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock as FileLock
 
 STREAMS = 3
 PICTURE = "curves.png"
@@ -23,23 +30,35 @@ RUNS = (
 
 
 @cli.command()
-@click.option("--jobs", "-j", type=click.IntRange(1), help="Processes at once.  [default: one a core, at most 4]")
+@click.option("--jobs", "-j", type=JOBS, help="Processes at once.  [default: one a core, at most 4]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
-    from accupoison.report import brief, collect, curves
-    from accupoison.rundir import next_free
+    from accupoison.report import brief, curves
     from accupoison.sweep import read_grid, run_grid
 
-    logs = next_free(LOGS / "demo", lambda place: (place / PICTURE).exists())  # one that was cut off goes on
-    plan = read_grid(_grid(), CHECKPOINTS, logs)
-    with progress_bar("demo", hidden=quiet) as show:
+    logs, lock = _place()
+    with lock, progress_bar("demo", hidden=quiet) as show:
+        plan = read_grid(_grid(), CHECKPOINTS, logs)
         run_grid(plan, CHECKPOINTS, jobs=jobs or min(4, os.cpu_count() or 1), report=show)
-    runs = collect([logs])
-    picture = logs / PICTURE
+    runs, picture = gather([logs]), logs / PICTURE
     curves(runs, picture, trigger="adversarial", title="accumulative poisoning of digits, l_inf 0.2")
     click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}")
-    click.echo(f"curves:  {sys.executable} -m tensorboard.main --logdir {logs}")
+    click.echo(f"curves:  {shlex.quote(sys.executable)} -m tensorboard.main --logdir {shlex.quote(str(logs))}")
+
+
+def _place() -> "tuple[Path, FileLock]":
+    """Return the first directory that holds no complete demo and no other process is busy with, and its lock."""
+    from accupoison.rundir import TakenError, lock_directory
+
+    for number in itertools.count(1):
+        place = LOGS / ("demo" if number == 1 else f"demo-{number}")
+        if not (place / PICTURE).exists():
+            try:
+                return place, lock_directory(place)
+            except TakenError:
+                continue
+    raise AssertionError  # there is always a next number
 
 
 def _grid() -> dict[str, Any]:

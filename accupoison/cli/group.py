@@ -1,5 +1,7 @@
 """The command group."""
 
+import errno
+import os
 import sys
 import threading
 from pathlib import Path
@@ -8,10 +10,16 @@ import click
 
 import accupoison
 from accupoison.errors import InputError
+from accupoison.files import is_text
 from accupoison.interrupt import exit_code, raise_on_signals
 from accupoison.memory import keep_freed_memory
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
+
+
+LONGEST = 2000
+"""Characters of an error message; what is longer quotes a value of that length, of which the ends are enough."""
+MEMORY = "there is not enough memory for this; use smaller batches, a smaller width, fewer steps or fewer --jobs"
 
 
 class Failure(click.ClickException):
@@ -19,9 +27,26 @@ class Failure(click.ClickException):
 
     exit_code = 2
 
+    def format_message(self) -> str:
+        """Return the sentence on one line that a terminal can show."""
+        text = one_line(self.message)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with control characters and halves of characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
 
 class Group(click.Group):
     """A group that turns bad input into one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what no file can be called or no terminal can show, before anything is started."""
+        for argument in args:
+            if not is_text(argument):
+                raise Failure(f"the argument {argument!r} is no text in UTF-8; rename the file or write another word")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -32,11 +57,34 @@ class Group(click.Group):
             ctx.exit(exit_code(error))
         except InputError as error:
             raise Failure(str(error)) from error
-        except PermissionError as error:  # a directory that may not be searched, met before anything is opened
-            where = error.filename or "a file"
-            raise Failure(
-                f"{where} may not be used ({error.strerror}); check its permissions or choose another"
-            ) from error
+        except (OSError, RecursionError, MemoryError, RuntimeError, UnicodeError) as error:
+            if (said := _said(error)) is None:
+                raise
+            raise Failure(said) from error
+
+
+def _said(error: Exception) -> str | None:
+    """Return one sentence for what the system refuses wherever it is met, or None for what only a bug can be."""
+    match error:
+        case OSError() if error.errno == errno.EPIPE or error.strerror is None:
+            return None  # whoever read the output has gone; click knows what to do
+        case OSError():
+            where, fixes = error.filename or "a file", {errno.ENAMETOOLONG: "give a shorter name"}
+            fix = fixes.get(error.errno or 0, "check the path and its permissions, or choose another")
+            return f"{_name(where)} may not be used ({error.strerror}); {fix}"
+        case RecursionError():
+            return "the input has too many tables or lists in each other; write it flatter"
+        case MemoryError():
+            return MEMORY
+        case RuntimeError() if "allocate memory" in str(error) or "out of memory" in str(error):
+            return MEMORY  # torch has no type of its own for it on CPUs
+        case UnicodeError():
+            return f"a text is not UTF-8 ({error}); rename the file, or write its contents in UTF-8"
+    return None
+
+
+def _name(path: str | bytes | int) -> str:
+    return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,15 +1,40 @@
 """Options that several commands share, and how they become a layer of settings."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from accupoison.files import INT64
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+
+class Whole(click.types.IntParamType):
+    """A whole number of 64 bits in ordinary digits: Python alone takes any number, in digits of all scripts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Return the number, or say why it is none."""
+        if isinstance(value, str):
+            if not re.fullmatch("[+-]?[0-9]+", value.strip()):
+                self.fail(f"{value!r} is not a valid integer.", param, ctx)
+            if len(value.strip()) > 20 or not INT64[0] <= int(value) <= INT64[1]:
+                self.fail(f"{value} has more than 64 bits; give a smaller number", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class WholeRange(Whole, click.IntRange):
+    """The same within bounds."""
+
+
+WHOLE = Whole()
+FROM_ZERO = WholeRange(0)
+JOBS = WholeRange(1, 1024)
 
 FLAGS: dict[str, tuple[str, str]] = {
     "data": ("data", "name"),
@@ -96,7 +121,7 @@ model_options = options(
     click.option(
         "--model", metavar="NAME", help="resnet18 (default), vgg16, ... (see list), or package.module:factory."
     ),
-    click.option("--width", type=int, help="Channels of the first stage.  [default: 64]"),
+    click.option("--width", type=WHOLE, help="Channels of the first stage.  [default: 64]"),
     click.option("--norm", metavar="NAME", help="batch (default) or group."),
 )
 
@@ -109,7 +134,7 @@ update_options = options(
 )
 
 common_options = options(
-    click.option("--seed", type=int, help="Of all randomness.  [default: 0]"),
+    click.option("--seed", type=FROM_ZERO, help="Of all randomness.  [default: 0]"),
     click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps."),
     click.option("--config", "file", type=PATH, metavar="FILE", help="Settings in TOML, by section."),
     click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),

@@ -2,13 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from accupoison.cli.group import one_line
 from accupoison.files import dump_row
+
+if TYPE_CHECKING:  # takes seconds to load, which --help can do without
+    from accupoison.report import Run
 
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
@@ -27,6 +32,22 @@ def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int, st
             bar.update(done - bar.pos)
 
         yield show
+
+
+def note(text: str) -> None:
+    """Say something on standard error, on one line."""
+    click.echo(one_line(text), err=True)
+
+
+def gather(paths: Sequence[Path]) -> "list[Run]":
+    """Return the ended runs in ``paths``; what cannot be used is named on standard error, and exit code 1 if all is."""
+    from accupoison.report.collect import collect
+
+    runs = collect(paths, note)
+    if not runs:
+        note(f"no run is left in {', '.join(map(str, paths))}")
+        click.get_current_context().exit(1)
+    return runs
 
 
 def percent(value: float) -> str:

@@ -1,17 +1,19 @@
 """Many runs and their tables: ``sweep`` and ``report``."""
 
+import shlex
 from pathlib import Path
 
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
-from accupoison.cli.output import json_text, progress_bar
+from accupoison.cli.options import JOBS
+from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError
 
 
 @cli.command()
 @click.argument("grids", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Processes at once.")
+@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where each grid's runs go, by its name.  [default: logs]")
 @click.option("--dry-run", is_flag=True, help="List the runs and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
@@ -32,7 +34,7 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
         with progress_bar(grid.stem, hidden=quiet) as show:
             run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
         logs = (out or LOGS) / grid.stem
-        click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {logs}")
+        click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {shlex.quote(str(logs))}")
 
 
 @cli.command()
@@ -49,7 +51,8 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
 def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, as_json: bool) -> None:
     """Make tables and a figure from runs.
 
-    PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png.
+    PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png. A
+    run that is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
     """
     from accupoison.claims import read_claims
     from accupoison.config import read_toml
@@ -57,7 +60,6 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     from accupoison.report import (
         CAPTION,
         claims_table,
-        collect,
         curves,
         mechanism_table,
         outcome_table,
@@ -67,7 +69,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
 
     if as_json and claims is not None:
         raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
-    runs = collect(paths)
+    runs = gather(paths)
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
@@ -87,8 +89,9 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     iid = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
     if any(trigger in run.summary["branches"] for run in iid):
         try:
-            curves(iid, folder / "curves.png", trigger=trigger, title=folder.name)
+            for sentence in curves(iid, folder / "curves.png", trigger=trigger, title=folder.name):
+                note(sentence)
         except InputError as error:  # the tables are good without it
-            click.echo(f"no figure: {error}", err=True)
+            note(f"no figure: {error}")
     else:
-        click.echo(f"no figure: no run on a steady stream has the {trigger} trigger", err=True)
+        note(f"no figure: no run on a steady stream has the {trigger} trigger")

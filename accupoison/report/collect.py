@@ -1,20 +1,36 @@
 """Read runs back from their directories."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accupoison.config import Component
+from accupoison.config import Component, plain
 from accupoison.errors import InputError
-from accupoison.files import read_json
+from accupoison.files import Wanted, expect, flatten, read_json
 from accupoison.recorder import read_metrics
-from accupoison.rundir import CONFIG, ENV, RunDirectory
+from accupoison.rundir import CONFIG, ENV
 from accupoison.settings import REGISTRIES, OnlineConfig, online_config
 from accupoison.tags import METRICS, SUMMARY
 
 BUDGET = ("eps", "steps")
 """Settings that a protocol sets for all components; they are not part of a label."""
+REPLICATION = ("start.seed", "start.checkpoint", "start.early", "run.", "evaluate.", "data.dir", "data.offline")
+"""Settings that replicates may differ in: base model, seed, and how the run was carried out and watched."""
+ENDED = ("finished", "diverged")
+MARK: dict[Any, Wanted] = {"acc": float, str: float}
+RECORDED: dict[Any, Wanted] = {
+    "status": str,
+    "threat_model": str,
+    "horizon": int,
+    "clean_ids": str,
+    "start": MARK,
+    "before?": MARK,
+    "branches": {str: {str: MARK}},
+    "means": {str: float},
+}
+"""What a report reads of a summary; see :func:`accupoison.files.expect`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,15 @@ class Run:
         stream = replace(self.config.stream, replay=None)  # the same clean images
         return self.burnin, self.config.run.seed, f"{stream} {learning}", str(self.summary["clean_ids"])
 
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The settings, by "section.key", that replicates share."""
+        leaves = flatten(plain(self.config))
+        settings = {key: value for key, value in leaves if not key.startswith((*REPLICATION, "model."))}
+        anew = "anew at every step" if "optimised" in self.config.trigger.deliver else "once"
+        told = {"model": self.model, "stream.replay": self.config.stream.replay is not None, "trigger crafted": anew}
+        return settings | told
+
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
         clean = self.config.attack.name == "none" and "clean" in self.config.trigger.deliver
@@ -67,9 +92,18 @@ class Run:
         return self._mark(trigger, "end", key)
 
     def curve(self, tag: str, trigger: str) -> list[tuple[int, float]]:
-        """Return (step, value) along the path that ends with ``trigger``."""
+        """Return (step, accuracy) along the path that ends with ``trigger``.
+
+        Raises:
+            InputError: The metrics are missing or damaged.
+        """
         rows = read_metrics(self.path / METRICS)
-        return [(row["step"], row[tag]) for row in rows if tag in row and row["branch"] in ("", trigger)]
+        for row in rows:
+            expect(self.path / METRICS, row, {"step": int, "branch": str, str: float})
+        points = [(row["step"], row[tag]) for row in rows if tag in row and row["branch"] in ("", trigger)]
+        if not points or any(value < 0 or value > 1 for _, value in points):
+            raise InputError(f"{self.path / METRICS} has no {tag} in [0, 1]; restore a copy or run again")
+        return points
 
     def _mark(self, trigger: str, mark: str, key: str) -> float | None:
         value = self.summary["branches"].get(trigger, {}).get(mark, {}).get(key)
@@ -88,22 +122,69 @@ def label(section: str, component: Component) -> str:
     return f"{component.name} ({', '.join(differing)})" if differing else component.name
 
 
-def collect(paths: Sequence[Path]) -> list[Run]:
-    """Return the ended runs in ``paths`` and in the directories right below them.
+def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run]:
+    """Return the ended runs in ``paths`` and in the directories right below them, each once.
+
+    Args:
+        paths: Directories.
+        leave_out: Told, in a sentence, of every run that cannot be used, and of one that is another one made again.
 
     Raises:
-        InputError: None of them holds a run that has ended.
+        InputError: A path is no directory, or none of them holds a run that has ended.
     """
-    candidates = sorted({folder for path in paths for folder in (path, *path.glob("*")) if folder.is_dir()})
-    runs = []
-    for folder in candidates:
-        if RunDirectory.holds_run(folder) and (folder / SUMMARY).exists():
-            summary, stored = read_json(folder / SUMMARY), read_json(folder / CONFIG)
-            if summary["status"] in ("finished", "diverged") and "stream" in stored:
-                env = read_json(folder / ENV)
-                runs.append(Run(folder, online_config([stored]), summary, env["checkpoint"], env.get("model", "")))
-    if not runs:
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"there is no directory {path}; give directories of online runs")
+    folders = {folder.resolve(): folder for path in paths for folder in (path, *path.glob("*"))}
+    found, ended = [], 0
+    for folder in sorted(folders.values()):
+        try:
+            if (run := _read(folder)) is not None:
+                found.append(run)
+                ended += 1
+        except (InputError, OSError) as error:
+            ended += 1
+            leave_out(f"{folder} is left out: {error}")
+    if not ended:
         raise InputError(
             f"no run has ended in {', '.join(str(path) for path in paths)}; give directories of online runs"
         )
-    return runs
+    return _once(found, leave_out)
+
+
+def _read(folder: Path) -> Run | None:
+    """Return the ended run in ``folder``, or None where there is none."""
+    if not (folder / SUMMARY).exists():
+        return None
+    stored, summary = read_json(folder / CONFIG), read_json(folder / SUMMARY)
+    if ("train" in stored and "stream" not in stored) or summary.get("status") == "interrupted":
+        return None  # a burn-in, or a run that goes on
+    expect(folder / SUMMARY, summary, RECORDED)
+    if summary["status"] not in ENDED:
+        raise InputError(f"{folder / SUMMARY} has the status {summary['status']!r}; restore a copy or run again")
+    if summary["branches"]:
+        expect(folder / SUMMARY, summary, {"before": MARK})
+    env = read_json(folder / ENV)
+    expect(folder / ENV, env, {"checkpoint": str, "model?": str})
+    return Run(folder, online_config([stored]), summary, env["checkpoint"], env.get("model", ""))
+
+
+def _once(runs: Sequence[Run], leave_out: Callable[[str], None]) -> list[Run]:
+    """Return ``runs`` without those that are another one made again: the same replicate counts once."""
+    kept: dict[str, Run] = {}
+    for run in runs:
+        key = json.dumps([run.experiment, run.burnin, run.config.run.seed, run.summary["clean_ids"]], sort_keys=True)
+        first = kept.setdefault(key, run)
+        if first is not run:
+            outcome = "the same outcome" if _agree(first, run) else "another outcome (another machine or commit?)"
+            leave_out(
+                f"{run.path} is left out: it has the settings, base model and seed of {first.path}, and {outcome}"
+            )
+    return list(kept.values())
+
+
+def _agree(one: Run, other: Run) -> bool:
+    """Return whether two runs found the same, wherever both of them measured."""
+    names = ("status", "horizon", "start", "before", "branches")
+    mine, its = (dict(flatten({name: run.summary.get(name, {}) for name in names})) for run in (one, other))
+    return all(repr(mine[key]) == repr(its[key]) for key in mine.keys() & its.keys())

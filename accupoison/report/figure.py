@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from accupoison.errors import InputError
 from accupoison.files import write_atomically
 from accupoison.report.collect import Run
 from accupoison.report.groups import Group, group
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> None:
+
+def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> list[str]:
     """Draw accuracy against step, one line for each experiment: the mean over runs, and their range.
 
     Accuracy on the monitor images where all runs have it, else test accuracy where it was measured. Runs on a clean
@@ -25,23 +27,31 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> None
         trigger: The path to follow after the horizon.
         title: Of the picture.
 
+    Returns:
+        What was wrong with the metrics of runs that are not in the figure, a sentence each.
+
     Raises:
-        InputError: There are more lines than colours.
+        InputError: There are more lines than colours, or no run that can be drawn.
     """
-    groups = group([run for run in runs if run.followed(trigger) in run.config.trigger.deliver])
+    import matplotlib  # here, because not every report has a figure
+    from matplotlib.figure import Figure
+
+    every = all(run.config.evaluate.test == "every" for run in runs)
+    monitor = not every and all(run.config.evaluate.monitor for run in runs)
+    paths, problems = _paths(runs, "monitor/acc" if monitor else "test/acc", trigger)
+    groups = group([run for run in runs if id(run) in paths])
     colors = matplotlib.color_sequences["tab10" if len(groups) <= 10 else "tab20"]
+    if not groups:
+        raise InputError("; ".join(problems) or f"no run has the {trigger} trigger; give another --trigger")
     if len(groups) > len(colors):
         raise InputError(f"{len(groups)} lines are too many for one figure; report fewer runs at once")
     several = len({one.first.config.stream.kind for one in groups}) > 1
-    every = all(run.config.evaluate.test == "every" for run in runs)
-    monitor = not every and all(run.config.evaluate.monitor for run in runs)
-    tag = "monitor/acc" if monitor else "test/acc"
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     marker = "" if monitor or every else "o"
     for color, one in zip(colors, groups, strict=False):
         label = f"{_label(one, several)} (n = {len(one.runs)})"
-        points = [dict(run.curve(tag, run.followed(trigger))) for run in one.runs]
+        points = [paths[id(run)] for run in one.runs]
         if len({run.summary["horizon"] for run in one.runs}) > 1:
             for k, path_of_one in enumerate(points):
                 x, y = list(path_of_one), [100 * value for value in path_of_one.values()]
@@ -57,9 +67,30 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> None
         (horizon,) = horizons
         axes.axvline(horizon, color="0.5", linestyle=":", linewidth=1)
         axes.annotate(" trigger", (horizon, axes.get_ylim()[0]), color="0.4", va="bottom")
-    axes.set(xlabel="updates", ylabel=f"{'monitor' if monitor else 'test'} accuracy (%)", title=title)
-    axes.legend(fontsize="small")
+    axes.set(xlabel="updates", ylabel=f"{'monitor' if monitor else 'test'} accuracy (%)")
+    axes.set_title(title, parse_math=False)  # a dollar sign in a name is no formula
+    _plain_legend(axes)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
+    return problems
+
+
+def _paths(runs: Sequence[Run], tag: str, trigger: str) -> tuple[dict[int, dict[int, float]], list[str]]:
+    """Return accuracy by step of each run that has the trigger, by id, and what is wrong with the metrics of others."""
+    found, problems = {}, []
+    for run in runs:
+        followed = run.followed(trigger)
+        if followed in run.config.trigger.deliver:
+            try:
+                found[id(run)] = dict(run.curve(tag, followed))
+            except InputError as error:
+                problems.append(f"{run.path} is not in the figure: {error}")
+    return found, problems
+
+
+def _plain_legend(axes: "Axes") -> None:
+    legend = axes.legend(fontsize="small")
+    for text in () if legend is None else legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _label(one: Group, several: bool) -> str:

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accupoison.config import plain
-from accupoison.files import flatten
 from accupoison.report.collect import BUDGET, Run
 
-REPLICATION = ("start.seed", "start.checkpoint", "start.early", "run.", "evaluate.", "data.dir", "data.offline")
-"""Settings that replicates may differ in: base model, seed, and how the run was carried out and watched."""
 NAMED = ("stream.kind", "trigger.deliver", "optim.clip_norm", "attack.", "defense.")
 """Settings that a label or a column shows already, except budgets."""
 
@@ -43,17 +39,9 @@ def group(runs: Sequence[Run]) -> list[Group]:
     """Return the experiments among ``runs``, in order of first appearance."""
     found: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[json.dumps(experiment(run), sort_keys=True)].append(run)
-    settings = [experiment(members[0]) for members in found.values()]
-    return [Group(tuple(members), _setting(experiment(members[0]), settings)) for members in found.values()]
-
-
-def experiment(run: Run) -> dict[str, Any]:
-    """Return the settings, by "section.key", that replicates share."""
-    settings = {key: value for key, value in flatten(plain(run.config)) if not key.startswith((*REPLICATION, "model."))}
-    anew = "anew at every step" if "optimised" in run.config.trigger.deliver else "once"
-    told = {"model": run.model, "stream.replay": run.config.stream.replay is not None, "trigger crafted": anew}
-    return settings | told
+        found[json.dumps(run.experiment, sort_keys=True)].append(run)
+    settings = [members[0].experiment for members in found.values()]
+    return [Group(tuple(members), _setting(members[0].experiment, settings)) for members in found.values()]
 
 
 def _setting(mine: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from accupoison.errors import InputError
 from accupoison.report.collect import Run
@@ -36,6 +37,7 @@ class Estimate:
     over: str
 
 
+@np.errstate(all="ignore")
 def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
     """Return the estimate from (base model, value) pairs, or None without any value.
 
@@ -58,11 +60,22 @@ def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
     )
 
 
+@np.errstate(all="ignore")
 def half_width(values: Sequence[float]) -> float:
     """Return half the width of the 95% t-interval of the mean; NaN from fewer than two values."""
     if len(values) < 2:
         return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return t_quantile(len(values) - 1) * standard_error(values)
+
+
+def t_quantile(freedom: int) -> float:
+    """Return the t that 97.5% of Student's distribution lie below: :mod:`scipy.stats` takes seconds to load."""
+    return float(stdtrit(freedom, 0.975))
+
+
+def standard_error(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """Return the standard error of the mean of two values or more."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def yardstick(runs: Sequence[Run]) -> dict[Pair, Run]:
@@ -94,6 +107,7 @@ def trigger_effect(run: Run, trigger: str) -> float | None:
     return None if coast is None or here is None else coast - here
 
 
+@np.errstate(all="ignore")
 def retention(
     defended: Mapping[Pair, float], frozen: Mapping[Pair, float], standard: Mapping[Pair, float]
 ) -> Estimate | None:
@@ -109,11 +123,11 @@ def retention(
         gains = (defended[pair] - frozen[pair], standard[pair] - frozen[pair])
         units[pair[0] if several else pair].append(gains)
     means = np.array([np.mean(values, axis=0) for values in units.values()])
-    if len(means) < 2 or means[:, 1].mean() < 2 * stats.sem(means[:, 1]):
+    if len(means) < 2 or means[:, 1].mean() < 2 * standard_error(means[:, 1]):
         return None
     kept, gain = means.sum(axis=0)
     without = [(kept - k) / (gain - g) for k, g in means]
     spread = np.sqrt((len(means) - 1) * np.var(without))
-    half = float(stats.t.ppf(0.975, len(means) - 1) * spread)
+    half = t_quantile(len(means) - 1) * float(spread)
     models = len({pair[0] for pair in pairs})
     return Estimate(float(kept / gain), half, models, len(pairs), "burn-ins" if several else "streams")

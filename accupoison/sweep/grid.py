@@ -7,6 +7,8 @@ settings by section, and ``[runs.each]`` with lists of values by ``"section.key"
 """
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,13 @@ from accupoison.base_model import default_place
 from accupoison.claims import read_claims
 from accupoison.errors import InputError, did_you_mean
 from accupoison.files import directory_name
+from accupoison.sections import check_seed
 from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, online_config
+
+MOST = 100_000
+"""Runs of a grid; more are a typing error."""
+LONGEST = 200
+"""Letters in the name of a run; file systems take 255, and files of a run add to it."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +68,25 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     _check_keys("the grid", text, ("burnin", "online", "runs", "claims"))
     if "claims" in text:
         read_claims(text)  # a typing error is said before anything runs
-    burnin = dict(text.get("burnin", {}))
+    burnin = _table("burnin", text)
     preset, seeds = burnin.pop("preset", "live"), _seeds("burnin", burnin)
     burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}
-    online = dict(text.get("online", {}))
+    online = _table("online", text)
     division = {"data": burnin.get("data", {})}  # streams divide the data as their base models do, unless they say so
     common = [config.preset("online", online.pop("preset", "fresh")), division, online]
     runs = text.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise InputError("runs is not a list of tables; write [[runs]], with two brackets, before each of them")
-    specs = [spec for run in runs for spec in _runs(dict(run), common, burnins, logs)]
+    plans = [_plan(dict(run), burnins) for run in runs]
+    count = sum(plan.count for plan in plans)
+    if count > MOST:
+        raise InputError(f"the grid has {count} runs, more than {MOST}; write shorter lists in runs.each and seeds")
+    specs = [spec for plan in plans for spec in _runs(plan, common, burnins, logs)]
     if not specs:
         raise InputError("the grid has no runs; add a [[runs]] table with a name and seeds")
-    names = [spec.out.name for spec in specs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"the grid has two runs called {name}; give their [[runs]] tables different names")
+    for out, times in Counter(spec.out for spec in specs).items():
+        if times > 1:
+            raise InputError(f"the grid has two runs called {out.name}; give their [[runs]] tables different names")
     return Grid(tuple(burnins.values()), tuple(specs))
 
 
@@ -84,23 +95,52 @@ def _burnin(preset: str, seed: int, settings: Mapping[str, Any], root: Path) -> 
     return default_place(root, made.data.name, made.model, made.train.recipe, seed), made
 
 
-def _runs(
-    run: dict[str, Any], common: list[Any], burnins: Mapping[int, tuple[Path, BurninConfig]], logs: Path
-) -> Iterator[RunSpec]:
+@dataclass(frozen=True)
+class _Plan:
+    """A ``[[runs]]`` table, checked: its name, seeds, burn-ins, lists of values as text, and settings."""
+
+    name: str
+    seeds: list[int]
+    burnins: list[int]
+    each: dict[str, list[str]]
+    settings: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """How many runs it stands for."""
+        return len(self.seeds) * len(self.burnins) * math.prod(len(values) for values in self.each.values())
+
+
+def _plan(run: dict[str, Any], burnins: Mapping[int, Any]) -> _Plan:
     if "name" not in run:
         raise InputError("a [[runs]] table of the grid has no name; give it one")
-    name, seeds = str(run.pop("name")), _seeds("runs", run)
-    chosen, each = run.pop("burnins", list(burnins)), run.pop("each", {})
+    name, seeds = run.pop("name"), _seeds("runs", run)
+    if not isinstance(name, str) or not directory_name(name).strip("-.") or "/" in name or "\\" in name:
+        raise InputError(f"runs.name = {name!r} cannot be the name of a directory; write letters and digits")
+    chosen = _numbers("runs.burnins", run.pop("burnins")) if "burnins" in run else list(burnins)
+    for burnin in chosen:
+        if burnin not in burnins:
+            raise InputError(f"runs {name!r} asks for burn-in {burnin}, which is not in burnin.seeds")
+    each = run.pop("each", {})
     if not isinstance(each, Mapping) or not all(isinstance(values, list) for values in each.values()):
         raise InputError(f'runs.each of {name!r} is not a table of lists; write "section.key" = [VALUE, VALUE]')
-    for values in itertools.product(*([_text(value) for value in values] for values in each.values())):
-        varied = config.assignments([f"{key}={value}" for key, value in zip(each, values, strict=True)])
-        label = directory_name("-".join([name, *values]))
-        for burnin, seed in itertools.product(chosen, seeds):
-            if burnin not in burnins:
-                raise InputError(f"runs {name!r} asks for burn-in {burnin}, which is not in burnin.seeds")
-            layers = [*common, run, varied, _start(*burnins[burnin], seed)]
-            yield RunSpec(logs / f"{label}-b{burnin}-s{seed}", online_config(layers))
+    return _Plan(name, seeds, chosen, {key: list(map(_text, values)) for key, values in each.items()}, run)
+
+
+def _runs(
+    plan: _Plan, common: list[Any], burnins: Mapping[int, tuple[Path, BurninConfig]], logs: Path
+) -> Iterator[RunSpec]:
+    for values in itertools.product(*plan.each.values()):
+        varied = config.assignments([f"{key}={value}" for key, value in zip(plan.each, values, strict=True)])
+        label = directory_name("-".join([plan.name, *values]))
+        for burnin, seed in itertools.product(plan.burnins, plan.seeds):
+            out = logs / f"{label}-b{burnin}-s{seed}"
+            if len(out.name) > LONGEST:
+                raise InputError(
+                    f"the run {out.name!r} has a name of over {LONGEST} letters; give runs.name a shorter one"
+                )
+            layers = [*common, plan.settings, varied, _start(*burnins[burnin], seed)]
+            yield RunSpec(out, online_config(layers))
 
 
 def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:
@@ -116,11 +156,24 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _table(name: str, text: Mapping[str, Any]) -> dict[str, Any]:
+    table = text.get(name, {})
+    if not isinstance(table, Mapping):
+        raise InputError(f"{name} = {table!r} is not a table; write [{name}] and its settings below")
+    return dict(table)
+
+
 def _seeds(where: str, table: dict[str, Any]) -> list[int]:
-    seeds = table.pop("seeds", None)
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise InputError(f"{where}.seeds = {seeds!r} is not a list of whole numbers; write one such as [0, 1, 2]")
+    seeds = _numbers(f"{where}.seeds", table.pop("seeds", None))
+    for seed in seeds:
+        check_seed(f"{where}.seeds", seed)
     return seeds
+
+
+def _numbers(where: str, found: object) -> list[int]:
+    if not isinstance(found, list) or not found or not all(type(one) is int for one in found):
+        raise InputError(f"{where} = {found!r} is not a list of whole numbers; write one such as [0, 1, 2]")
+    return found
 
 
 def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:

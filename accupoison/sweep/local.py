@@ -8,7 +8,7 @@ import torch
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
 from accupoison.errors import InputError
-from accupoison.files import read_json
+from accupoison.files import expect, read_json
 from accupoison.interrupt import interruptible
 from accupoison.online import INPUTS, OnlineRun, check_inputs, input_digests
 from accupoison.open_data import open_data
@@ -86,7 +86,11 @@ def _trained(place: Path, settings: BurninConfig) -> bool:
 
 def _finished(spec: RunSpec) -> bool:
     summary = spec.out / SUMMARY
-    if not summary.exists() or read_json(summary)["status"] not in DONE:
+    if not summary.exists():
+        return False
+    found = read_json(summary)
+    expect(summary, found, {"status": str})
+    if found["status"] not in DONE:
         return False
     return not differences(at_home(plain(spec.config), spec.out), read_json(spec.out / CONFIG))
 

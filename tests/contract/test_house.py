@@ -14,7 +14,7 @@ LAYERS = (
     {"types", "rng", "errors", "files", "tags", "device", "speed", "interrupt"},
     {"memory", "prepared", "winograd", "derivatives", "kernels", "folding"},
     {"registry"},
-    {"config", "checkpoint", "data", "models"},
+    {"config", "checkpoint", "data", "models", "optimizer"},
     {"learner", "gradients", "discrepancy"},
     {"attacks", "defenses", "updates", "release"},
     {"board", "rundir", "recorder", "ledger", "privacy"},

@@ -71,7 +71,7 @@ def test_a_run_on_a_disk_that_cannot_be_written_is_audited(work: Path, monkeypat
     def read_only(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("accupoison.rundir._acquire", read_only)  # root writes to any directory
+    monkeypatch.setattr("accupoison.rundir.lock_directory", read_only)  # root writes to any directory
     done("audit", "--run", "run", "--out", "elsewhere")
     assert Path("elsewhere/audit.json").exists()
     assert files_of("run") == kept

@@ -1,0 +1,75 @@
+"""SGD with the arithmetic and the saved state of torch's, without what importing its compiler costs."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
+
+from accupoison.types import Grads
+
+
+class MomentumSGD:
+    """SGD over one group of parameters.
+
+    Making a ``torch.optim.SGD`` imports ``torch._dynamo``, which takes longer than a small run; the update itself is
+    torch's own function. What :meth:`state_dict` returns, either of the two takes back.
+
+    Args:
+        parameters: What is moved.
+        lr: Learning rate.
+        momentum: Momentum.
+        weight_decay: L2 penalty.
+        nesterov: Nesterov momentum.
+
+    Attributes:
+        param_groups: One group: the parameters and the settings, which may be changed.
+        state: By parameter, its momentum buffer once it has taken a step.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool
+    ) -> None:
+        settings = {"lr": lr, "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov}
+        switches = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **settings, **switches}]
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self, grads: Grads) -> None:
+        """Move the parameters by these gradients, in parameter order."""
+        (group,) = self.param_groups
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "fused")
+        parameters, settings = group["params"], {name: group[name] for name in names}
+        buffers = [self.state[p].get("momentum_buffer") for p in parameters] if group["momentum"] else []
+        sgd(parameters, list(grads), buffers, **settings)
+        for parameter, buffer in zip(parameters, buffers, strict=False):  # none without momentum
+            self.state[parameter]["momentum_buffer"] = buffer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return settings and buffers by the number of their parameter; the buffers are not copied."""
+        (group,) = self.param_groups
+        numbers = {parameter: number for number, parameter in enumerate(group["params"])}
+        settings = {key: value for key, value in group.items() if key != "params"}
+        state = {numbers[parameter]: kept for parameter, kept in self.state.items()}
+        return {"state": state, "param_groups": [{**settings, "params": list(numbers.values())}]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned; buffers on the device of their parameters are not copied.
+
+        Raises:
+            ValueError: It belongs to other parameters, or to several groups of them.
+        """
+        (group,), (saved,) = self.param_groups, copy.deepcopy(state["param_groups"])
+        if len(saved["params"]) != len(group["params"]) or not set(state["state"]) <= set(saved["params"]):
+            raise ValueError(f"the state is that of {len(saved['params'])} parameters, not of {len(group['params'])}")
+        by_number = dict(zip(saved["params"], group["params"], strict=True))
+        usual = {key: value for key, value in group.items() if key not in saved}
+        self.param_groups = [{**saved, **usual, "params": group["params"]}]
+        self.state = defaultdict(dict)
+        for number, kept in state["state"].items():
+            p = by_number[number]
+            self.state[p] = {key: v.to(p) if isinstance(v, Tensor) else v for key, v in kept.items()}
