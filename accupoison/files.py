@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and JSON that keeps its numbers."""
+"""Files: written whole or not at all, JSON that keeps its numbers, and archives of arrays."""
 
 import errno
 import json
@@ -6,10 +6,16 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from accupoison.errors import InputError
 
@@ -101,7 +107,7 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -250,3 +256,82 @@ def _decode(value: object) -> object:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def holds(question: Callable[[], bool]) -> bool:
+    """Return the answer to a question about a path, such as ``path.is_dir``; False where it cannot be asked."""
+    try:
+        return question()
+    except (OSError, ValueError):  # a name that is too long, no permission for the directory, a NUL
+        return False
+
+
+def read_arrays(
+    path: Path,
+    *needed: Sequence[str],
+    optional: Sequence[str] = (),
+    kind: str = ".npz file of arrays",
+    fix: str = "write it with numpy.savez",
+) -> dict[str, NDArray[Any]]:
+    """Return arrays of an .npz file, each as it was written: its checksum holds. Nothing is unpickled.
+
+    Args:
+        path: The file.
+        needed: Names of arrays; of several sets of names, the first that the file has whole.
+        optional: Names of arrays that may be missing. What the file has beside them is not read.
+        kind: What the file should be, for the message.
+        fix: What the user can do, for the message.
+
+    Raises:
+        InputError: The file is missing, damaged or something else, or lacks an array.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is not a regular file")
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of a damaged header, before the error
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise ValueError("it holds a single array")
+            with zipfile.ZipFile(file) as archive:
+                members = _members(archive)
+                names = _choose(path, members, needed, fix)
+                return {
+                    name: _read_array(archive, members[name], name) for name in (*names, *optional) if name in members
+                }
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; check the path") from None
+    except Exception as error:  # a damaged archive can raise anything
+        raise InputError(f"{path} is not a readable {kind} ({reason(error)}); {fix}") from error
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the member of each array, by name."""
+    members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+    if len(members) < len(archive.namelist()):
+        raise ValueError("it has two arrays of one name")
+    return members
+
+
+def _choose(path: Path, members: Mapping[str, str], needed: Sequence[Sequence[str]], fix: str) -> Sequence[str]:
+    for names in needed:
+        if all(name in members for name in names):
+            return names
+    missing = [name for name in needed[0] if name not in members]
+    found = ", ".join(repr(name)[1:-1] for name in sorted(members)[:12]) or "nothing"
+    raise InputError(f"{path} lacks {', '.join(missing)} (it has {found}); {fix}")
+
+
+def _read_array(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[Any]:
+    try:
+        with archive.open(member) as stream:
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):  # nor was the checksum looked at: it is at the end
+                raise ValueError("its header does not fit its contents")
+    except Exception as error:
+        objects = "allow_pickle" in str(error)
+        raise ValueError(f"{name}: {'an array of Python objects' if objects else reason(error)}") from error
+    if array.dtype.kind == "U":
+        array.tolist()  # raises where a character is none
+    return array

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.files import reason, write_atomically, writing
+from accupoison.files import read_arrays, reason, write_atomically, writing
 from accupoison.rng import generator
 from accupoison.types import Batch, Phase, Step, Verdict
 
@@ -32,6 +32,7 @@ ROW = np.dtype(
         ("used", "?"),
     ]
 )
+COLUMNS = tuple(ROW.fields or ())
 
 
 class Ledger:
@@ -165,7 +166,7 @@ class Ledger:
         Raises:
             InputError: The file cannot be written.
         """
-        columns = {name: self.rows[name] for name in ROW.fields or ()}
+        columns = {name: self.rows[name] for name in COLUMNS}
         names = {"branches": np.array(self._branches, dtype=np.str_), "phases": np.array([p.value for p in PHASES])}
         write_atomically(path, lambda file: np.savez(file, **columns, **names))  # type: ignore[arg-type]
 
@@ -176,18 +177,17 @@ class Ledger:
         Raises:
             InputError: The file is missing, damaged or not a ledger.
         """
+        fix = "restore a copy or run again"
+        stored = read_arrays(path, (*COLUMNS, "branches", "phases"), kind="ledger", fix=fix)
+        wrong = _misfit(stored)
+        if wrong:
+            raise InputError(f"{path} is not a ledger ({wrong}); {fix}")
         ledger = cls()
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                ledger._rows = np.zeros(len(stored["id"]), dtype=ROW)
-                for name in ROW.fields or ():
-                    ledger._rows[name] = stored[name]
-                ledger._branches = stored["branches"].tolist()
-        except FileNotFoundError:
-            raise InputError(f"there is no ledger {path}; check the path") from None
-        except Exception as error:  # a damaged archive can raise anything
-            raise InputError(f"{path} is not a readable ledger; restore a copy or run again") from error
-        ledger._size = len(ledger._rows)
+        ledger._size = len(stored["id"])
+        ledger._rows = np.zeros(ledger._size, dtype=ROW)
+        for name in COLUMNS:
+            ledger._rows[name] = stored[name]
+        ledger._branches = stored["branches"].tolist()
         return ledger
 
     def _append(self, rows: NDArray[np.void], step: Step) -> None:
@@ -245,6 +245,20 @@ class Pseudonyms:
         found = ids.clone()
         found[known] = table.to(ids.device)[ids[known]]
         return found
+
+
+def _misfit(stored: dict[str, NDArray[Any]]) -> str:
+    """Return what is wrong with the arrays of a saved ledger, or ""."""
+    for name in COLUMNS:
+        if stored[name].dtype != ROW[name] or stored[name].shape != (stored["id"].size,):
+            return f"{name} is {stored[name].dtype} {list(stored[name].shape)}"
+    branches, phases = stored["branches"], stored["phases"]
+    if branches.ndim != 1 or branches.dtype.kind != "U" or phases.tolist() != [phase.value for phase in PHASES]:
+        return "its names of branches or phases are not such"
+    for name, count in (("branch", len(branches)), ("phase", len(PHASES))):
+        if stored["id"].size and stored[name].max() >= count:
+            return f"{name} {stored[name].max()} of {count}"
+    return "a step is negative" if (stored["step"] < 0).any() else ""
 
 
 def _match(ids: Tensor, others: Tensor) -> Tensor:

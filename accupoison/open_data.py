@@ -21,4 +21,4 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
         data = replace(data, flip=settings.flip)
     sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
     parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, held_out=settings.held_out)
-    return data.to(device), parts
+    return data.to(device), replace(parts, note=f"{data.note} {parts.note}".strip())

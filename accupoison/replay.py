@@ -7,16 +7,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.attacks import Attack
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
-from accupoison.files import expect, read_json, write_atomically
+from accupoison.files import expect, holds, read_arrays, read_json, reason, write_atomically
 from accupoison.plan import CRAFTED
 from accupoison.rundir import BATCHES, CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
+
+FIX = "restore a copy or make the run again"
 
 
 def save_batch(run: Path, step: Step) -> None:
@@ -28,7 +31,6 @@ def save_batch(run: Path, step: Step) -> None:
     if step.phase is Phase.RECOVER or (step.phase is Phase.FIRE and step.branch not in CRAFTED):
         return
     path, wire = _file(run, None if step.phase is Phase.FIRE else step.t), step.wire
-    path.parent.mkdir(exist_ok=True)
     x = wire.x.numpy(force=True)
     levels = np.rint(x * 255)
     if np.array_equal(levels.astype(np.float32) / 255, x):  # on the 8-bit grid: a quarter of the space
@@ -39,10 +41,17 @@ def save_batch(run: Path, step: Step) -> None:
 
 
 def digest(run: Path) -> str:
-    """Return a SHA-256 hex digest of all batches that ``run`` has kept."""
+    """Return a SHA-256 hex digest of all batches that ``run`` has kept.
+
+    Raises:
+        InputError: One cannot be read.
+    """
     found = hashlib.sha256()
     for path in sorted((run / BATCHES).glob("*.npz")):
-        found.update(path.name.encode() + path.read_bytes())
+        try:
+            found.update(path.name.encode() + path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({reason(error)}); {FIX}") from error
     return found.hexdigest()
 
 
@@ -108,7 +117,12 @@ def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay
     wanted = [(t, stream.ids(t)) for t in range(config.stream.steps)]
     triggers = [(None, stream.trigger(config.stream.steps).ids)] if crafted else []
     for t, ids in [*wanted, *triggers]:
-        _check_batch(run, t, ids, data)
+        clean_ids = check_batch(run, t, data)["clean_ids"]
+        if not torch.equal(clean_ids, ids.cpu()):
+            raise InputError(
+                f"{_file(run, t)} was made of other samples than this stream has there; give the --data, --seed and "
+                f"stream settings of {run}"
+            )
     return Replay(source=run)
 
 
@@ -157,18 +171,26 @@ def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> No
         )
 
 
-def _check_batch(run: Path, t: int | None, ids: Tensor, data: DataSet) -> None:
-    path = _file(run, t)
-    found = load_batch(run, t)
-    if list(found["x"].shape[1:]) != list(data.shape):
+def check_batch(run: Path, t: int | None, data: DataSet) -> dict[str, Tensor]:
+    """Return what :func:`load_batch` does, made of samples of ``data``.
+
+    Raises:
+        InputError: It is missing or damaged, or has shapes, labels or ids that ``data`` has not.
+    """
+    path, found = _file(run, t), load_batch(run, t)
+    shape, y, ids = list(found["x"].shape[1:]), found["y"], found["clean_ids"]
+    if shape != list(data.shape):
         raise InputError(
-            f"{path} has samples of shape {list(found['x'].shape[1:])} and {data.name} of {list(data.shape)}"
+            f"{path} has samples of shape {shape} and {data.name} of {list(data.shape)}; give the --data of {run}"
         )
-    if not torch.equal(found["clean_ids"], ids.cpu()):
-        raise InputError(
-            f"{path} was made of other samples than this stream has there; give the --data, --seed and stream settings "
-            f"of {run}"
-        )
+    for name, values, count in (("label", y, data.num_classes), ("sample", ids, data.size)):
+        outside = values[(values < 0) | (values >= count)]
+        if len(outside):
+            raise InputError(
+                f"{path} has the {name} {int(outside[0])} and {data.name} has {name}s 0 to {count - 1}; give the "
+                f"--data of {run}, or {FIX}"
+            )
+    return found
 
 
 def _file(run: Path, t: int | None) -> Path:
@@ -182,14 +204,27 @@ def load_batch(run: Path, t: int | None) -> dict[str, Tensor]:
         InputError: It is missing or damaged.
     """
     path = _file(run, t)
-    if not path.exists():
+    if not holds(path.exists):
         begun = path.parent.is_dir() and t is None
         fix = "let it end first, with online --resume" if begun else "run it with --save-batches"
         raise InputError(f"{run} has not kept {path.name}; {fix}")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {name: torch.from_numpy(stored[name]) for name in ("x", "y", "ids", "clean_ids")}
-    except Exception as error:  # a damaged archive can raise anything
-        raise InputError(f"{path} is not a readable batch; restore a copy or make the run again") from error
+    found = read_arrays(path, ("x", "y", "ids", "clean_ids"), kind="batch", fix=FIX)
+    wrong = _misfit(found)
+    if wrong:
+        raise InputError(f"{path} is not a batch ({wrong}); {FIX}")
+    batch = {name: torch.from_numpy(array) for name, array in found.items()}
+    x = batch["x"]
+    return batch | {"x": x.float() / 255 if x.dtype == torch.uint8 else x}
+
+
+def _misfit(found: dict[str, NDArray[Any]]) -> str:
+    """Return what is wrong with the arrays of a batch, or ""."""
     x = found["x"]
-    return found | {"x": x.float() / 255 if x.dtype == torch.uint8 else x}
+    for name in ("y", "ids", "clean_ids"):
+        if found[name].dtype != np.int64 or found[name].shape != x.shape[:1]:
+            return f"{name} is {found[name].dtype} {list(found[name].shape)} and x is {list(x.shape)}"
+    if x.ndim < 2 or x.dtype not in (np.uint8, np.float32):
+        return f"x is {x.dtype} {list(x.shape)}"
+    if x.dtype == np.float32 and not ((x >= 0) & (x <= 1)).all():  # NaN is neither
+        return "x leaves [0, 1]"
+    return ""

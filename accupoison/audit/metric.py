@@ -169,7 +169,11 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int
 
 
 def _rows(values: ArrayLike, labels: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
-    v, y = np.asarray(values, dtype=np.float64), np.asarray(labels)
+    v, y = np.asarray(values), np.asarray(labels)
+    if v.dtype.kind not in "biuf":
+        raise InputError(f"{what} have dtype {v.dtype}; give numbers")
+    with np.errstate(over="ignore"):  # of long doubles, which are then not finite
+        v = v.astype(np.float64, copy=False)
     if v.ndim != 2 or y.shape != v.shape[:1] or len(v) == 0:
         raise InputError(
             f"{what} {list(v.shape)} and labels {list(y.shape)} do not fit; give [N, C] and [N], N above 0"

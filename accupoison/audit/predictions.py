@@ -1,7 +1,7 @@
 """Files of predictions: what other programs know of a model, to be audited."""
 
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from accupoison.audit.metric import checked
 from accupoison.audit.results import Samples
 from accupoison.errors import InputError
+from accupoison.files import read_arrays
 
 KEYS = ("probs", "labels", "member")
 
@@ -25,19 +26,14 @@ def read_predictions(path: Path) -> tuple[Samples, Samples | None]:
     Raises:
         InputError: The file is missing or damaged, or an array is not as above.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: np.asarray(stored[name]) for name in stored.files}
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; check the path") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable .npz file of arrays; write it with numpy.savez") from error
+    known = [f"{prefix}{name}" for prefix in ("", "shadow_") for name in (*KEYS, "ids")]
+    arrays = read_arrays(path, KEYS, optional=known[len(KEYS) :])
     target = _samples(path, arrays, "")
     has_shadow = any(name.startswith("shadow_") for name in arrays)
     return target, _samples(path, arrays, "shadow_") if has_shadow else None
 
 
-def _samples(path: Path, arrays: dict[str, NDArray[np.generic]], prefix: str) -> Samples:
+def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Samples:
     missing = [prefix + key for key in KEYS if prefix + key not in arrays]
     if missing:
         raise InputError(
@@ -45,7 +41,8 @@ def _samples(path: Path, arrays: dict[str, NDArray[np.generic]], prefix: str) ->
         )
     probs, labels = checked(arrays[f"{prefix}probs"], arrays[f"{prefix}labels"])
     member, ids = arrays[f"{prefix}member"], arrays.get(f"{prefix}ids", np.arange(len(labels)))
-    if member.shape != labels.shape or not np.isin(member, (0, 1)).all():
+    flags = member.dtype.kind in "biuf" and member.shape == labels.shape and np.isin(member, (0, 1)).all()
+    if not flags:
         raise InputError(f"{prefix}member in {path} is not 0 or 1 for each of the {len(labels)} samples; mend it")
     if ids.shape != labels.shape or ids.dtype.kind not in "iu":
         raise InputError(f"{prefix}ids in {path} is not a whole number for each of the {len(labels)} samples; mend it")

@@ -17,11 +17,14 @@ from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import PRIORS, RocSummary, epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.data import DataSet
 from accupoison.errors import InputError
+from accupoison.files import read_arrays
 
 LIRA = ("online", "online_fixed_variance", "offline", "offline_fixed_variance")
 RMIA = {"rmia": None, "rmia_offline": 0.5}
 """Their offline slopes; the second is fixed in advance where its authors choose it by a sweep."""
 Floats = NDArray[np.float64]
+SIGNALS, ABOUT = ("phi", "probs", "population", "keep"), ("seconds", "images", "epsilon")
+"""What a world's file holds: of each sample, and of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,18 +103,36 @@ def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1
     Raises:
         InputError: The file is missing or damaged.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            others = found["population"].astype(np.float64)[np.arange(len(population_labels)), population_labels]
-            phi, probs = (found[name].astype(np.float64) for name in ("phi", "probs"))
-            probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
-            about = {name: float(found[name]) for name in ("seconds", "images", "epsilon")}
-            about["share"] = float(found["share"]) if "share" in found else np.nan  # worlds from before it was measured
-            return World(phi, probs, found["keep"], np.clip(others, 0, 1), group=group, **about)
-    except FileNotFoundError:
-        raise InputError(f"there is no {path}; the same command goes on with what is missing") from None
-    except Exception as error:  # a damaged archive can raise anything
-        raise InputError(f"{path} is damaged; delete it, and the same command makes it anew") from error
+    if not path.exists():
+        raise InputError(f"there is no {path}; the same command goes on with what is missing")
+    fix = "delete it, and the same command makes it anew"
+    found = {"share": np.array(np.nan)}  # worlds from before it was measured have none
+    found |= read_arrays(path, (*SIGNALS, *ABOUT), optional=("share",), kind="world", fix=fix)
+    if not _fits(found, population_labels):
+        raise InputError(f"{path} is not a world of these samples; {fix}")
+    phi, probs, others = (found[name].astype(np.float64) for name in ("phi", "probs", "population"))
+    probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
+    told = np.clip(others[np.arange(len(others)), population_labels], 0, 1)
+    about = {name: float(found[name]) for name in (*ABOUT, "share")}
+    return World(phi, probs, found["keep"], told, group=group, **about)
+
+
+def _fits(found: dict[str, NDArray[Any]], population_labels: NDArray[np.int64]) -> bool:
+    """Return whether the arrays of a world are numbers of the shapes that they are written with."""
+    phi, probs, population, keep = (found[name] for name in SIGNALS)
+    classes = probs.shape[1] if probs.ndim == 2 else 0
+    return bool(
+        phi.ndim == 2
+        and phi.shape[1]
+        and probs.shape == (len(phi), classes)
+        and population.shape == (len(population_labels), classes)
+        and (population_labels < classes).all()
+        and keep.shape == (len(phi),)
+        and keep.dtype == np.bool_
+        and all(x.dtype.kind == "f" and np.isfinite(x).all() for x in (phi, probs, population))
+        and (probs.sum(axis=1) > 0).all()
+        and all(found[name].shape == () and found[name].dtype.kind == "f" for name in (*ABOUT, "share"))
+    )
 
 
 def attack_victims(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Outcome], dict[str, Any]]:

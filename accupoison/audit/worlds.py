@@ -25,7 +25,7 @@ from accupoison.gradients import project
 from accupoison.online import input_digests
 from accupoison.open_data import open_data
 from accupoison.plan import CRAFTED
-from accupoison.replay import load_batch
+from accupoison.replay import check_batch, load_batch
 from accupoison.rng import derive
 from accupoison.rundir import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.settings import OnlineConfig, burnin_config
@@ -198,7 +198,7 @@ def run_worlds(task: Task, *, jobs: int, report: Callable[[int, int, str], None]
     if not len(splits.monitor):
         raise InputError("the monitor split is empty and it is the population of the attacks; audit a run that has one")
     if task.settings.poison == "transfer":
-        _check_transfer(task.run, config)
+        _check_transfer(task.run, config, data)
     settings = {**plain(config), "worlds": {"inputs": input_digests(config, task.root, data), **asdict(task.settings)}}
     resume = RunDirectory.holds_run(task.out)
     out = task.out
@@ -209,7 +209,7 @@ def run_worlds(task: Task, *, jobs: int, report: Callable[[int, int, str], None]
             report(done, len(left), name)
 
 
-def _check_transfer(run: Path, config: OnlineConfig) -> None:
+def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
     if config.stream.augment == "before":
         raise InputError(
             f"{run} was cropped before the attack, so its perturbations fit its own samples; use per-world"
@@ -217,9 +217,9 @@ def _check_transfer(run: Path, config: OnlineConfig) -> None:
     if config.attack.settings["stage"] == "code":
         raise InputError(f"the poison of {run} was put in by the training code and never sent; use per-world")
     for t in range(config.stream.steps):
-        load_batch(run, t)
+        check_batch(run, t, data)
     if not CRAFTED.isdisjoint(config.trigger.deliver[-1:]):
-        load_batch(run, None)
+        check_batch(run, None, data)
 
 
 def audit_worlds(task: Task) -> tuple[list[Outcome], list[Outcome], dict[str, Any]]:

@@ -98,7 +98,7 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
 
 @audit.command()
 @click.argument("file", type=PATH)
-@click.option("--out", type=PATH, help="The directory to write.  [default: FILE without .npz]")
+@click.option("--out", type=PATH, help="The directory to write.  [default: FILE without .npz, or FILE-audit]")
 @SEED
 @JSON
 def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
@@ -112,7 +112,8 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
 
     samples, shadow = read_predictions(file)
     scores, reported, results = audit_samples(samples, shadow, seed=seed)
-    folder = out or file.with_suffix("")
+    beside = file.with_suffix("")  # which is FILE itself where that has no suffix
+    folder = out or (file.with_name(f"{file.name}-audit") if beside.is_file() else beside)
     write_results(folder, results, scores, reported)
     if as_json:
         click.echo(json_text({"out": str(folder), "attacks": [one.as_dict() for one in results]}))

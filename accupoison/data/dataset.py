@@ -28,6 +28,7 @@ class DataSet:
         classes: The class names, in label order.
         flip: A horizontal flip leaves the class as it is.
         stats: Published channel statistics; None where they are to be measured by :meth:`channel_stats`.
+        note: What the user should know about it, or "".
     """
 
     name: str
@@ -38,6 +39,7 @@ class DataSet:
     classes: tuple[str, ...]
     flip: bool
     stats: Stats | None = None
+    note: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -1,17 +1,16 @@
 """Data sets from one .npz file of the user's own: images or features."""
 
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError
+from accupoison.files import read_arrays
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 WHOLE = ("x", "y")
@@ -20,10 +19,7 @@ FOLD = 5
 """Of a set without a division, every so many-th sample is a test sample."""
 MAX_CLASSES = 65_536
 
-# What numpy and zipfile raise on a file that is damaged, encrypted, pickled or something else altogether.
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile)
-
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
@@ -31,8 +27,9 @@ def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
 
     The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` (images uint8 [N, H, W, C] with C 1 or 3, or
     features [N, D], any finite numbers; labels integers [N] from 0) and, optionally, ``classes`` (strings, in label
-    order). In place of the four there may be ``x`` and ``y``: samples 4, 9, 14, ... are then the test half. Features
-    that are not all in [0, 1] are scaled to it, each by its least and largest value in the file.
+    order). In place of the four there may be ``x`` and ``y``: samples 4, 9, 14, ... are then the test half or, where
+    one half would lack classes of the other, samples 4, 9, 14, ... of each class. Features that are not all in [0, 1]
+    are scaled to it, each by its least and largest value in the file.
 
     Args:
         path: The file.
@@ -43,13 +40,10 @@ def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
         InputError: The file is missing or damaged, or one of its arrays is not as above.
     """
     arrays = _arrays(path)
-    for half in ("train", "test"):
-        _check_inputs(path, f"{half}_x", arrays[f"{half}_x"])
-        _check_labels(path, half, arrays[f"{half}_y"], len(arrays[f"{half}_x"]))
     _check_sizes(path, arrays["train_x"].shape, arrays["test_x"].shape)
     classes = _classes(path, arrays)
     halves = arrays["train_x"], arrays["test_x"]
-    train_x, test_x = map(_images, halves) if halves[0].ndim == 4 else _features(*halves)
+    train_x, test_x = map(_images, halves) if halves[0].ndim == 4 else _features(path, *halves)
     return DataSet(
         name=name,
         train_x=train_x,
@@ -62,58 +56,40 @@ def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}; give an .npz file with {', '.join(KEYS)}")
-    try:
-        with path.open("rb") as handle:  # numpy leaves a path it opened itself open when the content is no zip
-            return _members(path, np.load(handle, allow_pickle=False))
-    except InputError:  # a ValueError too, but one that says it all already
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path} is not a readable .npz file ({reason(error)}); write it with numpy.savez") from error
-
-
-def _members(path: Path, file: "Array | np.lib.npyio.NpzFile") -> dict[str, Array]:
-    if isinstance(file, np.ndarray):
-        raise InputError(f"{path} holds a single array; write {', '.join(KEYS)} to one file with numpy.savez")
-    with file:
-        missing = [key for key in KEYS if key not in file]
-        if len(missing) == len(KEYS) and all(key in file for key in WHOLE):
-            return _halved(path, {key: _member(path, file, key) for key in (*WHOLE, "classes") if key in file})
-        if missing:
-            found = ", ".join(file.files) or "nothing"
-            raise InputError(f"{path} lacks {', '.join(missing)} (it has {found}); save {', '.join(KEYS)}")
-        return {key: _member(path, file, key) for key in (*KEYS, "classes") if key in file}
+    fix = f"write {', '.join(KEYS)} to one file with numpy.savez"
+    arrays = read_arrays(path, KEYS, WHOLE, optional=("classes",), fix=fix)
+    halves: tuple[str, ...] = ("train_", "test_") if KEYS[0] in arrays else ("",)
+    for half in halves:
+        _check_inputs(path, f"{half}x", arrays[f"{half}x"])
+        _check_labels(path, half, arrays[f"{half}y"], len(arrays[f"{half}x"]))
+    return arrays if len(halves) == 2 else _halved(path, arrays)
 
 
 def _halved(path: Path, whole: dict[str, Array]) -> dict[str, Array]:
-    """Return the arrays of a file without a division as if it had one."""
+    """Return the arrays of a file without a division as if it had one.
+
+    By place, or, where a half would then lack classes (they may come in turn), by place within each class.
+    """
     x, y = whole.pop("x"), whole.pop("y")
-    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(x) < FOLD:
-        raise InputError(
-            f"{path} has x {list(x.shape)} and y {list(y.shape)}; give one label a sample, and at least {FOLD} of both"
-        )
+    if len(x) < FOLD:
+        raise InputError(f"{path} has {len(x)} samples; give at least {FOLD}, or {', '.join(KEYS)}")
     tested = np.arange(len(x)) % FOLD == FOLD - 1
+    if not np.array_equal(np.unique(y[tested]), np.unique(y[~tested])):
+        tested = _stratified(path, y)
     return {"train_x": x[~tested], "train_y": y[~tested], "test_x": x[tested], "test_y": y[tested], **whole}
 
 
-def _member(path: Path, file: "np.lib.npyio.NpzFile", key: str) -> Array:
-    try:
-        value = file[key]
-    except UNREADABLE as error:
-        if "allow_pickle" in str(error):
+def _stratified(path: Path, y: Array) -> NDArray[np.bool_]:
+    """Return which samples are tested: of each class every so many-th or, of a smaller one, the last."""
+    tested = np.zeros(len(y), dtype=np.bool_)
+    for label, count in zip(*np.unique(y, return_counts=True), strict=True):
+        if count == 1:
             raise InputError(
-                f"{key} in {path} is an array of Python objects; save it as uint8 images, integer labels or strings"
-            ) from error
-        raise InputError(f"{key} in {path} cannot be read ({reason(error)}); copy or write the file again") from error
-    if not isinstance(value, np.ndarray):  # a member that is no array comes back as bytes
-        raise InputError(f"{key} in {path} is not a numpy array; write the file with numpy.savez")
-    return value
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of what an exception says, to quote inside a sentence."""
-    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
+                f"{path} has one sample of class {label}, and the train and the test half both need one; give it "
+                f"another, or give {', '.join(KEYS)}"
+            )
+        tested[np.flatnonzero(y == label)[min(count, FOLD) - 1 :: FOLD]] = True
+    return tested
 
 
 def _check_inputs(path: Path, key: str, x: Array) -> None:
@@ -144,13 +120,13 @@ def _check_features(path: Path, key: str, x: Array) -> None:
 
 
 def _check_labels(path: Path, half: str, y: Array, count: int) -> None:
-    key = f"{half}_y in {path}"
+    key = f"{half}y in {path}"
     if y.dtype.kind not in "iu":
         raise InputError(f"{key} has dtype {y.dtype}; labels must be integers [N]")
     if y.ndim != 1:
         raise InputError(f"{key} has shape {list(y.shape)}; labels must be integers [N]")
     if len(y) != count:
-        raise InputError(f"{key} has {len(y)} labels for {count} samples in {half}_x; give one label a sample")
+        raise InputError(f"{key} has {len(y)} labels for {count} samples in {half}x; give one label a sample")
     if y.min() < 0:
         raise InputError(f"{key} has the label {y.min()}; number the classes from 0")
 
@@ -186,13 +162,22 @@ def _images(x: Array) -> Tensor:
     return channels_first.expand(-1, 3, -1, -1).contiguous()
 
 
-def _features(train: Array, test: Array) -> tuple[Tensor, Tensor]:
+def _features(path: Path, train: Array, test: Array) -> tuple[Tensor, Tensor]:
     """Return both halves as float32 [N, D] in [0, 1]."""
-    both = np.concatenate([train, test]).astype(np.float64)
-    if both.min() < 0 or both.max() > 1:
-        low, high = both.min(0), both.max(0)
-        both = (both - low) / np.where(high > low, high - low, 1)
-    x = torch.from_numpy(both.astype(np.float32))
+    with np.errstate(over="ignore"):  # of long doubles, and of a range above the largest number
+        raw = np.concatenate([train, test])
+        both = raw.astype(np.float64)
+        if not np.isfinite(both).all():
+            raise InputError(f"{path} has values beyond 1.8e308; scale the features")
+        if both.min() < 0 or both.max() > 1:
+            wide = ~np.isfinite(np.ptp(both, axis=0))
+            both[:, wide] /= 2
+            low, high = both.min(0), both.max(0)
+            both = (both - low) / np.where(high > low, high - low, 1)
+    single = both.astype(np.float32)
+    if (raw != raw[0]).any() and not (single != single[0]).any():
+        raise InputError(f"{path} has features that differ by less than single precision can tell; scale them up")
+    x = torch.from_numpy(single)
     return x[: len(train)].clone(), x[len(train) :].clone()
 
 

@@ -1,14 +1,12 @@
 """Published data sets: from ``NAME.npz`` where that exists, otherwise through torchvision."""
 
-import pickle
+import gzip
+import shutil
 import sys
-import tarfile
 import warnings
-import zlib
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,11 +16,9 @@ import torch
 from torch import Tensor
 
 from accupoison.data.dataset import DataSet, Stats
-from accupoison.data.npz import read_npz, reason
+from accupoison.data.npz import read_npz
 from accupoison.errors import InputError
-
-# RuntimeError is torchvision's word for absent files and for a wrong checksum; URLError and HTTPError are OSErrors.
-FAILURES = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, pickle.UnpicklingError, zlib.error)
+from accupoison.files import holds, reason, write_atomically
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ def read_published(name: str, root: Path, *, offline: bool) -> DataSet:
         InputError: The files are absent or damaged and cannot be fetched.
     """
     known, npz = PUBLISHED[name], root / f"{name}.npz"
-    if not npz.exists():
+    if not holds(npz.exists):
         return _from_torchvision(name, root, offline=offline)
     data = read_npz(npz, name=name, flip=known.flip)
     if data.features or data.shape != known.shape or data.num_classes != known.num_classes:
@@ -125,42 +121,70 @@ def read_published(name: str, root: Path, *, offline: bool) -> DataSet:
 
 
 def _from_torchvision(name: str, root: Path, *, offline: bool) -> DataSet:
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")  # of the published files, pickled by an old numpy, and of damaged ones
+            data = _data(name, *_halves(name, root, offline=offline))
+        _check(PUBLISHED[name], data)
+    except InputError:
+        raise
+    except Exception as error:  # a loader raises anything on damaged files; all it says of absent ones is RuntimeError
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        raise InputError(_advice(name, root, error, offline=offline)) from error
+    return data
+
+
+def _halves(name: str, root: Path, *, offline: bool) -> "list[Any]":
     # Imported here because torchvision takes seconds to load and only this path needs it.
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
     known = PUBLISHED[name]
     loader = getattr(datasets, known.loader)
+    for file, md5 in getattr(loader, "resources", ()):
+        packed = root / known.files / file
+        if not packed.with_suffix("").exists() and check_integrity(str(packed), md5):
+            _unpack(packed)
     # With a sound archive in place "download" only unpacks it, which is fine offline too.
     archive = getattr(loader, "filename", None)
     download = not offline or (archive is not None and check_integrity(str(root / archive), loader.tgz_md5))
-    try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-            # The published files were pickled by an old numpy, which numpy 2.4.0 to 2.4.4 remark upon.
-            warnings.filterwarnings("ignore", message=r"dtype\(\): align")
-            train, test = (loader(str(root), download=download, **half) for half in known.halves)
-    except FAILURES as error:
-        if isinstance(error, HTTPError):
-            error.close()  # it holds the connection
-        raise InputError(_advice(name, root, error, offline=offline)) from error
-    classes = getattr(train, "classes", [str(label) for label in range(known.num_classes)])
+    return [loader(str(root), download=download, **half) for half in known.halves]
+
+
+def _unpack(packed: Path) -> None:
+    with gzip.open(packed) as source:
+        write_atomically(packed.with_suffix(""), lambda file: shutil.copyfileobj(source, file))
+
+
+def _data(name: str, train: Any, test: Any) -> DataSet:  # noqa: ANN401
+    known = PUBLISHED[name]
     return DataSet(
         name=name,
         train_x=_images(train.data),
         train_y=_labels(train),
         test_x=_images(test.data),
         test_y=_labels(test),
-        classes=tuple(classes),
+        classes=tuple(getattr(train, "classes", map(str, range(known.num_classes)))),
         flip=known.flip,
     )
 
 
+def _check(known: Published, data: DataSet) -> None:
+    """Raise ValueError unless the data are what is known of the set; there may be fewer of them."""
+    data.check()
+    if data.shape != known.shape:
+        raise ValueError(f"images are {list(data.shape)}, not {list(known.shape)}")
+    if data.num_classes != known.num_classes or not all(isinstance(name, str) for name in data.classes):
+        raise ValueError(f"there are not {known.num_classes} names of classes")
+
+
 def _advice(name: str, root: Path, error: BaseException, *, offline: bool) -> str:
     known = PUBLISHED[name]
-    problem = "is absent or damaged and downloads are off" if offline else f"cannot be downloaded ({reason(error)})"
+    problem = "downloads are off" if offline else f"cannot be downloaded ({reason(error)})"
     return (
-        f"{known.title} in {root.absolute()} {problem}; put {known.files}, or {name}.npz there, or name the directory "
-        "that has one of them with --data-dir or ACCUPOISON_DATA"
+        f"{known.title} in {root.absolute()} is absent or damaged and {problem}; put {known.files}, or {name}.npz "
+        "there, or name the directory that has one of them with --data-dir or ACCUPOISON_DATA"
     )
 
 
@@ -175,4 +199,7 @@ def _images(x: "np.ndarray[Any, Any] | Tensor") -> Tensor:
 
 
 def _labels(half: Any) -> Tensor:  # noqa: ANN401
-    return torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels).long()
+    labels = torch.as_tensor(half.targets if hasattr(half, "targets") else half.labels)
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels are {labels.dtype}")
+    return labels.long()

@@ -10,9 +10,10 @@ import torch
 
 from accupoison.data.dataset import DataSet, Stats
 from accupoison.data.folders import read_image_folder, read_tiny_imagenet
-from accupoison.data.npz import read_npz, reason
+from accupoison.data.npz import read_npz
 from accupoison.data.published import PUBLISHED, read_published
 from accupoison.errors import InputError, did_you_mean
+from accupoison.files import holds, reason
 from accupoison.registry import plugins
 from accupoison.rng import generator
 
@@ -62,12 +63,40 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     if data_dir is not None:
         _directory(data_dir)
     if not ours:
-        return _of_others(kind, data_dir)
+        return _noted(_of_others(kind, data_dir), whole=True)
     if kind in PUBLISHED:
         data = read_published(kind, _directory(data_dir), offline=offline)
     else:
         data = _LOADERS[kind](argument, data_dir)
-    return replace(data, name=name, stats=STATS.get(kind))
+    return _noted(replace(data, name=name, stats=STATS.get(kind)), whole=kind not in PUBLISHED)
+
+
+def _noted(data: DataSet, *, whole: bool = False) -> DataSet:
+    """Return ``data`` with a note of the classes that one half lacks.
+
+    Args:
+        data: The data set.
+        whole: Refuse it where the train half is the one.
+
+    Raises:
+        InputError: A class is tested that cannot be learnt.
+    """
+    train, test = (set(y.tolist()) for y in (data.train_y, data.test_y))
+    notes = [data.note]
+    if test - train:
+        found = f"{data.name} has test samples of {_named(data, test - train)} and no train samples"
+        if whole:
+            raise InputError(f"{found}; give every class that is tested some to learn from")
+        notes.append(f"{found}.")
+    if train - test:
+        notes.append(f"{data.name} has no test samples of {_named(data, train - test)}, so no accuracy speaks of them.")
+    return replace(data, note=" ".join(filter(None, notes)))
+
+
+def _named(data: DataSet, labels: set[int]) -> str:
+    names = [repr(data.classes[label]) for label in sorted(labels)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{'class' if len(names) == 1 else 'classes'} {', '.join(names[:5])}{more}"
 
 
 def _directory(data_dir: Path | None) -> Path:
@@ -75,8 +104,8 @@ def _directory(data_dir: Path | None) -> Path:
     named = data_dir or os.environ.get("ACCUPOISON_DATA")
     if not named:
         return Path("data")
-    path = Path(named).expanduser()
-    if not path.is_dir():
+    path = _expanded(str(named))
+    if not holds(path.is_dir):
         source = "--data-dir" if data_dir is not None else "ACCUPOISON_DATA"
         raise InputError(f"the data directory {path} does not exist; create it or correct {source}")
     return path
@@ -103,7 +132,7 @@ def _of_others(name: str, data_dir: Path | None) -> DataSet:
 
 def _location30(argument: str, data_dir: Path | None) -> DataSet:
     path = _directory(data_dir) / "location30.npz"
-    if not path.exists():
+    if not holds(path.exists):
         raise InputError(
             f"Location-30 is not in {path.parent.absolute()}; put location30.npz there, with x (0 or 1, [5010, 446]) "
             "and y, or name the directory that has it with --data-dir or ACCUPOISON_DATA"
@@ -125,8 +154,18 @@ def _folder(argument: str, data_dir: Path | None) -> DataSet:
 
 def _found(argument: str, data_dir: Path | None) -> Path:
     """Return the path as it is given or, where that is nothing, as one within the data directory."""
-    path = Path(argument).expanduser()
-    return inside if not path.exists() and (inside := _directory(data_dir) / path).exists() else path
+    path = _expanded(argument)
+    if holds(path.exists):
+        return path
+    inside = _directory(data_dir) / path
+    return inside if holds(inside.exists) else path
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user whom the system does not know
+        return Path(text)
 
 
 def _tiny_imagenet(argument: str, data_dir: Path | None) -> DataSet:

@@ -118,7 +118,7 @@ def test_dry_run_checks_the_settings(work: Path) -> None:
             ["--data", "cifar10", "--data-dir", "nodir"],
             r"the data directory nodir does not exist; create it or correct",
         ),
-        (["--data", "npz:none.npz"], r"no such file: none.npz; give an .npz file with"),
+        (["--data", "npz:none.npz"], r"there is no file none.npz; check the path"),
         (["--data", "npz:"], r"data set 'npz:' names no file; write npz:PATH"),
         (
             ["--out", "tiny.toml"],

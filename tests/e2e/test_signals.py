@@ -140,7 +140,7 @@ def test_other_commands_say_that_the_same_command_goes_on(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
-    for function in ("report.collect", "audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
+    for function in ("report.collect.collect", "audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)
     result = call(*words)
     assert (result.exit_code, result.stderr) == (130, ON)

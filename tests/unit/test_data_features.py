@@ -71,8 +71,11 @@ def test_a_file_without_a_division_is_divided_by_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"x": np.zeros((6, 2)), "y": np.zeros(5, int)}, r"x \[6, 2\] and y \[5\]; give one label a sample"),
-        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, "at least 5 of both"),
+        (
+            {"x": np.zeros((6, 2)), "y": np.zeros(5, int)},
+            r"y in .* has 5 labels for 6 samples in x; give one",
+        ),
+        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, "has 4 samples; give at least 5"),
         ({"x": np.zeros((6, 2)), "train_y": np.zeros(6, int)}, "lacks train_x, test_x, test_y"),
     ],
 )

@@ -155,7 +155,7 @@ def test_missing_and_damaged_worlds_are_said(world: tuple[OfflineConfig, DataSet
     made_worlds(tmp_path, *world, told=1.0)
     path = world_path(tmp_path, "victims", 1)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"victims-001\.npz is damaged; delete it"):
+    with pytest.raises(InputError, match=r"victims-001\.npz is not a readable world .*; delete it"):
         attack_victims(world[0], tmp_path, world[1])
     path.unlink()
     with pytest.raises(InputError, match=r"there is no .*victims-001\.npz"):
