@@ -1,18 +1,29 @@
 """One place that turns a device's name into a device."""
 
+import os
+
 import torch
 
 from accupoison.errors import InputError
+
+DEVICE = "ACCUPOISON_DEVICE"
+"""The environment variable that says what "auto" takes."""
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda", "cuda:N" or "mps".
 
-    "auto" takes CUDA if there is one, else MPS, else the CPU.
+    "auto" takes what the environment variable ``ACCUPOISON_DEVICE`` names, else CUDA if there is one, else MPS, else
+    the CPU.
 
     Raises:
         InputError: Another name, or a device that this machine does not have.
     """
+    if name == "auto" and os.environ.get(DEVICE, "auto") != "auto":
+        try:
+            return resolve_device(os.environ[DEVICE])
+        except InputError as error:
+            raise InputError(f"the environment variable {DEVICE} cannot be used: {error}") from error
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

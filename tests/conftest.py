@@ -1,0 +1,21 @@
+"""The suite runs on the CPU: each process would open a context of its own on a GPU. ``-m cuda`` lets it see one."""
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the device of this process and its children, before anything asks for one."""
+    os.environ["ACCUPOISON_DEVICE"] = "cpu"
+    asked = str(config.getoption("markexpr"))
+    if "cuda" not in asked or "not cuda" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none to see."""
+    import torch
+
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU; where there is one, pytest -m cuda shows it")
