@@ -19,9 +19,10 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: Another name, or a device that this machine does not have.
     """
-    if name == "auto" and os.environ.get(DEVICE, "auto") != "auto":
+    named = os.environ.get(DEVICE) or "auto"
+    if name == "auto" and named != "auto":
         try:
-            return resolve_device(os.environ[DEVICE])
+            return resolve_device(named)
         except InputError as error:
             raise InputError(f"the environment variable {DEVICE} cannot be used: {error}") from error
     if name == "auto":

@@ -2,7 +2,12 @@
 
 import os
 
+import hypothesis
 import pytest
+
+TIMELESS = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("timeless", TIMELESS)
+hypothesis.settings.load_profile("timeless")
 
 
 def pytest_configure(config: pytest.Config) -> None:
