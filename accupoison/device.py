@@ -1,5 +1,6 @@
 """One place that turns a device's name into a device."""
 
+import os
 import re
 
 import torch
@@ -23,14 +24,25 @@ def device_parts(name: str) -> tuple[str, int]:
     return kind, int(number or 0)
 
 
+DEVICE = "ACCUPOISON_DEVICE"
+"""The environment variable that says what "auto" takes."""
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda", "cuda:N" or "mps".
 
-    "auto" takes CUDA if there is one, else MPS, else the CPU.
+    "auto" takes what the environment variable ``ACCUPOISON_DEVICE`` names, else CUDA if there is one, else MPS, else
+    the CPU.
 
     Raises:
         InputError: Another name, or a device that this machine does not have.
     """
+    named = os.environ.get(DEVICE) or "auto"
+    if name == "auto" and named != "auto":
+        try:
+            return resolve_device(named)
+        except InputError as error:
+            raise InputError(f"the environment variable {DEVICE} cannot be used: {error}") from error
     kind, number = device_parts(name)
     if kind == "auto":
         if torch.cuda.is_available():

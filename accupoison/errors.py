@@ -11,6 +11,15 @@ class InputError(ValueError):
     """
 
 
+class RangeError(ValueError):
+    """Inputs are not in the range that they must be in, or not of the type: what is wrong, a semicolon, and the fix."""
+
+    @property
+    def what(self) -> str:
+        """What is wrong; the fix is for who makes a batch by hand."""
+        return str(self).partition(";")[0]
+
+
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean X?"`` for the closest of ``choices``, or the list of them when none is close."""
     known = sorted(set(choices))

@@ -107,29 +107,37 @@ ROUND_SIGN = 1e3
 
 
 def signed_ascent(
-    clean: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int, round_sign: bool = False
+    clean: Tensor,
+    objective: Callable[[Tensor], Tensor],
+    *,
+    eps: float,
+    steps: int,
+    round_sign: bool = False,
+    bounded: bool = True,
 ) -> Tensor:
     """Maximise ``objective`` by signed steps of ``2 * eps / steps`` from ``clean``.
 
     Args:
-        clean: Images [B, ...] in [0, 1], the centre of the l_inf ball.
+        clean: Inputs [B, ...], the centre of the l_inf ball.
         objective: Images to a scalar.
         eps: Radius of the ball.
         steps: Number of steps.
         round_sign: Leave a value where it is if the objective's slope there is below 0.0005.
+        bounded: Stay in [0, 1], where ``clean`` is.
 
     Returns:
-        Images within ``eps`` of ``clean`` and in [0, 1], detached.
+        Inputs within ``eps`` of ``clean`` and, if ``bounded``, in [0, 1], detached.
     """
     x = clean.detach().clone()
     for _ in range(steps):
         x.requires_grad_()
         (slope,) = torch.autograd.grad(objective(x), x)
         slope = torch.round(ROUND_SIGN * slope) if round_sign else slope
-        x = project(x.detach() + (2 * eps / steps) * slope.sign(), clean, eps)
+        x = project(x.detach() + (2 * eps / steps) * slope.sign(), clean, eps, bounded=bounded)
     return x
 
 
-def project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
-    """Return ``x`` moved into the l_inf ball of radius ``eps`` around ``centre`` and into [0, 1]."""
-    return (centre + (x - centre).clamp(-eps, eps)).clamp(0, 1)
+def project(x: Tensor, centre: Tensor, eps: float, *, bounded: bool = True) -> Tensor:
+    """Return ``x`` moved into the l_inf ball of radius ``eps`` around ``centre`` and, if ``bounded``, into [0, 1]."""
+    inside = centre + (x - centre).clamp(-eps, eps)
+    return inside.clamp(0, 1) if bounded else inside

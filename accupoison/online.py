@@ -115,8 +115,8 @@ class OnlineRun:
             self.ledger = stored_ledger(self.out, state)
             at = (state["offset"], self.meter.trunk_steps)
         u = self.config.update
-        bounded = not DEFENSES.get(self.config.defense.name).couples
-        noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows depend on each other
+        bounded = DEFENSES.get(self.config.defense.name).couples is False
+        noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows may depend on each other
         self._accountant = Accountant(noise, u.delta, self.config.trigger.updates) if u.private else None
         self.recorder = RunRecorder(self.directory, self.config.trigger.deliver, at)
         if self._accountant is not None and self.ledger.branches:

@@ -36,9 +36,10 @@ def probe(
     size = float((sent.x - clean.x).abs().max())
     if size > 0:
         poisoned = (sent.x != clean.x).flatten(1).any(dim=1)
-        noise = memorization_discrepancy(live, reference, noisy(clean.x, "rademacher", size, rng))
+        noise = noisy(clean.x, "rademacher", size, rng, bounded=clean.bounded)
+        on_noise = memorization_discrepancy(live, reference, noise)
         values["defense/discrepancy_auc_clean"] = separation(on_sent[poisoned], on_clean[poisoned])
-        values["defense/discrepancy_auc_noise"] = separation(on_sent[poisoned], noise[poisoned])
+        values["defense/discrepancy_auc_noise"] = separation(on_sent[poisoned], on_noise[poisoned])
     return values
 
 

@@ -173,7 +173,8 @@ class UpdateSettings:
         max_grad_norm: dpsgd: bound on the l2 norm of each sample's gradient.
         delta: dpsgd: the epsilon recorded is that of this delta.
         chunk: dpsgd: samples whose gradients are held at once.
-        coupled: dpsgd: run even with a defence that mixes the rows of a batch; epsilon is then undefined.
+        coupled: dpsgd: run even with a defence that mixes the rows of a batch, or does not say that it does not;
+            epsilon is then undefined.
     """
 
     name: str = "sgd"
@@ -209,7 +210,7 @@ class RunSettings:
 
     Attributes:
         seed: Of all randomness.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        device: "auto" (what ACCUPOISON_DEVICE names, or what there is), "cpu", "cuda", "cuda:N" or "mps".
         save_every: Steps between saved states (the burn-in saves at every epoch).
     """
 

@@ -90,15 +90,26 @@ class OnlineConfig:
                 "attack.stage=code puts poison in by the training code, so nothing is sent that --save-batches could "
                 "keep; drop one of them"
             )
-        if self.update.private and not self.update.coupled and DEFENSES.get(self.defense.name).couples:
-            raise InputError(
-                f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
-                "what one sample does; choose another, or set update.coupled=true and get no epsilon"
-            )
+        if self.update.private and not self.update.coupled:
+            self._check_rows_apart()
         if self.stop.active and self.stream.kind.startswith("shift:"):
             raise InputError(
                 f"stream.kind {self.stream.kind} grows worse up to a fixed step, so no stop rule can be set with it; "
                 "drop stop.error_rise and stop.error_above"
+            )
+
+    def _check_rows_apart(self) -> None:
+        couples, kind = DEFENSES.get(self.defense.name).couples, DEFENSES.get(self.defense.name).__name__
+        if couples:
+            raise InputError(
+                f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
+                "what one sample does; choose another, or set update.coupled=true and get no epsilon"
+            )
+        if couples is None:
+            raise InputError(
+                f"the defence {self.defense.name} does not say whether rows depend on each other, so DP-SGD can state "
+                f"no epsilon; declare `couples: ClassVar[bool] = False` in {kind} if no row's image or loss depends on "
+                "another's (accupoison.testing.check_defense tries it), or set update.coupled=true and get no epsilon"
             )
 
     def plan(self) -> Plan:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from accupoison.attacks import Attack
 from accupoison.context import StepContext
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
+from accupoison.errors import InputError, RangeError
 from accupoison.learner import Learner
 from accupoison.ledger import Pseudonyms
 from accupoison.plan import CRAFTED, Plan
 from accupoison.probes import probe
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
+from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict, check_range
 from accupoison.updates import SGD
 
 SLACK = 1e-6
@@ -86,7 +88,7 @@ class Simulation:
     def abandon(self) -> None:
         """End the path that the loop is on, as its model is broken; the next trigger still leaves from the fork."""
         if self.branch < 0:
-            self.branch = len(self.plan.triggers)
+            self.branch, self._ready = len(self.plan.triggers), True  # nothing is left to set up for
         else:
             self.t = self.horizon + self.plan.after + 1
 
@@ -127,11 +129,11 @@ class Simulation:
     def _setup(self) -> None:
         if not self._ready:
             view, metrics = self.learner.view(), dict[str, float]()
-            with self._model_seed("attack-setup"):
+            with self._model_seed("attack-setup"), _blaming(self.attack):
                 self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
             trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self._trusted)]
             context = StepContext(self._seed, "defense-setup", 0, metrics)
-            with self._model_seed("defense-setup"):
+            with self._model_seed("defense-setup"), _blaming(self.defense):
                 self.defense.setup(view, self.reference, trusted, context)
             self._ready = True
 
@@ -210,34 +212,34 @@ class Simulation:
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
         view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
-        with _clock(metrics, "time/attack_s"), self._model_seed("attack"):
+        with _clock(metrics, "time/attack_s"), self._model_seed("attack"), _blaming(self.attack):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
             elif phase is Phase.FIRE and self.trigger_name != "clean":
                 sent = self.attack.trigger(view, clean, context)
             else:
                 return clean
-        check_batch(sent, f"attack {type(self.attack).__name__}")
+        check_batch(sent, _name(self.attack), bounded=clean.bounded)
         if sent.x.shape != clean.x.shape:
-            raise ValueError(f"attack {type(self.attack).__name__} returned {len(sent)} rows for {len(clean)}")
+            raise ValueError(f"{_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
         moving = phase is Phase.FIRE and self.access.reoptimise and self.attack.recentre
         if self.attack.bounded and not moving:
             distance = _farthest(sent, clean)
             if distance > self.attack.eps + SLACK:
-                raise ValueError(f"attack {type(self.attack).__name__} moved a pixel by {distance} over its eps")
+                raise ValueError(f"{_name(self.attack)} moved a pixel by {distance} over its eps")
         return sent
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
-        with _clock(metrics, "time/defense_s"), self._model_seed("defense"):
+        with _clock(metrics, "time/defense_s"), self._model_seed("defense"), _blaming(self.defense):
             context = StepContext(self._seed, "defense", self.t, metrics)
             seen = self.defense.intercept(view, self._hidden(sent), context)
-        check_batch(seen, f"defence {type(self.defense).__name__}")
+        check_batch(seen, _name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)
-        return Batch(seen.x, seen.y, self._names.reveal(seen.ids), seen.extra)
+        return replace(seen, ids=self._names.reveal(seen.ids))
 
     def _hidden(self, batch: Batch) -> Batch:
         """Return the batch under pseudonyms: a defence must not learn who a sample is."""
-        return Batch(batch.x, batch.y, self._names.hide(batch.ids), batch.extra)
+        return replace(batch, ids=self._names.hide(batch.ids))
 
     @contextmanager
     def _weight_change(self, metrics: dict[str, float]) -> Iterator[None]:
@@ -253,13 +255,37 @@ def _farthest(batch: Batch, origin: Batch) -> float:
     return float((batch.x - origin.x).abs().max()) if len(batch) else 0.0
 
 
-def check_batch(batch: Batch, who: str) -> None:
-    """Raise ValueError unless the images are float32, finite and in [0, 1]; ``who`` made them."""
+def check_batch(batch: Batch, who: str, *, bounded: bool = True) -> None:
+    """Raise ValueError unless the images are float32, finite and, if ``bounded``, in [0, 1]; ``who`` made them.
+
+    A :class:`~accupoison.types.Batch` lets NaN pass, and its tensor can be changed after it was checked.
+    """
     if batch.x.dtype != torch.float32:
         raise ValueError(f"{who} returned images of type {batch.x.dtype}, not float32")
-    if len(batch) and not (float(batch.x.min()) >= 0 and float(batch.x.max()) <= 1):
-        low, high = float(batch.x.min()), float(batch.x.max())
-        raise ValueError(f"{who} returned images outside [0, 1] (or NaN): from {low} to {high}")
+    if not bounded and not bool(batch.x.isfinite().all()):
+        raise ValueError(f"{who} returned inputs that are not finite numbers")
+    if bounded:
+        try:
+            check_range(batch.x, finite=True)
+        except RangeError as error:
+            raise ValueError(f"{who} returned {error.what}") from error
+
+
+def _name(component: Attack | Defense) -> str:
+    return f"{'attack' if isinstance(component, Attack) else 'defence'} {type(component).__name__}"
+
+
+@contextmanager
+def _blaming(component: Attack | Defense) -> Iterator[None]:
+    """Name the component in whose code a ValueError was raised: batches are checked where they are made."""
+    try:
+        yield
+    except InputError:
+        raise
+    except RangeError as error:
+        raise ValueError(f"{_name(component)} returned {error.what}") from error
+    except ValueError as error:
+        raise ValueError(f"{_name(component)} failed ({error})") from error
 
 
 @contextmanager

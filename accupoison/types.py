@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from accupoison.errors import RangeError
+
 Grads = tuple[Tensor, ...]
 """One gradient per parameter tensor, in parameter order."""
 
@@ -31,17 +33,34 @@ class Phase(Enum):
     RECOVER = "recover"
 
 
+def check_range(x: Tensor, *, finite: bool = False) -> None:
+    """Raise RangeError if a value is outside [0, 1], or NaN where ``finite`` is asked for."""
+    if not x.numel():
+        return
+    low, high = torch.stack(torch.aminmax(x.detach())).tolist()  # one pass, and one wait for the device
+    if low < 0 or high > 1 or (finite and low != low):
+        raise RangeError(
+            f"images outside [0, 1]{' (or NaN)' * finite}: from {low:.4g} to {high:.4g}; give pixels in [0, 1] and "
+            "normalise inside the model (accupoison.models.parts.Normalize), or, for features of another range, "
+            "Batch(..., bounded=False)"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """A labelled batch on the wire.
 
     Attributes:
-        x: Inputs, floating [B, C, H, W] in [0, 1] (features: [B, D]).
+        x: Inputs, floating [B, C, H, W] in [0, 1] (features: [B, D]); NaN, which a diverged model makes, may pass.
         y: Labels, int64 [B].
         ids: Sample identities, int64 [B].
         extra: Row-aligned tensors a component adds for a later one, such as TRADES' adversarial images.
+        bounded: False lets inputs lie anywhere, such as features of another range; what is crafted from them is then
+            held to its ball alone. The streams of this package are bounded.
+        checked: The ``x`` that was last found to be in range; every copy with the same one is not checked again.
 
     Raises:
+        RangeError: ``x`` is not floating point, or has values outside [0, 1] and ``bounded`` is True.
         ValueError: The rows of ``x``, ``y``, ``ids`` and ``extra`` do not line up, or a dtype is not as above.
     """
 
@@ -49,10 +68,15 @@ class Batch:
     y: Tensor
     ids: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    bounded: bool = field(default=True, kw_only=True)
+    checked: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if not self.x.is_floating_point():
-            raise ValueError(f"images must be floating point in [0, 1], got {self.x.dtype}")
+            raise RangeError(f"images of type {self.x.dtype}, not floating point; divide 8-bit pixels by 255")
+        if self.bounded and self.checked is not self.x:
+            check_range(self.x)
+            object.__setattr__(self, "checked", self.x)
         for name, rows in {"y": self.y, "ids": self.ids}.items():
             if rows.dtype != torch.int64 or rows.ndim != 1:
                 raise ValueError(f"{name} must be int64 [B], got {rows.dtype} {list(rows.shape)}")
@@ -69,16 +93,14 @@ class Batch:
 
     def rows(self, index: Tensor | slice) -> "Batch":
         """Return the rows that ``index`` selects."""
-        return Batch(
-            self.x[index], self.y[index], self.ids[index], {name: value[index] for name, value in self.extra.items()}
-        )
+        x, extra = self.x[index], {name: value[index] for name, value in self.extra.items()}
+        return replace(self, x=x, y=self.y[index], ids=self.ids[index], extra=extra, checked=x)
 
     @staticmethod
     def concat(batches: "Sequence[Batch]") -> "Batch":
         """Return all rows of ``batches`` (without ``extra``) as one batch."""
-        return Batch(
-            torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches]), torch.cat([b.ids for b in batches])
-        )
+        x, y, ids = (torch.cat([getattr(b, name) for b in batches]) for name in ("x", "y", "ids"))
+        return Batch(x, y, ids, bounded=all(b.bounded for b in batches))
 
 
 class Context(Protocol):

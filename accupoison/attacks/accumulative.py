@@ -103,7 +103,7 @@ def _follow(
     def agreement(x: Tensor) -> Tensor:
         return inner(unit(gradient(view, x, batch.y, train=train, graph=True)), goal)
 
-    return signed_ascent(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign)
+    return signed_ascent(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
 
 
 @ATTACKS.register("accumulative")

@@ -13,19 +13,20 @@ from accupoison.types import Batch, Context, ModelView
 KINDS = ("uniform", "rademacher")
 
 
-def noisy(x: Tensor, kind: str, eps: float, rng: torch.Generator) -> Tensor:
-    """Return ``x`` with independent noise on every value, in [0, 1].
+def noisy(x: Tensor, kind: str, eps: float, rng: torch.Generator, *, bounded: bool = True) -> Tensor:
+    """Return ``x`` with independent noise on every value.
 
     Args:
-        x: Images [B, ...] in [0, 1].
+        x: Inputs [B, ...].
         kind: "uniform" on [-eps, eps] or "rademacher", +-eps with equal odds.
         eps: Size in pixels.
         rng: A CPU generator.
+        bounded: Stay in [0, 1], where ``x`` is.
     """
     draw = torch.rand(x.shape, generator=rng, dtype=x.dtype) * 2 - 1
     if kind == "rademacher":
         draw = torch.where(draw < 0, -1.0, 1.0).to(x.dtype)
-    return project(x + eps * draw.to(x.device), x, eps)
+    return project(x + eps * draw.to(x.device), x, eps, bounded=bounded)
 
 
 @ATTACKS.register("noise")
@@ -46,4 +47,4 @@ class Noise(Attack):
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images with fresh noise."""
-        return noisy(batch.x, self.kind, self.eps, ctx.rng("noise"))
+        return noisy(batch.x, self.kind, self.eps, ctx.rng("noise"), bounded=batch.bounded)

@@ -38,4 +38,4 @@ def craft_trigger(
     def divergence(x: Tensor) -> Tensor:
         return -inner(unit(gradient(view, x, trigger.y, train=train, graph=True)), goal)
 
-    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign)
+    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign, bounded=trigger.bounded)

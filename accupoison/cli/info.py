@@ -73,11 +73,12 @@ def _shown(value: object) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
     """Say what this machine offers, and what is missing for the main job."""
-    from accupoison.device import resolve_device
+    from accupoison.device import DEVICE, resolve_device
     from accupoison.rundir import environment
 
     device = str(resolve_device("auto"))
     found: dict[str, Any] = environment(device)
+    found[DEVICE] = os.environ.get(DEVICE) or "not set: --device auto takes what there is"
     found["matrix product, GFLOP/s"] = round(matrix_product_rate(device))
     found["free disk, GB"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
     found["writable here"] = os.access(Path.cwd(), os.W_OK)

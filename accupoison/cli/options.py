@@ -135,7 +135,9 @@ update_options = options(
 
 common_options = options(
     click.option("--seed", type=FROM_ZERO, help="Of all randomness.  [default: 0]"),
-    click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps."),
+    click.option(
+        "--device", metavar="NAME", help="auto (default; or what ACCUPOISON_DEVICE names), cpu, cuda, cuda:N or mps."
+    ),
     click.option("--config", "file", type=PATH, metavar="FILE", help="Settings in TOML, by section."),
     click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),
     click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),

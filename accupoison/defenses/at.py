@@ -26,7 +26,7 @@ def perturb(
 
     Args:
         view: The model, used in eval mode.
-        batch: Images [B, ...] in [0, 1] and labels.
+        batch: Images [B, ...] and labels.
         eps: Radius in pixels around the received images.
         step_size: Size of a step.
         steps: Number of steps.
@@ -51,7 +51,7 @@ def perturb(
     for _ in range(steps):
         x.requires_grad_()
         (slope,) = torch.autograd.grad(objective(x), x)
-        x = project(x.detach() + step_size * slope.sign(), batch.x, eps)
+        x = project(x.detach() + step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
     return x
 
 
@@ -77,6 +77,7 @@ class AdversarialTraining(Defense):
         direction: "ascend" (adversarial training) or "descend" (the released code).
     """
 
+    couples: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"eps": 0.0}
 
     eps: float = 0.2

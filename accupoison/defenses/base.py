@@ -12,6 +12,9 @@ from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
 
 DEFENSES: "Registry[Defense]"
 
+ROWWISE = frozenset({"setup", "intercept", "losses", "state", "restore"})
+"""What decides whether rows depend on each other."""
+
 
 @dataclass(kw_only=True)
 class Defense:
@@ -23,13 +26,27 @@ class Defense:
 
     Attributes:
         requires: What it needs: "snapshot" (the early model), "trusted-unlabelled", "trusted-labelled".
-        couples: Row i's loss or image depends on other rows.
+        couples: Row i's fate depends on other rows: its image, label or loss, whether it is kept, a row that is made up
+            (negative id), what :meth:`gradients` returns beyond its arguments, or any of these at a later step, through
+            state. Then no epsilon holds, as DP-SGD bounds a row's gradient and not what the row does to others'. What
+            :meth:`gradients` makes of the gradients themselves, and state that comes from them, couples nothing. A
+            class that overrides :data:`ROWWISE` methods must say it anew, True or False; one that does not has None.
         neutral: The settings at which it equals standard training; None exempts it, with the reason in its docstring.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    couples: ClassVar[bool] = False
+    couples: ClassVar[bool | None] = False
     neutral: ClassVar[dict[str, Any] | None] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take back an inherited ``couples`` that was said of other methods than the class now has."""
+        super().__init_subclass__(**kwargs)
+        for kind in cls.__mro__:
+            if "couples" in vars(kind):
+                return
+            if not ROWWISE.isdisjoint(vars(kind)):
+                cls.couples = None
+                return
 
     def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
         """Start a run: calibrate on what is trusted. A resumed run does not come here again."""

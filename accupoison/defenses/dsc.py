@@ -56,7 +56,7 @@ def correct(
         if not found > threshold:
             return x.detach(), taken
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)
-        x = project(x.detach() - step_size * slope.sign(), batch.x, eps)
+        x = project(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
     return x, steps
 
 

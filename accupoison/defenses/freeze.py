@@ -15,6 +15,7 @@ class Freeze(Defense):
     Never equal to standard training, whatever the settings, so it has no neutral setting.
     """
 
+    couples: ClassVar[bool] = False
     neutral: ClassVar[None] = None
 
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:

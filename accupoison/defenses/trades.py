@@ -28,6 +28,7 @@ class Trades(Defense):
             divergence has no gradient).
     """
 
+    couples: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"beta": 0.0}
 
     beta: float = 6.0
@@ -47,11 +48,11 @@ class Trades(Defense):
         with torch.no_grad():
             reference = answer(batch.x)
         start = 0.001 * torch.randn(batch.x.shape, generator=ctx.rng("trades"), dtype=batch.x.dtype)
-        x = project(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps)
+        x = project(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps, bounded=batch.bounded)
         for _ in range(self.steps):
             x.requires_grad_()
             (slope,) = torch.autograd.grad(divergence(reference, answer(x)).sum(), x)
-            x = project(x.detach() + self.step_size * slope.sign(), batch.x, self.eps)
+            x = project(x.detach() + self.step_size * slope.sign(), batch.x, self.eps, bounded=batch.bounded)
         return replace(batch, extra={**batch.extra, "x_adv": x})
 
     def losses(self, forward: Forward, batch: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from accupoison.context import StepContext
 from accupoison.defenses import Defense
+from accupoison.errors import RangeError
 from accupoison.learner import Learner, view_of
 from accupoison.rng import generator
 from accupoison.tags import check_tags
@@ -158,7 +159,10 @@ def unchanged(learner: Learner, who: str, *given: object, buffers: bool = True) 
         buffers: Watch the model's buffers too.
     """
     before = copy.deepcopy(_watched(learner, given))
-    yield
+    try:
+        yield
+    except RangeError as error:  # a batch is checked where it is made
+        raise AssertionError(f"{who} returned {error.what}") from error
     for what, now in _watched(learner, given).items():
         expect((what == "the buffers" and not buffers) or same(before[what], now), f"{who} changed {what}")
 
@@ -185,7 +189,8 @@ def check_output(who: str, batch: Batch, context: BenchContext) -> None:
     for name, tensor in tensors.items():
         expect(not tensor.requires_grad, f"{who} returned {name} that carry a graph; detach them")
     expect(bool(batch.x.isfinite().all()), f"{who} returned images that are not finite")
-    expect(bool(((batch.x >= 0) & (batch.x <= 1)).all()), f"{who} returned images outside [0, 1]")
+    inside = batch.bounded and bool(((batch.x >= 0) & (batch.x <= 1)).all())  # also after a change in place
+    expect(inside, f"{who} returned images outside [0, 1], or bounded=False")
     try:
         check_tags(context.metrics)
     except ValueError as error:

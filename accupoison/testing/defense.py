@@ -21,6 +21,7 @@ from accupoison.testing.bench import (
     same,
     unchanged,
 )
+from accupoison.testing.coupling import check_coupling
 from accupoison.types import Batch, Grads
 
 Outcome = tuple[Batch, Tensor, Grads]
@@ -31,10 +32,11 @@ def check_defense(make: Callable[[], Defense]) -> None:
     """Try a defence on a tiny model of the check's own.
 
     Every hook must leave the model, its inputs and all global state alone, except that one forward pass in ``losses``
-    moves the running statistics; images must stay in [0, 1]; ids must not matter; ``losses`` and ``gradients`` must be
-    pure; set-up must do with what ``requires`` lists; the same seed must give the same output; what
-    :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and the ``neutral`` settings must
-    equal standard training bit for bit.
+    moves the running statistics; images must stay in [0, 1]; ids must not matter; rows must not depend on each other
+    unless ``couples`` is True (see :func:`~accupoison.testing.coupling.check_coupling`; without DP-SGD it may be left
+    undeclared); ``losses`` and ``gradients`` must be pure; set-up must do with what ``requires`` lists; the same seed
+    must give the same output; what :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and
+    the ``neutral`` settings must equal standard training bit for bit.
 
     Args:
         make: Returns a new instance with the settings to be tried.
@@ -45,7 +47,7 @@ def check_defense(make: Callable[[], Defense]) -> None:
     _check_repeatable(make)
     _check_relabelling(make)
     _check_trusted_labels(make)
-    _check_coupling(make)
+    check_coupling(make)
     for done in (0, 1):
         _check_going_on(make, done)
     _Trial(make(), update_mode="eval").play()
@@ -191,22 +193,6 @@ def _check_trusted_labels(make: Callable[[], Defense]) -> None:
         same(trial.play(), other.play()),
         f"{trial.name} uses the labels of trusted images, yet requires trusted-unlabelled ones only",
     )
-
-
-def _check_coupling(make: Callable[[], Defense]) -> None:
-    """Hold a defence that does not couple rows to it: another last row must leave the others as they are."""
-    if make().couples:
-        return
-    outputs = []
-    for other in (0, 1):
-        trial = _Trial(make(), update_mode="eval")
-        batch, donor = trial.bench.batches[0], trial.bench.batches[other]
-        x, y = torch.cat([batch.x[:-1], donor.x[-1:]]), torch.cat([batch.y[:-1], donor.y[-1:]])
-        seen = trial.intercept(replace(batch, x=x, y=y), 0)
-        rows = seen.ids != batch.ids[-1]
-        losses = trial.losses(seen).detach()[rows] if len(seen) else torch.empty(0)
-        outputs.append((seen.rows(rows), losses))
-    expect(same(*outputs), f"{trial.name} lets one row's image or loss depend on another's, yet couples is False")
 
 
 def _check_going_on(make: Callable[[], Defense], done: int) -> None:

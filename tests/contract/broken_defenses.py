@@ -189,19 +189,6 @@ class SpoilsTheSnapshot(Defense):
 
 
 @dataclass(kw_only=True)
-class CouplesImages(Defense):
-    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        return batch.with_x((batch.x + batch.x.mean(0)) / 2)
-
-
-@dataclass(kw_only=True)
-class CouplesLosses(Defense):
-    def losses(self, forward: Forward, batch: Batch) -> Tensor:
-        losses = super().losses(forward, batch)
-        return losses * losses.detach().mean()
-
-
-@dataclass(kw_only=True)
 class Forgets(Defense):
     """Keeps what it has found at set-up in an attribute that is not a field."""
 
@@ -286,8 +273,6 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (NeedsMoreThanItSays, r"setup got what it requires \(nothing\) and failed: where is the snapshot"),
     (TrustedLabels, r"uses the labels of trusted images"),
     (SpoilsTheSnapshot, r"setup changed what it was given to read"),
-    (CouplesImages, r"lets one row's image or loss depend on another's, yet couples is False"),
-    (CouplesLosses, r"lets one row's image or loss depend on another's, yet couples is False"),
     (Forgets, r"went on differently after state\(\) was restored into a fresh one"),
     (RemembersTooMuch, r"went on differently after state\(\) was restored into the same one, gone on meanwhile"),
     (NotNeutral, r"at its neutral settings \{'weight': 0\.0\} differs from standard training in the model"),

@@ -27,9 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     environment = ENVIRONMENT | {"PYTHONPATH": f"{folder / 'site'}:{ROOT}"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def call(command: list[str], folder: Path) -> str:

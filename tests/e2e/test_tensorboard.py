@@ -18,6 +18,7 @@ from PIL import Image
 
 from accupoison.recorder import RunRecorder
 from accupoison.rundir import RunDirectory
+from tests.clock import next_second
 
 T = TypeVar("T")
 Ask = Callable[..., Any]
@@ -42,10 +43,11 @@ def poisoned_run(path: Path) -> None:
             offset = recorder.sync()
             recorder.log({"test/acc": 0.99}, 4, "clean")
             recorder.log({"test/acc": 0.99}, 5, "clean")
-        time.sleep(1.01 - time.time() % 1)  # event files sort by the second they were begun in
-        with RunRecorder(run, branches, (offset, 4)) as recorder:
-            recorder.log({"test/acc": 0.375}, 4, "clean")
-            recorder.close({"status": "done", "harm": 0.125, "clean": {"after": 0.375}})
+        with pytest.MonkeyPatch.context() as patch:
+            next_second(patch)
+            with RunRecorder(run, branches, (offset, 4)) as recorder:
+                recorder.log({"test/acc": 0.375}, 4, "clean")
+                recorder.close({"status": "done", "harm": 0.125, "clean": {"after": 0.375}})
 
 
 def other_run(path: Path) -> None:
@@ -76,7 +78,7 @@ def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             url = f"{address}data/{route}?{urllib.parse.urlencode(query)}"
             data = None if body is None else json.dumps(body).encode()
             asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-            with opener.open(asked, timeout=30) as response:
+            with opener.open(asked) as response:
                 content = response.read()
             return json.loads(content) if "json" in response.headers["Content-Type"] else content
 
@@ -84,17 +86,15 @@ def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield get
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait()
 
 
 def wait_for(condition: Callable[[], T | None], server: "subprocess.Popen[bytes]", errors: Path) -> T:
-    for _ in range(600):
-        if found := condition():
-            return found
+    while not (found := condition()):
         if server.poll() is not None:
-            break
+            pytest.fail(f"TensorBoard has ended: {errors.read_text()[-2000:]}")
         time.sleep(0.1)
-    pytest.fail(f"TensorBoard did not get ready: {errors.read_text()[-2000:]}")
+    return found
 
 
 def values(ask: Ask, run: str, tag: str = "test/acc") -> list[tuple[int, float]]:

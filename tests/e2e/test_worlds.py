@@ -1,6 +1,7 @@
 """``audit worlds`` on digits: replays as shadows, resumable, and members are told where there is something to tell."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,11 @@ def test_worlds_are_made_once_and_tell_members(run: Path) -> None:
     assert found["pairs"] == half
     assert all(len(one["auc"]) == 8 for one in found["attacks"])
     assert set(found["run"]) == {one["attack"] for one in found["attacks"]}
-    times = {name: (Path("w/worlds") / name).stat().st_mtime_ns for name in names}
+    for name in names:
+        os.utime(Path("w/worlds") / name, (0, 0))  # so that one made anew shows, however fast
     Path("w/worlds/003.npz").unlink()
     done(*WORLDS, "--out", "w")
-    again = {name: (Path("w/worlds") / name).stat().st_mtime_ns for name in names}
-    assert {name for name in names if times[name] != again[name]} == {"003.npz"}
+    assert {name for name in names if (Path("w/worlds") / name).stat().st_mtime_ns != 0} == {"003.npz"}
     second = json.loads(Path("w/audit.json").read_text())
     assert second["attacks"] == found["attacks"]
     assert second["run"] == found["run"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
@@ -111,7 +111,6 @@ def good_npz() -> bytes:
 GOOD = good_npz()
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255), st.booleans())
 def test_a_damaged_npz_loads_right_or_raises_input_error(position: int, mask: int, cut: bool) -> None:
     damaged = bytearray(GOOD[:position] if cut else GOOD)

@@ -56,13 +56,14 @@ def test_every_phase_can_be_counted_and_timed(small: phases.Bench, monkeypatch: 
         assert row["share_of_ceiling"] == pytest.approx(row["gflop"] / row["seconds"], rel=1e-6)
 
 
-def test_operations_are_those_of_the_formula() -> None:
+def test_operations_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     a = torch.rand(5, 7)
     assert flops(lambda: a @ a.T) == 2 * 5 * 7 * 5
     assert training_flops(nn.Linear(7, 3), torch.rand(4, 7)) == pytest.approx(
         2 * 2 * 7 * 3
     )  # no gradient of the images
-    assert 1e7 < ceiling(torch.device("cpu"), repeats=1) < 1e15
+    monkeypatch.setattr("accupoison.speed.seconds", lambda work, repeats: [work() or 1.0, 4.0, 2.0][:repeats])
+    assert ceiling(torch.device("cpu"), repeats=3) == 2 * 2048**3 / 2.0
 
 
 def test_the_first_call_is_not_timed() -> None:

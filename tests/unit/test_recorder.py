@@ -1,7 +1,6 @@
 import json
 import math
 import resource
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from accupoison.errors import InputError
 from accupoison.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
 from accupoison.rundir import RunDirectory
 from accupoison.tags import LAYOUT
+from tests.clock import next_second
 
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
@@ -35,11 +35,6 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
         for tag in events.Tags()["tensors"]
         if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
     }
-
-
-def next_second() -> None:
-    """Wait until a new event file sorts after the old ones: their names begin with the second."""
-    time.sleep(1.01 - time.time() % 1)
 
 
 @pytest.fixture
@@ -146,7 +141,9 @@ def test_a_log_that_cannot_be_opened(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("purge_step", [0, 2, 3])
-def test_resume_hides_what_came_after_the_checkpoint_and_no_more(run: RunDirectory, purge_step: int) -> None:
+def test_resume_hides_what_came_after_the_checkpoint_and_no_more(
+    run: RunDirectory, purge_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RunRecorder(run, ["coast"]) as first:
         for step in range(3):
             first.log({"test/acc": step / 10}, step, "coast" if step == 2 else "")
@@ -154,7 +151,7 @@ def test_resume_hides_what_came_after_the_checkpoint_and_no_more(run: RunDirecto
         kept = (run.path / "metrics.jsonl").read_bytes()
         for step in (3, 4, 5):
             first.log({"test/acc": 0.9}, step, "coast" if step == 5 else "")
-    next_second()
+    next_second(monkeypatch)
     with RunRecorder(run, ["coast"], (offset, purge_step)) as second:
         assert (run.path / "metrics.jsonl").read_bytes() == kept
         second.log({"test/acc": 0.5}, 3, "coast")
@@ -164,13 +161,13 @@ def test_resume_hides_what_came_after_the_checkpoint_and_no_more(run: RunDirecto
     assert not list(run.path.glob("branch-*")), "a single branch continues the trunk"
 
 
-def test_a_run_without_a_checkpoint_begins_again(run: RunDirectory) -> None:
+def test_a_run_without_a_checkpoint_begins_again(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (0.9, 0.5):
         with RunRecorder(run, ["a", "b"]) as recorder:
             recorder.log({"test/acc": value}, 0)
             if value == 0.9:
                 recorder.log({"test/acc": value}, 1, "b")
-        next_second()
+        next_second(monkeypatch)
     assert [row["test/acc"] for row in read_metrics(run.path / "metrics.jsonl")] == [0.5]
     assert scalars(run.path)["test/acc"] == [(0, 0.5)]
     assert not scalars(run.path / "branch-b").get("test/acc")

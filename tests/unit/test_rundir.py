@@ -17,12 +17,12 @@ CONFIG: dict[str, Any] = {
     "defense": {"name": "DSC", "threshold": math.inf, "settings": {"eps": 0.2}},
 }
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from accupoison.rundir import RunDirectory
 run = RunDirectory.resume(Path(sys.argv[1]))
 sys.stdout.write("held\\n"); sys.stdout.flush()
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -100,7 +100,8 @@ def test_differences_sees_type_and_sections() -> None:
 def test_a_run_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run"
     RunDirectory.create(path, CONFIG, {}).close()
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE  # it waits for an end of input that does not come
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=pipe, stdout=pipe, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"

@@ -1,0 +1,55 @@
+"""Which device "auto" takes."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from accupoison.device import resolve_device
+from accupoison.errors import InputError
+from tests import conftest
+from tests.e2e.conftest import ENVIRONMENT
+
+
+def test_the_variable_decides_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for named, device in {"cpu": "cpu", "cuda:1": "cuda:1", "auto": "cuda", "": "cuda"}.items():
+        monkeypatch.setenv("ACCUPOISON_DEVICE", named)
+        assert resolve_device("auto") == torch.device(device)
+    monkeypatch.setenv("ACCUPOISON_DEVICE", "cpu")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")  # who names one gets it
+    monkeypatch.delenv("ACCUPOISON_DEVICE")
+    assert resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("cdua", "unknown device 'cdua'"),
+        ("cuda:7", "device 'cuda:7' is not on this machine"),
+    ],
+)
+def test_a_variable_that_names_no_device(named: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCUPOISON_DEVICE", named)
+    with pytest.raises(InputError) as caught:
+        resolve_device("auto")
+    assert str(caught.value).startswith("the environment variable ACCUPOISON_DEVICE cannot be used: ")
+    assert words in str(caught.value)
+
+
+def test_the_suite_and_its_children_run_on_the_cpu() -> None:
+    for environment in (os.environ, ENVIRONMENT):
+        assert environment["ACCUPOISON_DEVICE"] == "cpu"
+        assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("marks", "hidden"), [("", True), ("cuda", False), ("not cuda", True), ("slow", True)])
+def test_only_who_asks_for_a_gpu_sees_one(marks: str, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCUPOISON_DEVICE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "kept")
+    conftest.pytest_configure(SimpleNamespace(getoption=lambda _: marks))  # type: ignore[arg-type]
+    assert os.environ["ACCUPOISON_DEVICE"] == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "kept")
