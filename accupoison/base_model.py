@@ -1,7 +1,7 @@
 """The base checkpoint: what a burn-in leaves and a stream starts from."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from accupoison import checkpoint
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
-from accupoison.learner import view_of
+from accupoison.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 from accupoison.models import ModelSpec, build_model
 from accupoison.settings import DataSettings, ModelSettings
 
 KIND = "base-model"
 DEFAULTS = ModelSpec()
+IDENTITY = {key: v for key, v in asdict(DataSettings()).items() if key not in ("name", "dir", "offline", "flip")}
+"""The settings of the data that decide which images a burn-in sees, and their defaults."""
+NEEDED = {"fingerprint", "name", *IDENTITY} - {"held_out"}
+"""What every checkpoint says of its data, those from before there was ``held_out`` too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class BaseModel:
         lr: The learning rate that training ended with; None if unknown.
         epoch: Epochs trained.
         data: Name, fingerprint and division of the data; empty if unknown.
+        named: The file says which network it is; otherwise ``spec`` waits for :meth:`of`.
     """
 
     spec: ModelSpec
@@ -38,6 +43,7 @@ class BaseModel:
     lr: float | None
     epoch: int
     data: Mapping[str, Any]
+    named: bool = True
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -52,25 +58,42 @@ class BaseModel:
         checkpoint.save(path, KIND, payload)
 
     @classmethod
-    def load(cls, path: Path) -> "BaseModel":
-        """Read a checkpoint of this project, or an ``epochN.pth`` of the released code (a ResNet-18).
+    def load(cls, path: Path, name: str | None = None) -> "BaseModel":
+        """Read a checkpoint of this project, an ``epochN.pth`` of the released code (a ResNet-18), or a state dict.
+
+        Args:
+            path: The file.
+            name: The network that the run asks for, if it does: weights of another than a ResNet-18 are a state dict.
 
         Raises:
             InputError: The file is missing, damaged or foreign.
         """
         found = checkpoint.load_any(path, KIND)
-        if isinstance(found, checkpoint.Released):
+        if isinstance(found, Foreign):
             optimizer = found.optimizer
             rate = None if optimizer is None else optimizer["lr"]
-            return cls(_released_spec(path, found.weights), found.weights, optimizer, rate, 0, {})
-        spec = found["spec"]
-        return cls(
-            ModelSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])}),
-            found["weights"],
-            found["optimizer"],
-            found["lr"],
-            found["epoch"],
-            found["data"],
+            spec = _released_spec(found) if name in (None, "resnet18") else None
+            return cls(spec or ModelSpec(), found.weights, optimizer, rate, 0, {}, named=spec is not None)
+        with checkpoint.reading_payload(path):
+            stored: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found["spec"].items()}
+            parts = (found[key] for key in ("weights", "optimizer", "lr", "epoch", "data"))
+            base = cls(ModelSpec(**stored), *parts)
+            if not base._is_sound():
+                raise TypeError
+            return base
+
+    def _is_sound(self) -> bool:
+        """Return whether all parts have the types that :meth:`save` gave them; weights may be any numbers."""
+        spec, data = self.spec, self.data
+        return (
+            all(_alike(asdict(spec), asdict(DEFAULTS)))
+            and all(isinstance(value, float) for value in (*spec.mean, *spec.std))
+            and (len(spec.mean) == len(spec.std) > 0 < spec.num_classes)
+            and (isinstance(self.weights, dict) and all(map(is_dense, self.weights.values())))
+            and (self.lr is None or (isinstance(self.lr, int | float) and 0 <= self.lr < LARGEST_RATE))
+            and (type(self.epoch) is int and self.epoch >= 0)
+            and (isinstance(data, dict) and all(_alike(data, IDENTITY)) and (not data or data.keys() >= NEEDED))
+            and (self.optimizer is None or _is_sgd(self.optimizer))
         )
 
     def build(self, path: Path, device: torch.device) -> nn.Module:
@@ -80,16 +103,31 @@ class BaseModel:
             InputError: The weights do not fit the network.
         """
         model = build_model(self.spec)
-        try:
-            model.load_state_dict(dict(self.weights))
-        except RuntimeError as error:
+        if problem := put_into(model, self.weights):
             raise InputError(
-                f"the weights in {path} do not fit a {self.spec.name} of width {self.spec.width}"
-            ) from error
+                f"the weights in {path} do not fit a {self.spec.name} of width {self.spec.width} and {self.spec.norm} "
+                f"norm: {problem}; name their network with --model, --width and --norm"
+            )
         return place(model, device)
+
+    def of(self, wanted: ModelSettings, data: DataSet, ids: Tensor) -> "BaseModel":
+        """Return this as the network that the run asks for, if the file does not say of which one it is.
+
+        Args:
+            wanted: The network.
+            data: The images, for the number of classes.
+            ids: The channel statistics are those of these images, unless published ones are known.
+        """
+        return self if self.named else replace(self, spec=spec_for(wanted, data, ids), named=True)
 
     def check_model(self, wanted: ModelSettings, path: Path) -> None:
         """Raise InputError if the run asks for another network than this checkpoint holds."""
+        if not self.named:
+            if wanted.name is None:
+                raise InputError(
+                    f"{path} is a state dict and does not say of which network; give --model, and --width and --norm"
+                )
+            return
         for key in ("name", "width", "norm"):
             asked, stored = getattr(wanted, key), getattr(self.spec, key)
             if asked is not None and asked != stored:
@@ -144,37 +182,9 @@ def _unsafe(module: nn.Module) -> bool:
     return module.kernel_size == (1, 1) and max(module.stride) > 1 and channels < 16
 
 
-def check_images(model: nn.Module, name: str, data: DataSet, batch_size: int) -> None:
-    """Raise InputError unless ``model`` turns the images of ``data`` into logits and learns from ``batch_size``."""
-    shape, other = list(data.shape), "another model, such as mlp" if data.features else "another model"
-    try:
-        with torch.no_grad():
-            logits = model(torch.zeros(2, *shape, device=data.device))
-    except Exception as error:  # a factory's model may raise anything
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"model {name} cannot take {data.kind} of shape {shape} ({problem}); choose {other}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, data.num_classes):
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(
-            f"model {name} maps 2 {data.kind} to {found}; it must return logits [2, {data.num_classes}]; choose {other}"
-        )
-    try:  # a view, so that nothing about the model changes
-        view = view_of(model)
-        x = torch.zeros(min(batch_size, 2), *shape, device=data.device)
-        torch.autograd.grad(view.logits(x, train=True).sum(), view.params())
-    except Exception as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"model {name} cannot learn from a batch of {batch_size} {data.kind} of shape {shape} ({problem}); "
-            "choose another model or a larger batch, and let all its parameters be used and trained"
-        ) from error
-
-
 def data_identity(settings: DataSettings, data: DataSet) -> dict[str, Any]:
     """Return what decides which images the burn-in saw: contents first, then the division."""
-    parts = {key: value for key, value in asdict(settings).items() if key not in ("name", "dir", "offline", "flip")}
+    parts = {key: value for key, value in asdict(settings).items() if key in IDENTITY}
     return {"fingerprint": data.fingerprint(), "name": data.name, **parts}
 
 
@@ -199,10 +209,25 @@ def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed
     return root / "-".join(parts)
 
 
-def _released_spec(path: Path, weights: Mapping[str, Tensor]) -> ModelSpec:
-    first, last = weights.get("conv1.weight"), weights.get("fc.weight")
-    if first is None or first.ndim != 4 or last is None or last.ndim != 2:
-        raise InputError(f"{path} has no weights of a ResNet-18; give an epochN.pth file of the released code")
+def _released_spec(found: Foreign) -> ModelSpec | None:
+    """Return the network of weights of the released code, None if they are of another one."""
+    first, last = found.weights.get("conv1.weight"), found.weights.get("fc.weight")
+    layers = {name.rpartition(".")[0] for name in found.weights}
+    resnet18 = "layer4.1.conv2" in layers and "layer1.2.conv1" not in layers
+    if found.key != "net" or not resnet18 or first is None or first.ndim != 4 or last is None or last.ndim != 2:
+        return None
     mean, std = STATS["cifar10"]
-    norm = "batch" if "bn1.running_mean" in weights else "group:32"  # what the script without --use_bn makes
+    norm = "batch" if "bn1.running_mean" in found.weights else "group:32"  # what the script without --use_bn makes
     return ModelSpec(width=len(first), norm=norm, num_classes=len(last), mean=mean, std=std)
+
+
+def _alike(found: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[bool]:
+    """Yield whether a value has the type of the usual one, for every key that both have."""
+    return (type(found[key]) is type(value) for key, value in usual.items() if key in found)
+
+
+def _is_sgd(state: object) -> bool:
+    if not isinstance(state, dict) or not isinstance(state["state"], dict) or not state["param_groups"]:
+        return False
+    buffers = [each["momentum_buffer"] for each in state["state"].values()]
+    return all(key >= 0 for key in state["state"]) and all(b is None or is_dense(b) for b in buffers)

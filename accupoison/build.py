@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from accupoison.base_model import BaseModel, check_images, default_place
+from accupoison.base_model import BaseModel, default_place
 from accupoison.burnin import EARLY, FINAL
 from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
+from accupoison.model_check import check_images
 from accupoison.open_data import open_data
 from accupoison.replay import replay_of
 from accupoison.settings import REGISTRIES, OnlineConfig
@@ -99,13 +100,14 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     """
     device = resolve_device(config.run.device)
     path, early_path = find_checkpoint(config, root)
-    base = BaseModel.load(path)
+    base = BaseModel.load(path, config.model.name)
     base.check_model(config.model, path)
     data, splits = open_data(config.data, device)
+    base = base.of(config.model, data, splits.burnin)
     base.check_data(config.data, data, path)
     _check_parts(config, splits)
     learner = _learner(config, base, path)
-    check_images(learner.model, base.spec.name, data, config.stream.batch_size)
+    check_images(learner.model, base.spec.name, data, splits.val, config.stream.batch_size, fresh=False)
     early = None if early_path is None else _early(config, early_path, base, data)
     s, plan, note = config.stream, config.plan(), splits.note
     if data.features:
@@ -122,7 +124,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
         stream=stream,
         attack=attack if s.replay is None else replay_of(config, data, stream),
         defense=defense,
-        update=_update(config, learner.model, base.spec.name),
+        update=_update(config, learner, base.spec.name, data.batch(splits.val[:1])),
         plan=plan,
         reference=early,
         val=data.batch(splits.val),
@@ -141,12 +143,12 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
 
 
-def _update(config: OnlineConfig, model: nn.Module, name: str) -> SGD:
+def _update(config: OnlineConfig, learner: Learner, name: str, row: Batch) -> SGD:
     clipping: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "clip_kind": config.optim.clip_kind}
     u = config.update
     if not u.private:
         return SGD(**clipping)
-    check_private(model, name)
+    check_private(learner, name, row)
     return DPSGD(noise_multiplier=u.noise_multiplier, max_grad_norm=u.max_grad_norm, chunk=u.chunk, **clipping)
 
 
@@ -188,16 +190,22 @@ def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     model = base.build(path, resolve_device(config.run.device))
     learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, update_mode=o.update_mode)
     if o.restore and base.optimizer is not None:
-        state, shapes = base.optimizer["state"], [p.shape for p in model.parameters()]
-        if any(key >= len(shapes) or value["momentum_buffer"].shape != shapes[key] for key, value in state.items()):
+        state, weights = base.optimizer["state"], learner.parameters
+        buffers = {key: value["momentum_buffer"] for key, value in state.items()}
+        if any(key >= len(weights) or not _fits(buffer, weights[key]) for key, buffer in buffers.items()):
             raise InputError(f"the momentum in {path} does not fit its weights; set optim.restore=false")
         groups = learner.optimizer.state_dict()["param_groups"]  # the stream's own rate, momentum and decay
         learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return learner
 
 
+def _fits(buffer: Tensor | None, weight: Tensor) -> bool:
+    return buffer is None or (buffer.shape == weight.shape and buffer.is_floating_point())
+
+
 def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> ModelView:
-    early = BaseModel.load(path)
+    early = BaseModel.load(path, config.model.name)
+    early = early if early.named else replace(early, spec=base.spec)
     for key in ("name", "width", "norm", "num_classes"):
         mine, its = getattr(early.spec, key), getattr(base.spec, key)
         if mine != its:

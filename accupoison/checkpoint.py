@@ -1,11 +1,9 @@
 """Files that survive a crash: written whole or not at all, checked when read, never a pickle that runs."""
 
-import argparse
 import hashlib
 import sys
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,11 @@ import torch
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.files import reason, write_atomically
+from accupoison.files import write_atomically
+from accupoison.foreign import Foreign, damaged, foreign, read_torch
 
 FORMAT = "accupoison"
 SCHEMA = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Released:
-    """The weights of a file that the released DSC code wrote.
-
-    Attributes:
-        weights: State dict, without ``module.`` prefixes.
-        optimizer: State of its SGD, momentum buffers by number of the parameter; None where there is none.
-    """
-
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Any] | None = None
 
 
 def save(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
@@ -55,49 +41,30 @@ def load(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, damaged, foreign, of another kind, or of a newer version of accupoison.
     """
-    return _checked(path, _read(path), kind)
+    return _checked(path, read_torch(path), kind)
 
 
-def load_released(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file of the released DSC code: a dict with the weights under ``net``.
-
-    Raises:
-        InputError: The file is missing, damaged or laid out in another way.
-    """
-    return _released(path, _read(path, released=True))
-
-
-def load_any(path: Path, kind: str) -> dict[str, Any] | Released:
-    """Return what :func:`load` or :func:`load_released` would, whichever fits; the file is read once.
+def load_any(path: Path, kind: str) -> dict[str, Any] | Foreign:
+    """Return what :func:`load` would, or the weights in a file of another program; the file is read once.
 
     Raises:
         InputError: The file cannot be used as either.
     """
-    raw = _read(path, released=True)
-    if isinstance(raw, Mapping) and "net" in raw and raw.get("format") != FORMAT:
-        return Released(_released(path, raw), _optimizer(raw.get("optimizer")))
-    return _checked(path, raw, kind)
+    raw = read_torch(path)
+    if isinstance(raw, Mapping) and raw.get("format") == FORMAT:
+        return _checked(path, raw, kind)
+    return foreign(path, raw)
 
 
-def _read(path: Path, *, released: bool = False) -> object:
-    """Return what torch finds in the file; nothing but plain containers and tensors can come out of it."""
+@contextmanager
+def reading_payload(path: Path) -> Iterator[None]:
+    """Within this context, where a payload is taken apart, a part that is missing or of another type is a damage."""
     try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; check the path") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({reason(error)}); check the path and its permissions") from error
-    allowed: list[Any] = [argparse.Namespace] if released else []  # the released code stores its arguments, too
-    with file, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch has to say about a foreign file is said below
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-        except Exception as error:  # a damaged pickle can raise anything
-            raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path} is not a readable checkpoint (truncated, damaged, or of another program); make it anew")
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        raise damaged(path) from error
 
 
 def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
@@ -109,35 +76,12 @@ def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
     try:
         intact = schema == SCHEMA and isinstance(payload, dict) and _digest(payload) == raw.get("digest")
     except Exception as error:  # a flipped bit can make any object of any part, such as an unprintable string
-        raise _damaged(path) from error
+        raise damaged(path) from error
     if not intact:
-        raise _damaged(path)
+        raise damaged(path)
     if found != kind:
         raise InputError(f"{path} holds a {found} where a {kind} is needed; give the path of a {kind} file")
     return dict(raw["payload"])
-
-
-def _released(path: Path, raw: object) -> dict[str, Tensor]:
-    net = raw.get("net") if isinstance(raw, Mapping) else None
-    if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
-        raise InputError(f"{path} has no weights under 'net'; give an epochN.pth file of the released code")
-    return {str(name).removeprefix("module."): value for name, value in net.items()}
-
-
-def _optimizer(found: object) -> dict[str, Any] | None:
-    """Return the state of an SGD optimiser as far as it is one: learning rate and momentum buffers."""
-    if not isinstance(found, Mapping):
-        return None
-    states, groups = found.get("state"), found.get("param_groups")
-    if not isinstance(states, Mapping) or not isinstance(groups, list) or not groups:
-        return None
-    buffers = {
-        key: {"momentum_buffer": value["momentum_buffer"]}
-        for key, value in states.items()
-        if isinstance(key, int) and isinstance(value, Mapping) and isinstance(value.get("momentum_buffer"), Tensor)
-    }
-    rate = groups[0].get("lr") if isinstance(groups[0], Mapping) else None
-    return {"state": buffers, "lr": float(rate) if isinstance(rate, int | float) else None} if buffers else None
 
 
 def _plain(value: object, where: str) -> object:

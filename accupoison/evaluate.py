@@ -1,6 +1,5 @@
 """Accuracy on held-out images, as the model is and after its batch-norm statistics are made afresh."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from accupoison.data import DataSet, Splits
 from accupoison.gradients import frozen
 from accupoison.kernels import Kernels
+from accupoison.learner import copy_of
 from accupoison.types import ModelView
 
 CHUNK = 400
@@ -92,7 +92,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
     Raises:
         ValueError: There is not a single image, so there are no statistics.
     """
-    copied = copy.deepcopy(model).eval()
+    copied = copy_of(model).eval()
     norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()

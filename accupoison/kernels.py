@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from accupoison import winograd
@@ -30,7 +31,7 @@ Table = NDArray[np.int64]
 
 
 class Kernels(TorchFunctionMode):
-    """Within this context layers are our own: :func:`convolve`, :func:`normalise` and :func:`pool`.
+    """Within this context layers are our own: :func:`convolve`, :func:`normalise`, :func:`pool` and :func:`attend`.
 
     A context and not modules of our own, so that models of other packages gain too and Opacus still meets
     ``nn.Conv2d``. Under the transforms of ``torch.func`` and in forward mode PyTorch's own are left in place.
@@ -206,9 +207,17 @@ def pool(
     return out
 
 
+def attend(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Return attention by PyTorch's plain kernel: its fused ones have no second derivatives."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return function(*args, **kwargs)
+
+
 ONCE: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: partial(convolve, twice=False)}
 OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: convolve,
     F.batch_norm: normalise,
     F.max_pool2d: pool,
+    F.scaled_dot_product_attention: partial(attend, F.scaled_dot_product_attention),
+    F.multi_head_attention_forward: partial(attend, F.multi_head_attention_forward),
 }

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ class _View:
         self._skeletons = {train: _skeleton(module).train(train) for train in (False, True)}
         self._spare = _skeleton(module)  # for folding: a pass may leave things in a skeleton
         self._training = training
-        self._names = [name for name, _ in module.named_parameters()]
-        self._leaves = tuple(p.detach().requires_grad_() for p in module.parameters())
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._names = list(trained)
+        self._leaves = tuple(p.detach().requires_grad_() for p in trained.values())
+        self._frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
         self._buffers = {name: buffer.detach() for name, buffer in module.named_buffers()}
 
     def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
@@ -54,12 +57,14 @@ class _View:
         return self._leaves
 
     def state(self) -> Mapping[str, Tensor]:
-        return {name: p.detach() for name, p in zip(self._names, self._leaves, strict=True)} | self._buffers
+        trained = {name: p.detach() for name, p in zip(self._names, self._leaves, strict=True)}
+        return trained | self._frozen | self._buffers
 
     def _call(self, x: Tensor, train: bool, params: tuple[Tensor, ...]) -> Tensor:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
-        tensors, skeleton = dict(zip(self._names, params, strict=True)) | buffers, self._skeletons[train]
+        tensors = dict(zip(self._names, params, strict=True)) | self._frozen | buffers
+        skeleton = self._skeletons[train]
         if not train and keeps(*params):
             tensors, skeleton = self._folded.tensors(tensors), self._folded.module
         with Kernels():
@@ -73,7 +78,22 @@ class _View:
 def _skeleton(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device; a parameter in two places stays one, which ``.to("meta")`` would undo."""
     hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
-    return copy.deepcopy(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
+    return copy_of(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
+
+
+def copy_of(module: nn.Module, memo: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
+    """Return a deep copy, in which what a pass has left behind with a graph has none.
+
+    That is the weight that ``torch.nn.utils.weight_norm`` makes, for example; ``copy.deepcopy`` refuses it.
+
+    Args:
+        module: The module.
+        memo: For the identities of parts, what the copy has in their place.
+    """
+    held = [value for part in module.modules() for value in vars(part).values()]
+    held += [item for value in held if isinstance(value, list | tuple) for item in value]
+    left = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
+    return copy.deepcopy(module, {**left, **memo})
 
 
 def view_of(model: nn.Module) -> ModelView:
@@ -105,7 +125,13 @@ class _TrainingForward:
 class Learner:
     """A network with its SGD optimiser.
 
-    The module stays in eval mode, except inside :meth:`forward`.
+    The module stays in eval mode, except inside :meth:`forward`. Parameters that need no gradient stay as they are.
+
+    Attributes:
+        model: The network.
+        parameters: What is trained of it.
+        optimizer: The optimiser.
+        update_mode: As given.
 
     Args:
         model: The network, images in [0, 1] to logits.
@@ -127,8 +153,9 @@ class Learner:
         update_mode: str = "train",
     ) -> None:
         self.model = model.eval()
+        self.parameters = tuple(p for p in model.parameters() if p.requires_grad)
         self.optimizer = MomentumSGD(
-            model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+            self.parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
         self.update_mode = update_mode
         self._view = _View(model, training=False)
@@ -154,7 +181,7 @@ class Learner:
 
     def snapshot(self) -> ModelView:
         """Return a view of the model as it is now, unaffected by later updates."""
-        return _View(copy.deepcopy(self.model), training=False)
+        return _View(copy_of(self.model), training=False)
 
     @contextmanager
     def forward(self) -> Iterator[Callable[..., Tensor]]:
@@ -171,7 +198,7 @@ class Learner:
 
     def coast(self) -> None:
         """Take one optimiser step with zero gradients: momentum and weight decay act, nothing else."""
-        self.apply(tuple(torch.zeros_like(p) for p in self.model.parameters()))
+        self.apply(tuple(torch.zeros_like(p) for p in self.parameters))
 
     @torch.no_grad()
     def preview(self, grads: Grads) -> tuple[Grads, Grads]:
@@ -182,7 +209,7 @@ class Learner:
         """
         group = self.optimizer.param_groups[0]
         stepped, settled = [], []
-        for parameter, grad, buffer in zip(self.model.parameters(), grads, self.momentum(), strict=True):
+        for parameter, grad, buffer in zip(self.parameters, grads, self.momentum(), strict=True):
             slope = grad + group["weight_decay"] * parameter
             speed = group["momentum"] * buffer + slope
             step = slope + group["momentum"] * speed if group["nesterov"] else speed
@@ -193,10 +220,10 @@ class Learner:
 
     def momentum(self) -> Grads:
         """Return the momentum buffers in parameter order, zeros where there is none yet."""
-        buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.model.parameters())
+        buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.parameters)
         return tuple(
             torch.zeros_like(p) if buffer is None else buffer
-            for p, buffer in zip(self.model.parameters(), buffers, strict=True)
+            for p, buffer in zip(self.parameters, buffers, strict=True)
         )
 
     @torch.no_grad()

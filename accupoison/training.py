@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.base_model import BaseModel, check_images, data_identity, place, spec_for
+from accupoison.base_model import BaseModel, data_identity, place, spec_for
 from accupoison.data import DataSet, Splits, crop_flip
 from accupoison.data.dataset import Stats
 from accupoison.defenses.clip import clip
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
+from accupoison.model_check import check_images
 from accupoison.models import ModelSpec, build_model
 from accupoison.open_data import open_data
 from accupoison.privacy import epsilon_of
@@ -74,11 +75,11 @@ class Burnin:
             raise InputError("the monitor split is empty and accuracy is followed on it; give data.monitor 1 or more")
         spec = spec_for(config.model, data, splits.burnin)
         model = place(build_model(spec, derive(config.run.seed, "init")), device)
-        check_images(model, spec.name, data, min(sizes))
-        if config.update.private:
-            check_private(model, spec.name)
+        check_images(model, spec.name, data, splits.burnin, min(sizes))
         t = config.train
         learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
+        if config.update.private:
+            check_private(learner, spec.name, data.batch(splits.burnin[:1]))
         return cls(config, data, splits, spec, learner)
 
     @property
@@ -135,7 +136,7 @@ class Burnin:
         with self.learner.forward() as forward:
             logits = forward(batch.x)
         loss = F.cross_entropy(logits, batch.y, label_smoothing=self.config.train.label_smoothing)
-        grads = torch.autograd.grad(loss, tuple(self.learner.model.parameters()))
+        grads = torch.autograd.grad(loss, self.learner.parameters)
         return float(loss.detach()), float((logits.argmax(1) == batch.y).float().mean()), grads
 
     def _private(self, batch: Batch) -> tuple[float, float, Grads]:

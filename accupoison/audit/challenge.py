@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from accupoison.audit.metric import scores, thresholds
-from accupoison.audit.pickles import read_pickle, read_weights
+from accupoison.audit.pickles import read_pickle
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
+from accupoison.foreign import load_weights, put_into
 from accupoison.models import ModelSpec, build_model
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200}
@@ -168,7 +169,7 @@ def load_network(path: Path, name: str, dataset: str, factory: str | None, *, ra
     Raises:
         InputError: The file is no state dict, or does not fit.
     """
-    weights = read_weights(path)
+    weights = load_weights(path)
     if factory is not None:
         model = build_model(ModelSpec(name=factory, num_classes=CLASSES[dataset]))
     else:
@@ -179,13 +180,11 @@ def load_network(path: Path, name: str, dataset: str, factory: str | None, *, ra
         model = build_model(
             ModelSpec(name=name, width=width, norm=norm, num_classes=CLASSES[dataset], mean=mean, std=std)
         )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+    if problem := put_into(model, weights):
         raise InputError(
-            f"the weights in {path} fit no {name} here; name the network they are of with --network "
+            f"the weights in {path} fit no {name} here ({problem}); name the network they are of with --network "
             f"{name}=package.module:factory"
-        ) from error
+        )
     return model.eval()
 
 

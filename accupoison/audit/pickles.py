@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +48,9 @@ def read_pickle(path: Path) -> object:
     Raises:
         InputError: The file is missing, damaged, or asks for anything else, which the message names.
     """
-    return _guarded(path, lambda file: _Reader(file).load())
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict in a file of ``torch.save``, without ``module.`` prefixes.
-
-    Raises:
-        InputError: The file is missing, damaged, or holds something else.
-    """
-    found = _guarded(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
-    if not isinstance(found, dict) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise InputError(f"{path} is no state dict; save a network's with torch.save(model.state_dict(), ...)")
-    return {str(name).removeprefix("module."): value for name, value in found.items()}
-
-
-def _guarded(path: Path, read: Callable[[Any], object]) -> object:
     try:
         with path.open("rb") as file:
-            return read(file)
+            return _Reader(file).load()
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; check the path") from None
     except _RefusedError as error:

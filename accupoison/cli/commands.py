@@ -97,7 +97,12 @@ def burnin(
 @click.option("--after", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
 @click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The base model, if not the default one.")
+@click.option(
+    "--checkpoint",
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="The base model, if not the default one; a state dict of your own with --model, --width and --norm.",
+)
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from accupoison.errors import InputError, did_you_mean
 from accupoison.models.mlp import MLP
@@ -123,10 +124,33 @@ def _from_factory(spec: ModelSpec) -> nn.Module:
             f"model {spec.name!r} failed when called with num_classes={spec.num_classes} ({_first_line(error)}); "
             "it must take this keyword and return a torch.nn.Module"
         ) from error
-    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
-        what = "module without parameters" if isinstance(model, nn.Module) else type(model).__name__
-        raise InputError(f"model {spec.name!r} returned a {what}; it must return a torch.nn.Module that can be trained")
-    return model
+    if problem := _unusable(model):
+        raise InputError(f"model {spec.name!r} returned {problem}")
+    return model  # type: ignore[no-any-return]
+
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+"""Classes that stand before a network; by name, since one of them takes seconds to import."""
+
+
+def _unusable(model: object) -> str | None:
+    """Return why this is no network that can be trained, in words, with the fix; None if it may be one."""
+    must = "it must return a torch.nn.Module that can be trained"
+    if not isinstance(model, nn.Module):
+        return f"a {type(model).__name__}; {must}"
+    for module in model.modules():
+        if type(module).__name__ in WRAPPERS:
+            return f"a {type(module).__name__}; return the network in it instead"
+        if isinstance(module, torch.jit.ScriptModule):
+            return "a compiled torch.jit.ScriptModule, whose weights cannot be exchanged; return the Python network"
+    tensors = dict(model.named_parameters())
+    for name, value in (*tensors.items(), *model.named_buffers()):
+        if is_lazy(value):
+            return f"a lazy {name}, of unknown size; pass it a batch of zeros in the factory, which gives it its size"
+    for name, value in tensors.items():
+        if value.dtype is not torch.float32:
+            return f"a parameter {name} of {value.dtype}; return it in float32, such as by model.float()"
+    return None if any(p.requires_grad for p in tensors.values()) else f"a module without trainable parameters; {must}"
 
 
 def _first_line(error: BaseException) -> str:

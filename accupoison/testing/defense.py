@@ -113,7 +113,7 @@ class _Trial:
         if len(seen) == 0:
             return seen
         losses = self.losses(seen)
-        grads = torch.autograd.grad(losses.mean(), tuple(learner.model.parameters()))
+        grads = torch.autograd.grad(losses.mean(), learner.parameters)
         passed = self._gradients(grads, t)
         learner.apply(tuple(g.clone() for g in passed))
         return seen, losses.detach(), passed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from accupoison.defenses.base import Defense
@@ -48,7 +49,7 @@ def private_gradients(
     """
     hooks_of, optimizer_of = _opacus()
     hooks = hooks_of(learner.model, strict=True, loss_reduction="sum")
-    parameters = tuple(learner.model.parameters())
+    parameters = learner.parameters
     private = optimizer_of(
         torch.optim.SGD(parameters, lr=0.0),
         noise_multiplier=noise_multiplier,
@@ -140,16 +141,22 @@ class DPSGD(SGD):
         )
 
 
-def check_private(model: nn.Module, name: str) -> None:
-    """Raise InputError if a layer of ``model`` mixes rows, or Opacus has no per-sample gradients for it."""
-    hooks_of, _ = _opacus()
-    for layer, module in model.named_modules():
+def check_private(learner: Learner, name: str, row: Batch) -> None:
+    """Raise InputError if a layer of the model mixes rows, or Opacus has no gradient of ``row``, one sample, for it."""
+    for layer, module in learner.model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
                 f"DP-SGD bounds what one sample does, and batch norm ({layer} of {name}) mixes all of them; "
                 "use --norm group"
             )
+    _opacus()
     try:
-        hooks_of(model, strict=True, loss_reduction="sum").cleanup()
+        private_gradients(
+            learner, _plain_loss, row, noise_multiplier=0.0, max_grad_norm=1.0, chunk=1, rng=torch.Generator()
+        )
     except Exception as error:  # Opacus has several words for a layer it does not know
         raise InputError(f"Opacus has no per-sample gradients for {name} ({str(error).splitlines()[0]})") from error
+
+
+def _plain_loss(forward: Forward, batch: Batch) -> Tensor:
+    return F.cross_entropy(forward(batch.x), batch.y, reduction="none")

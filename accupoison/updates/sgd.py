@@ -43,4 +43,4 @@ class SGD:
         """Return the gradients of the mean of the defence's losses, in parameter order."""
         with learner.forward() as forward:
             loss = defense.losses(forward, batch).mean()
-        return torch.autograd.grad(loss, tuple(learner.model.parameters()))
+        return torch.autograd.grad(loss, learner.parameters)

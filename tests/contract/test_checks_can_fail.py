@@ -154,6 +154,11 @@ class Dropping(Net):
         return nn.functional.dropout(super().forward(x), 0.5, self.training)
 
 
+class Noisy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand_like(x))
+
+
 class Counting(Net):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.add_(1)
@@ -176,18 +181,25 @@ class Flat(Net):
         return super().forward(x.detach())
 
 
-def test_a_sound_model_passes() -> None:
-    check_model(Net, (3, 2, 2))
+class Grey(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 0)
+
+
+@pytest.mark.parametrize("make", [Net, Dropping])
+def test_a_sound_model_passes(make: Callable[..., nn.Module]) -> None:
+    check_model(make, (3, 2, 2))
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (Dropping, "draws random numbers"),
-        (Counting, "in eval mode changed the state dict"),
-        (Narrow, r"4 inputs became \[4, 4\], not logits \[4, 5\]"),
-        (Idle, "a parameter gets no gradient"),
-        (Flat, "with respect to the inputs is zero or not finite"),
+        (Noisy, "answers differently when asked again in eval mode"),
+        (Counting, "changes its state in eval mode"),
+        (Narrow, r"maps 4 inputs to \[4, 4\]; it must return logits \[4, 5\]"),
+        (Idle, "has a parameter idle that gets no gradient"),
+        (Flat, "inputs or parameters that its gradient does not depend on"),
+        (Grey, "with respect to the inputs is zero or not finite"),
         (lambda num_classes: num_classes, "returned a int, not a torch.nn.Module"),
     ],
     ids=_name,

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from accupoison.audit.challenge import METRICS
-from accupoison.audit.pickles import read_pickle, read_weights
+from accupoison.audit.pickles import read_pickle
 from accupoison.errors import InputError
+from accupoison.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused
 
 CELLS = ("resnet34_cifar10", "mobilenetv2_cifar10", "vgg16_cifar10")
@@ -44,7 +45,7 @@ def test_what_is_made_is_laid_out_as_the_challenge_is(root: Path) -> None:
     assert {len(row) for row in tests} == {2}
     truth = np.load(root / "truth" / "cifar10_resnet34.npy")
     assert (len(truth), int(truth.sum())) == (60, 30)
-    assert read_weights(root / "models" / "resnet34_cifar10.pth")["conv1.weight"].shape == (8, 3, 3, 3)
+    assert load_weights(root / "models" / "resnet34_cifar10.pth")["conv1.weight"].shape == (8, 3, 3, 3)
 
 
 def test_the_answers_are_right_more_often_than_not(root: Path, tmp_path: Path) -> None:
@@ -116,8 +117,8 @@ def test_nothing_is_executed(root: Path, tmp_path: Path) -> None:
         assert words in refused("audit", "challenge", place)
         assert not trap.exists()
     torch.save({"a": Harm(trap)}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_weights(tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"asks for posix\.mkdir"):
+        load_weights(tmp_path / "weights.pth")
     storage = b"".join(
         [b"ctorch.storage\n_load_from_bytes\n(", pickle.BINBYTES, len(pickle.dumps(Harm(trap))).to_bytes(4, "little")]
     )

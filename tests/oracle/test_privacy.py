@@ -10,6 +10,7 @@ import torch
 from opacus.accountants.analysis import rdp
 from scipy.stats import norm
 from torch import Tensor, nn
+from torch.nn.utils import weight_norm
 
 from accupoison.context import StepContext
 from accupoison.defenses import DEFENSES, Defense
@@ -120,10 +121,20 @@ def test_every_network_can_be_trained_privately(
     if side == 16:
         monkeypatch.setattr("accupoison.learner.Kernels", lambda **_: nullcontext())  # as on other devices
     model = build_model(ModelSpec(name=name, width=8, norm="group"))
-    check_private(model, name)
+    check_private(Learner(model, lr=0.1), name, random_batch(1, rows=1, size=side, dtype=torch.float32))
     of, batch = Learner(model.double().to(memory_format=layout), lr=0.1), random_batch(1, rows=3, size=side)
     for mine, exact in zip(private(of, batch, norm=0.3, chunk=2), naive(of, batch, 0.3), strict=True):
         torch.testing.assert_close(mine, exact, rtol=1e-7, atol=1e-10)
+
+
+def test_a_frozen_layer_stays_out() -> None:
+    of, batch = learner(), random_batch(1, rows=3, size=16)
+    whole = naive(of, batch, 1e9)
+    of.model.get_submodule("body.0").requires_grad_(False)
+    part = Learner(of.model, lr=0.1)
+    check_private(part, "convnet", batch.rows(slice(1)))
+    for mine, exact in zip(private(part, batch), whole[1:], strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-8, atol=1e-10)
 
 
 def test_nothing_is_left_behind() -> None:
@@ -153,9 +164,11 @@ def test_defences_whose_rows_are_their_own_reduce_to_themselves(name: str) -> No
     torch.testing.assert_close(*weights, rtol=0, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_batch_norm_and_unknown_layers_are_refused() -> None:
+    row = random_batch(1, rows=1, size=16, dtype=torch.float32)
     with pytest.raises(InputError, match=r"batch norm \(body\.1 of convnet\) mixes all of them; use --norm group"):
-        check_private(build_model(ModelSpec(name="convnet", width=4)), "convnet")
+        check_private(Learner(build_model(ModelSpec(name="convnet", width=4)), lr=0.1), "convnet", row)
 
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -165,7 +178,12 @@ def test_batch_norm_and_unknown_layers_are_refused() -> None:
 
     model: Callable[[], nn.Module] = lambda: nn.Sequential(Odd(), nn.BatchNorm1d(3))  # noqa: E731
     with pytest.raises(InputError, match="mixes all of them"):
-        check_private(model(), "odd")
+        check_private(Learner(model(), lr=0.1), "odd", row)
+    normed = build_model(ModelSpec(name="convnet", width=4, norm="group"))
+    assert isinstance(normed.fc, nn.Linear)
+    weight_norm(normed.fc)  # Opacus takes the layer for an ordinary one, and then misses a gradient
+    with pytest.raises(InputError, match="Opacus has no per-sample gradients for normed"):
+        check_private(Learner(normed, lr=0.1), "normed", row)
 
 
 @pytest.mark.parametrize("mu", [0.05, 0.5, 1.0, 3.0, 10.0])

@@ -6,7 +6,7 @@ import os
 import pickle
 import resource
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from accupoison import checkpoint
-from accupoison.checkpoint import Released, load, load_any, load_released, save
+from accupoison.checkpoint import load, load_any, reading_payload, save
 from accupoison.errors import InputError
+from accupoison.foreign import Foreign, load_weights, read_torch
 
 PAYLOAD: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16)},
@@ -165,12 +166,10 @@ def test_messages_name_the_file_and_the_fix(tmp_path: Path) -> None:
     save(path, "burn-in", PAYLOAD)
     with pytest.raises(InputError, match=r"a\.pt holds a burn-in where a run-state is needed"):
         load(path, "run-state")
-    with pytest.raises(InputError, match="no weights under 'net'"):
-        load_released(path)
-    torch.save({"state_dict": {"w": torch.ones(1)}}, path)
+    torch.save({"parameters": {"w": torch.ones(1)}}, path)
     with pytest.raises(InputError, match="not a checkpoint of accupoison"):
         load(path, "k")
-    with pytest.raises(InputError, match="not a checkpoint of accupoison"):
+    with pytest.raises(InputError, match=r"holds no state dict, .* nor under net, state_dict, .*; write one with"):
         load_any(path, "k")
     torch.save({"format": "accupoison", "schema": 2, "kind": "k", "new": 1}, path)
     with pytest.raises(InputError, match="format 2, newer than the 1 known here; upgrade"):
@@ -185,7 +184,7 @@ class Bomb:
         return os.mkdir, (str(self.marker),)
 
 
-@pytest.mark.parametrize("reader", [lambda p: load(p, "k"), load_released, lambda p: load_any(p, "k")])
+@pytest.mark.parametrize("reader", [lambda p: load(p, "k"), load_weights, lambda p: load_any(p, "k")])
 @pytest.mark.parametrize("kind", ["pickle", "torch zip", "torch legacy"])
 def test_a_pickle_never_runs(tmp_path: Path, reader: Callable[[Path], object], kind: str) -> None:
     marker, path = tmp_path / "boom", tmp_path / "a.pt"
@@ -194,7 +193,8 @@ def test_a_pickle_never_runs(tmp_path: Path, reader: Callable[[Path], object], k
         path.write_bytes(pickle.dumps(record))
     else:
         torch.save(record, path, _use_new_zipfile_serialization=kind == "torch zip")
-    with pytest.raises(InputError, match="not a readable checkpoint"):
+    words = "not a readable checkpoint" if kind == "pickle" else "asks for posix.mkdir, which could do anything"
+    with pytest.raises(InputError, match=words):
         reader(path)
     assert not marker.exists()
     torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
@@ -275,10 +275,10 @@ def test_the_released_layout(tmp_path: Path, zipped: bool) -> None:
     args = argparse.Namespace(lr=0.1, resume=None, flags=["a"])
     record = {"net": net, "optimizer": optimiser.state_dict(), "args": args, "epoch": 40}
     torch.save(record, tmp_path / "epoch40.pth", _use_new_zipfile_serialization=zipped)
-    weights = load_released(tmp_path / "epoch40.pth")
+    weights = load_weights(tmp_path / "epoch40.pth")
     assert same(weights, dict(model.state_dict()))
     found = load_any(tmp_path / "epoch40.pth", "burn-in")
-    assert isinstance(found, Released)
+    assert isinstance(found, Foreign)
     assert same(found.weights, weights)
     with pytest.raises(InputError):
         load(tmp_path / "epoch40.pth", "burn-in")
@@ -296,3 +296,74 @@ def test_a_torchscript_archive_is_refused_without_a_warning(tmp_path: Path) -> N
         file.writestr("a/constants.pkl", pickle.dumps(()))
     with pytest.raises(InputError, match=r"script\.pt"):
         load(archive, "k")
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_damage_of_a_foreign_archive_is_noticed(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"net": {"module.w": torch.full((1000,), 1.5)}}, path)
+    whole = path.read_bytes()
+    assert load_weights(path)["w"].tolist() == [1.5] * 1000
+    start = whole.index(b"\x00\x00\xc0\x3f" * 1000)
+    for position in (start, start + 2003, start + 3999):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ step]) + whole[position + 1 :])
+        with pytest.raises(InputError, match="damaged"):
+            load_weights(path)
+    path.write_bytes(whole[: start + 512] + bytes(512) + whole[start + 1024 :])
+    with pytest.raises(InputError, match="damaged"):
+        load_weights(path)
+
+
+class Mine:
+    pass
+
+
+@pytest.mark.parametrize("value", [Mine(), nn.Linear(1, 1), Colour.RED], ids=["object", "network", "enum"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_file_is_not_called_damaged(tmp_path: Path, value: object, zipped: bool) -> None:
+    torch.save({"net": {"w": torch.ones(1)}, "extra": value}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    name = r"(tests.unit.test_checkpoint.(Mine|Colour)|torch.nn.modules.linear.Linear)"
+    with pytest.raises(
+        InputError, match=rf"a\.pth asks for {name}, which could do anything; .* save the weights alone"
+    ):
+        load_weights(tmp_path / "a.pth")
+
+
+def test_containers_numbers_and_arrays_are_read(tmp_path: Path) -> None:
+    extra = {
+        "scalars": [np.float64(1.5), np.float32(2), np.int64(3), np.bool_(True)],
+        "arrays": [np.arange(3), np.array(["a"]), np.zeros((2, 2), np.float16)],
+        "containers": [defaultdict(list), Counter("aab"), frozenset("a"), OrderedDict(a=1), {1, 2}, torch.Size([2])],
+        "args": argparse.Namespace(lr=0.1),
+    }
+    torch.save({"net": {"w": torch.ones(1)}, **extra}, tmp_path / "a.pth")
+    assert load_weights(tmp_path / "a.pth")["w"].tolist() == [1.0]
+    assert read_torch(tmp_path / "a.pth")["scalars"] == extra["scalars"]  # type: ignore[index]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(2).to_sparse(),
+        lambda: torch.eye(2).to_sparse_csr(),
+        lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        lambda: torch.ones(2, dtype=torch.complex64),
+        lambda: torch.ones(2, device="meta"),
+    ],
+    ids=["sparse", "csr", "quantised", "complex", "meta"],
+)
+def test_tensors_that_no_network_has(tmp_path: Path, make: Callable[[], Tensor]) -> None:
+    torch.save({"a": torch.ones(1), "odd.weight": make()}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth holds odd\.weight, a Tensor of .*; save ordinary tensors"):
+        load_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), IndexError(), TypeError(), ValueError(), RuntimeError(), AttributeError()]
+)
+def test_a_payload_that_cannot_be_taken_apart_is_damaged(error: Exception) -> None:
+    with pytest.raises(InputError, match=r"a\.pt is not a readable checkpoint"), reading_payload(Path("a.pt")):
+        raise error
+    with pytest.raises(InputError, match="other words"), reading_payload(Path("a.pt")):
+        raise InputError("other words")

@@ -217,7 +217,10 @@ HERE = "tests.unit.test_models"
         ),
         (ModelSpec(name=f"{HERE}:no_keyword"), r"failed when called with num_classes=10 \(TypeError: "),
         (ModelSpec(name=f"{HERE}:no_module"), r"returned a str; it must return a torch.nn.Module that can be trained"),
-        (ModelSpec(name=f"{HERE}:no_parameters"), r"returned a module without parameters; it must return a torch.nn"),
+        (
+            ModelSpec(name=f"{HERE}:no_parameters"),
+            r"returned a module without trainable parameters; it must return a torch.nn",
+        ),
     ],
 )
 def test_what_cannot_be_built(spec: ModelSpec, message: str) -> None:

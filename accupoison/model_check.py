@@ -1,0 +1,140 @@
+"""What a network must do before anything is trained on it or crafted against it, tried on a few rows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from accupoison.data import DataSet
+from accupoison.errors import InputError
+from accupoison.gradients import gradient, inner, unit
+from accupoison.learner import view_of
+from accupoison.types import Batch, ModelView
+
+ROWS = 4
+CLOSE = 1e-3
+"""Answers count as the same within this share of the largest: kernels differ by the number of rows."""
+
+
+def check_images(
+    model: nn.Module, name: str, data: DataSet, ids: Tensor, batch_size: int, *, fresh: bool = True
+) -> None:
+    """Raise InputError unless ``model`` does with images of ``data`` what burn-ins, streams and attacks ask of it.
+
+    Args:
+        model: In eval mode; nothing about it changes.
+        name: What the messages call it.
+        data: The images.
+        ids: Some of them.
+        batch_size: Of the training; in train mode no more rows than that are given at once.
+        fresh: The network has not been trained yet, so that its answers must be finite.
+    """
+    batch = data.batch(ids[:ROWS])
+    try:
+        check_network(model, batch, data.num_classes, rows=min(batch_size, len(batch)), kind=data.kind, fresh=fresh)
+    except _FaultError as error:
+        other = "another model, such as mlp" if data.features else "another model"
+        raise InputError(f"model {name} {error}{'' if '; ' in str(error) else f'; choose {other}'}") from error
+
+
+class _FaultError(ValueError):
+    """What a network does wrong: a predicate, with the fix after a semicolon where there is one."""
+
+
+def check_network(
+    model: nn.Module, batch: Batch, classes: int, *, rows: int, kind: str = "images", fresh: bool = True
+) -> None:
+    """Raise ValueError, with what is wrong, unless ``model`` does what is asked of it on a batch.
+
+    It must map inputs to logits in both modes, answer alike in eval mode, whatever the other rows are and without
+    a change of its state, and its gradient must be differentiable, with respect to inputs and parameters.
+
+    Args:
+        model: In eval mode; nothing about it changes.
+        batch: A few rows.
+        classes: Number of classes.
+        rows: So many of them in train mode.
+        kind: What the rows are.
+        fresh: Answers must be finite.
+    """
+    devices = [batch.x.device] if batch.x.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        _check_answers(model, batch.x, classes, kind, fresh)
+        view, few = view_of(model), batch.rows(slice(rows))
+        with _fault(f"cannot learn from {rows} {kind} of shape {list(few.x.shape[1:])} at once", LARGER):
+            logits = view.logits(few.x, train=True)
+            _check_logits(logits, rows, classes, kind)
+            _check_gradient(model, view, F.cross_entropy(logits, few.y))
+        with _fault("has no second derivative, which crafting takes", "write it with operations that have one"):
+            _check_bend(view, few)
+
+
+LARGER = "choose another model or a larger batch"
+
+
+@contextmanager
+def _fault(what: str, fix: str = "") -> Iterator[None]:
+    """Turn whatever somebody's network raises into a fault."""
+    try:
+        yield
+    except _FaultError:
+        raise
+    except Exception as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _FaultError(f"{what} ({problem}){f'; {fix}' if fix else ''}") from error
+
+
+def _check_answers(model: nn.Module, x: Tensor, classes: int, kind: str, fresh: bool) -> None:
+    state = model.state_dict()
+    if odd := next((key for key, value in state.items() if not isinstance(value, Tensor)), None):
+        raise _FaultError(f"keeps {odd} in its state dict, which is no tensor; make it a buffer or leave it out")
+    before = {key: value.clone() for key, value in state.items()}
+    with torch.no_grad(), _fault(f"cannot take {kind} of shape {list(x.shape[1:])}"):
+        logits, again, alone = (model(part) for part in (x, x, x[:1]))
+    for answer, count in ((logits, len(x)), (again, len(x)), (alone, 1)):
+        _check_logits(answer, count, classes, kind)
+    if any(not torch.equal(value.nan_to_num(), before[key].nan_to_num()) for key, value in model.state_dict().items()):
+        raise _FaultError("changes its state in eval mode; change buffers in train mode only")
+    if not _alike(logits, again):
+        raise _FaultError("answers differently when asked again in eval mode; draw random numbers in train mode only")
+    if not _alike(logits[:1], alone):
+        raise _FaultError(f"answers by the other {kind} of a batch in eval mode; let rows not depend on each other")
+    if fresh and not bool(logits.isfinite().all()):
+        raise _FaultError("answers with numbers that are not finite; mend its weights or its normalisation")
+    one = torch.ones_like(logits[:, 0])
+    if bool(((logits >= 0) & (logits <= 1)).all()) and torch.allclose(logits.sum(1), one, rtol=0, atol=1e-4):
+        raise _FaultError("answers with probabilities (each row is in [0, 1] and sums to 1); leave its softmax out")
+
+
+def _check_logits(logits: object, rows: int, classes: int, kind: str) -> None:
+    found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != [rows, classes]:
+        raise _FaultError(f"maps {rows} {kind} to {found}; it must return logits [{rows}, {classes}]")
+    if isinstance(logits, Tensor) and logits.dtype is not torch.float32:
+        raise _FaultError(f"returns logits of {logits.dtype}; it must return float32")
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    a, b = a.nan_to_num(), b.nan_to_num()  # a model that has diverged may say anything, if only always the same
+    return torch.allclose(a, b, rtol=CLOSE, atol=CLOSE * float(a.abs().max()))
+
+
+def _check_gradient(model: nn.Module, view: ModelView, loss: Tensor) -> None:
+    """Raise unless the loss depends on every parameter that is trained."""
+    slopes = torch.autograd.grad(loss, view.params(), allow_unused=True)
+    names = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+    if unused := next((key for key, slope in zip(names, slopes, strict=True) if slope is None), None):
+        raise _FaultError(f"has a parameter {unused} that gets no gradient; use it, or freeze it (requires_grad=False)")
+
+
+def _check_bend(view: ModelView, batch: Batch) -> None:
+    """Differentiate twice, as accumulative poisoning does."""
+    for train in (False, True):
+        x = batch.x.detach().clone().requires_grad_()
+        towards = unit(gradient(view, batch.x, batch.y.roll(1), train=train))
+        agreement = inner(unit(gradient(view, x, batch.y, train=train, graph=True)), towards)
+        agreement.backward()  # type: ignore[no-untyped-call]  # not grad(), which passes over what is differentiable once
+        if any(leaf.grad is None for leaf in (x, *view.params())):
+            raise RuntimeError("inputs or parameters that its gradient does not depend on")
