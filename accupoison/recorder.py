@@ -123,17 +123,25 @@ def _first(path: Path, size: int) -> bytes:
     return kept
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, digest: object = None) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl; a last row that was cut off by a crash is left out.
 
+    Args:
+        path: The file.
+        digest: ``metrics_digest`` of the run's summary, for which the rows must be those that the run ended with; None
+            (a run that goes on, or one of an older version) checks their form alone.
+
     Raises:
-        InputError: The file is missing or another row is damaged.
+        InputError: The file is missing, another row is damaged, or the rows are other ones.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
-    return _rows(path, content)
+    rows = _rows(path, content)
+    if digest is not None and metrics_digest(rows) != digest:
+        raise InputError(f"{path} is not as the run has written it; restore a copy or run again")
+    return rows
 
 
 def _rows(path: Path, content: bytes, *, whole: bool = False) -> list[dict[str, Any]]:

@@ -97,9 +97,7 @@ class Run:
         Raises:
             InputError: The metrics are missing or damaged.
         """
-        rows = read_metrics(self.path / METRICS)
-        for row in rows:
-            expect(self.path / METRICS, row, {"step": int, "branch": str, str: float})
+        rows = read_metrics(self.path / METRICS, self.summary.get("metrics_digest"))
         points = [(row["step"], row[tag]) for row in rows if tag in row and row["branch"] in ("", trigger)]
         if not points or any(value < 0 or value > 1 for _, value in points):
             raise InputError(f"{self.path / METRICS} has no {tag} in [0, 1]; restore a copy or run again")

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from accupoison import checkpoint
 from accupoison.online import OnlineRun
 from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused, resaved
-from tests.e2e.test_bad_runs import cut, files_of, flip, zeros
+from tests.e2e.test_bad_runs import cut, digit, files_of, flip, swapped, zeros
 from tests.e2e.test_sweep import GRID
 
 
@@ -98,3 +98,14 @@ def test_a_sweep_does_not_mix_what_was_made_from_other_files(work: Path) -> None
     assert "the checkpoint has changed since logs/grid/clean-FREEZE-b0-s0 was started" in text
     base.write_bytes(whole)
     done("sweep", "grid.toml", "--quiet")
+
+
+@pytest.mark.parametrize("spoil", [digit, swapped, zeros, lambda path: path.write_bytes(b"")])
+def test_a_report_draws_no_curve_of_rows_that_a_run_has_not_written(spoil: Callable[[Path], None], work: Path) -> None:
+    for name in ("one", "two"):
+        done(*ONLINE, "--out", f"logs/{name}", "--eps", {"one": "0.1", "two": "0.2"}[name])
+    spoil(Path("logs/one/metrics.jsonl"))
+    result = done("report", "logs")
+    (note,) = result.stderr.splitlines()
+    assert "logs/one/metrics.jsonl" in note
+    assert Path("logs/curves.png").exists()

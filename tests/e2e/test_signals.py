@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def test_other_commands_say_that_the_same_command_goes_on(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
-    for function in ("report.collect.collect", "audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
+    monkeypatch.setattr(import_module("accupoison.report.collect"), "collect", interrupt)
+    for function in ("audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)
     result = call(*words)
     assert (result.exit_code, result.stderr) == (130, ON)
