@@ -12,11 +12,11 @@ from torch import Tensor
 from accupoison.defenses import Defense
 from accupoison.gradients import signed_ascent
 from accupoison.rng import generator
-from accupoison.testing.bench import CLASSES, SEED, Bench, BenchContext, expect, same
+from accupoison.testing.bench import CLASSES, IDS, ROWS, SEED, Bench, BenchContext, expect, same
 from accupoison.types import Batch, Grads
 
-LATER = 1000
-"""A step at which every warm-up is over."""
+LATER, LARGE = 1000, 120
+"""A step at which every warm-up is over, and rows enough for every rule that waits for many."""
 SHARPER = 16
 """Times the logits of the bench's model."""
 FLIPPED, NEAR = 0.05, 0.01
@@ -111,9 +111,12 @@ class _World:
 
 
 def _replaced(world: _World, batch: Batch, fates: Fates, t: int) -> Iterator[tuple[str, bool]]:
-    """Replace all rows but the first, the middle or the last, or this one alone."""
+    """Replace all rows but the first, the middle or the last, or this one alone; of a large batch, but one of them."""
     count = len(batch)
-    for (kind, fill), row in product(_FILLS.items(), (0, count // 2, count - 1)):
+    for (number, (kind, fill)), place in product(enumerate(_FILLS.items()), range(3)):
+        if count > ROWS and place != number % 3:
+            continue
+        row = (0, count // 2, count - 1)[place]
         for others in (torch.arange(count) != row, torch.arange(count) == row):
             ids = batch.ids[~others]
             now = world.play([_filled(batch, others, fill(batch, row))], t)
@@ -195,7 +198,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 def _remembered(world: _World) -> Iterator[tuple[str, bool]]:
     """Change earlier batches: state must not carry what was in them on to the rows of a later one."""
-    *first, last = _bases()[1:4] + _bases()[2:3]
+    *first, last = *_bases()[1:], _bases()[2]
     plain = {t: world.play([*first, last], t) for t in (0, LATER)}
     for number, (kind, fill) in enumerate(_FILLS.items()):
         t = (0, LATER)[number % 2]
@@ -222,8 +225,11 @@ def _sharp() -> Bench:
 @cache
 def _bases() -> list[Batch]:
     """Return batches that no defence changes: a plain one, one of pale images, a large one, and one more."""
-    plain, pale, *others, extra = (replace(batch, x=batch.x.clone()) for batch in Bench.make().batches)
-    return [plain, pale.with_x(0.3 + 0.4 * pale.x), Batch.concat([plain, *others]), extra]
+    plain, pale, more, *_ = (replace(batch, x=batch.x.clone()) for batch in Bench.make().batches)
+    rng = generator(SEED, "large")
+    x, y = torch.rand(LARGE, *plain.x.shape[1:], generator=rng), torch.randint(CLASSES, (LARGE,), generator=rng)
+    large = Batch(x * torch.rand(LARGE, 1, 1, 1, generator=rng), y, IDS + torch.arange(LARGE))
+    return [plain, pale.with_x(0.3 + 0.4 * pale.x), large, more]
 
 
 @cache

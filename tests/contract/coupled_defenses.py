@@ -110,7 +110,32 @@ def late(view: ModelView, batch: Batch, ctx: Context) -> Batch:
 
 
 def only_large(view: ModelView, batch: Batch, ctx: Context) -> Batch:
-    return batch if len(batch) < 20 else mean_image(view, batch, ctx)
+    return batch if len(batch) < 100 else mean_image(view, batch, ctx)
+
+
+def not_in_large(view: ModelView, batch: Batch, ctx: Context) -> Batch:
+    return batch.with_x(batch.x / 2) if len(batch) > 64 else batch
+
+
+def three_deviations(view: ModelView, batch: Batch, ctx: Context) -> Batch:
+    losses = loss_of(view, batch)
+    return batch.rows(losses <= losses.mean() + 3 * losses.std(unbiased=False))
+
+
+def nearest_with_its_label(view: ModelView, batch: Batch, ctx: Context) -> Batch:
+    gaps = torch.cdist(batch.x.flatten(1), batch.x.flatten(1)) + 1e9 * torch.eye(len(batch))
+    return batch.rows(batch.y[gaps.argmin(1)] == batch.y)
+
+
+def one_norm_for_all(view: ModelView, batch: Batch, ctx: Context) -> Batch:
+    with torch.enable_grad():
+        x = batch.x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(view.logits(x), batch.y), x)
+    return batch.with_x((batch.x - slope / slope.norm().clamp_min(1e-6)).clamp(0, 1))
+
+
+def stops_with_the_mean(view: ModelView, batch: Batch, ctx: Context) -> Batch:
+    return batch if float(loss_of(view, batch).mean()) < 2 else batch.with_x(batch.x / 2)
 
 
 def smoothed_label(view: ModelView, batch: Batch, ctx: Context) -> Batch:
@@ -230,6 +255,11 @@ COUPLED: list[type[Defense]] = [
             highest_fifth,
             late,
             only_large,
+            not_in_large,
+            three_deviations,
+            nearest_with_its_label,
+            one_norm_for_all,
+            stops_with_the_mean,
             smoothed_label,
             extra_beside,
             batch_statistics,
