@@ -11,15 +11,23 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import gradient, inner, unit
 from accupoison.learner import view_of
-from accupoison.types import Batch, ModelView
+from accupoison.types import Batch, Grads, ModelView
 
-ROWS = 4
+ROWS, LEARNT = 4, 2
+"""Rows that are answered, and rows that are learnt from: as few as tell, since this comes before every run."""
 CLOSE = 1e-3
 """Answers count as the same within this share of the largest: kernels differ by the number of rows."""
 
 
 def check_images(
-    model: nn.Module, name: str, data: DataSet, ids: Tensor, batch_size: int, *, fresh: bool = True
+    model: nn.Module,
+    name: str,
+    data: DataSet,
+    ids: Tensor,
+    batch_size: int,
+    *,
+    fresh: bool = True,
+    crafted: bool = True,
 ) -> None:
     """Raise InputError unless ``model`` does with images of ``data`` what burn-ins, streams and attacks ask of it.
 
@@ -27,13 +35,14 @@ def check_images(
         model: In eval mode; nothing about it changes.
         name: What the messages call it.
         data: The images.
-        ids: Some of them.
+        ids: One or more of them.
         batch_size: Of the training; in train mode no more rows than that are given at once.
         fresh: The network has not been trained yet, so that its answers must be finite.
+        crafted: Attacks may be crafted against it, so that it must have a second derivative.
     """
-    batch = data.batch(ids[:ROWS])
+    batch, rows = data.batch(ids[:ROWS].repeat(ROWS)[:ROWS]), min(batch_size, LEARNT)
     try:
-        check_network(model, batch, data.num_classes, rows=min(batch_size, len(batch)), kind=data.kind, fresh=fresh)
+        check_network(model, batch, data.num_classes, rows=rows, kind=data.kind, fresh=fresh, crafted=crafted)
     except _FaultError as error:
         other = "another model, such as mlp" if data.features else "another model"
         raise InputError(f"model {name} {error}{'' if '; ' in str(error) else f'; choose {other}'}") from error
@@ -44,12 +53,19 @@ class _FaultError(ValueError):
 
 
 def check_network(
-    model: nn.Module, batch: Batch, classes: int, *, rows: int, kind: str = "images", fresh: bool = True
+    model: nn.Module,
+    batch: Batch,
+    classes: int,
+    *,
+    rows: int,
+    kind: str = "images",
+    fresh: bool = True,
+    crafted: bool = True,
 ) -> None:
     """Raise ValueError, with what is wrong, unless ``model`` does what is asked of it on a batch.
 
     It must map inputs to logits in both modes, answer alike in eval mode, whatever the other rows are and without
-    a change of its state, and its gradient must be differentiable, with respect to inputs and parameters.
+    a change of its state, and every parameter that is trained must get a gradient, which is differentiable itself.
 
     Args:
         model: In eval mode; nothing about it changes.
@@ -58,6 +74,7 @@ def check_network(
         rows: So many of them in train mode.
         kind: What the rows are.
         fresh: Answers must be finite.
+        crafted: The gradient must be differentiable.
     """
     devices = [batch.x.device] if batch.x.is_cuda else []
     with torch.random.fork_rng(devices=devices):
@@ -66,9 +83,11 @@ def check_network(
         with _fault(f"cannot learn from {rows} {kind} of shape {list(few.x.shape[1:])} at once", LARGER):
             logits = view.logits(few.x, train=True)
             _check_logits(logits, rows, classes, kind)
-            _check_gradient(model, view, F.cross_entropy(logits, few.y))
+            slopes = _check_gradient(model, view, F.cross_entropy(logits, few.y))
+        if not crafted:
+            return
         with _fault("has no second derivative, which crafting takes", "write it with operations that have one"):
-            _check_bend(view, few)
+            _check_bend(view, few, slopes)
 
 
 LARGER = "choose another model or a larger batch"
@@ -121,20 +140,19 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=CLOSE, atol=CLOSE * float(a.abs().max()))
 
 
-def _check_gradient(model: nn.Module, view: ModelView, loss: Tensor) -> None:
-    """Raise unless the loss depends on every parameter that is trained."""
+def _check_gradient(model: nn.Module, view: ModelView, loss: Tensor) -> Grads:
+    """Return the gradient of the loss; raise unless it depends on every parameter that is trained."""
     slopes = torch.autograd.grad(loss, view.params(), allow_unused=True)
     names = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     if unused := next((key for key, slope in zip(names, slopes, strict=True) if slope is None), None):
         raise _FaultError(f"has a parameter {unused} that gets no gradient; use it, or freeze it (requires_grad=False)")
+    return slopes
 
 
-def _check_bend(view: ModelView, batch: Batch) -> None:
+def _check_bend(view: ModelView, batch: Batch, towards: Grads) -> None:
     """Differentiate twice, as accumulative poisoning does."""
-    for train in (False, True):
-        x = batch.x.detach().clone().requires_grad_()
-        towards = unit(gradient(view, batch.x, batch.y.roll(1), train=train))
-        agreement = inner(unit(gradient(view, x, batch.y, train=train, graph=True)), towards)
-        agreement.backward()  # type: ignore[no-untyped-call]  # not grad(), which passes over what is differentiable once
-        if any(leaf.grad is None for leaf in (x, *view.params())):
-            raise RuntimeError("inputs or parameters that its gradient does not depend on")
+    x = batch.x.detach().clone().requires_grad_()
+    agreement = inner(unit(gradient(view, x, batch.y, graph=True)), towards)
+    agreement.backward()  # type: ignore[no-untyped-call]  # not grad(), which passes over what is differentiable once
+    if any(leaf.grad is None for leaf in (x, *view.params())):
+        raise RuntimeError("inputs or parameters that its gradient does not depend on")

@@ -55,7 +55,7 @@ class Burnin:
 
         Args:
             config: All settings.
-            members: Train on these ids instead of the burn-in part.
+            members: Train on these ids instead of the burn-in part; nothing is crafted against such a model.
             stats: Channel statistics to normalise by instead of the data set's own.
 
         Raises:
@@ -75,7 +75,7 @@ class Burnin:
             raise InputError("the monitor split is empty and accuracy is followed on it; give data.monitor 1 or more")
         spec = spec_for(config.model, data, splits.burnin)
         model = place(build_model(spec, derive(config.run.seed, "init")), device)
-        check_images(model, spec.name, data, splits.burnin, min(sizes))
+        check_images(model, spec.name, data, splits.burnin, min(sizes), crafted=members is None)
         t = config.train
         learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
         if config.update.private:

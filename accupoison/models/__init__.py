@@ -70,6 +70,8 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
 
 def _make(spec: ModelSpec) -> nn.Module:
     try:
+        if max(spec.width, spec.num_classes) >= 2**31:  # more than some kernels count to
+            raise MemoryError
         return _named(spec)
     except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
         raise InputError(

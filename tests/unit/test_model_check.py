@@ -85,7 +85,7 @@ class Extra(nn.Flatten):
             nn.Sequential(net(), Calls(lambda _, x: x.double())),
             "returns logits of torch.float64; it must return float32",
         ),
-        (nn.Sequential(net(), Calls(lambda m, x: x[:1] if m.training else x)), r"maps 4 images to \[1, 3\]"),
+        (nn.Sequential(net(), Calls(lambda m, x: x[:1] if m.training else x)), r"maps 2 images to \[1, 3\]"),
         (nn.Sequential(net(), nn.Softmax(1)), "answers with probabilities .*; leave its softmax out"),
         (net(Calls(lambda _, x: x + torch.randn_like(x))), "answers differently when asked again in eval mode"),
         (net(nn.BatchNorm2d(4, track_running_stats=False)), "answers by the other images of a batch in eval mode"),
@@ -97,7 +97,7 @@ class Extra(nn.Flatten):
             net(Calls(lambda _, x: Once.apply(x))),
             r"has no second derivative, which crafting takes \(.*once_differentiable",
         ),
-        (net(Calls(lambda _, x: x.relu().exp().relu_().add_(x))), r"cannot learn from 4 images .*at once \(.*inplace"),
+        (net(Calls(lambda _, x: x.relu().exp().relu_().add_(x))), r"cannot learn from 2 images .*at once \(.*inplace"),
         (
             net(Calls(lambda _, x: 1 / 0)),
             r"cannot take images of shape \[3, 8, 8\] \(division by zero\); choose another",
@@ -123,6 +123,13 @@ def test_a_batch_may_be_too_small() -> None:
 
 def test_a_stream_may_start_from_a_model_that_has_diverged() -> None:
     check(dead(), fresh=False)
+
+
+def test_what_nothing_is_crafted_against_needs_no_second_derivative() -> None:
+    model = net(Calls(lambda _, x: Once.apply(x))).eval()
+    check_images(model, "m", data(), torch.arange(1), 10, crafted=False)
+    with pytest.raises(InputError, match="has no second derivative"):
+        check_images(model, "m", data(), torch.arange(1), 10)
 
 
 def test_nothing_changes() -> None:

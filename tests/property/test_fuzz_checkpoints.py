@@ -1,0 +1,159 @@
+"""Damaged files of weights and states are refused in one sentence, or hold what they held."""
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accupoison import checkpoint
+from accupoison.audit.pickles import read_pickle
+from accupoison.base_model import BaseModel
+from accupoison.errors import InputError
+from accupoison.foreign import load_weights
+from accupoison.learner import Learner
+from accupoison.models import ModelSpec, build_model
+from accupoison.testing.bench import same
+
+SPEC = ModelSpec(name="convnet", width=2, num_classes=3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rounds(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--fuzz", default=None) or 300)
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Return a file with flipped bits, a block of zeros, of noise or of other parts of it, cut off or put in."""
+    out, start = bytearray(content), rng.randrange(len(content))
+    end = min(len(content), start + rng.choice((1, 4, 64, 512)))
+    match rng.randrange(7):
+        case 0 | 1:
+            for _ in range(rng.choice((1, 1, 2, 8))):
+                out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
+        case 2:
+            out[start:end] = bytes(end - start)
+        case 3:
+            out[start:end] = rng.randbytes(end - start)
+        case 4:
+            del out[rng.choice((start, 0)) : end]
+        case 5:
+            del out[start:]
+        case 6:
+            place = rng.randrange(len(out))
+            out[place:place] = out[start:end]
+    return bytes(out)
+
+
+def refusal(read: Callable[[], object]) -> object:
+    """Return what is read, or the sentence that refuses it."""
+    try:
+        return read()
+    except InputError as error:
+        if "\n" in str(error):
+            raise AssertionError("several lines") from error
+        return str(error)
+
+
+def learnt() -> Learner:
+    learner = Learner(build_model(SPEC, seed=1), lr=0.3)
+    learner.apply(tuple(torch.ones_like(p) for p in learner.parameters))
+    return learner
+
+
+def own_model(path: Path) -> None:
+    state = learnt().state()
+    BaseModel(SPEC, state["model"], state["optimizer"], 0.3, 7, {}).save(path)
+
+
+def run_state(path: Path) -> None:
+    payload = {"learner": learnt().state(), "step": 3, "sums": (0.5, 1.0, 2), "offset": 100, "data": "ab" * 32}
+    checkpoint.save(path, "run-state", payload)
+
+
+def released(path: Path) -> None:
+    learner = learnt()
+    net = {f"module.{name}": value for name, value in learner.model.state_dict().items()}
+    torch.save({"net": net, "optimizer": learner.optimizer.state_dict(), "epoch": 40, "acc": 81.5}, path)
+
+
+def raw(path: Path) -> None:
+    torch.save(learnt().model.state_dict(), path)
+
+
+FORMS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+    "own model": (own_model, lambda path: asdict(BaseModel.load(path))),
+    "run state": (run_state, lambda path: checkpoint.load(path, "run-state")),
+    "released": (released, lambda path: asdict(BaseModel.load(path))),
+    "raw": (raw, load_weights),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damage_is_refused_or_harmless(form: str, tmp_path: Path, rounds: int) -> None:
+    write, read = FORMS[form]
+    write(tmp_path / "a.pth")
+    content, rng, refused = (tmp_path / "a.pth").read_bytes(), random.Random(f"{form} 0"), 0
+    whole = read(tmp_path / "a.pth")
+    for number in range(rounds):
+        (tmp_path / "a.pth").write_bytes(damaged(content, rng))
+        found = refusal(lambda: read(tmp_path / "a.pth"))
+        refused += isinstance(found, str)
+        assert "a.pth" in found if isinstance(found, str) else same(found, whole), number
+    assert refused > 0.7 * rounds
+
+
+@pytest.mark.parametrize("form", ["released", "raw"])
+def test_a_file_without_checksums_is_read_or_refused(form: str, tmp_path: Path, rounds: int) -> None:
+    FORMS[form][0](tmp_path / "new.pth")
+    found = torch.load(tmp_path / "new.pth", weights_only=True)
+    torch.save(found, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    content, rng, read = (tmp_path / "a.pth").read_bytes(), random.Random(f"{form} 1"), 0
+    for _ in range(rounds):
+        (tmp_path / "a.pth").write_bytes(damaged(content, rng))
+        read += not isinstance(refusal(lambda: load_weights(tmp_path / "a.pth")), str)
+    assert 0 < read < rounds
+
+
+def _parts(payload: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # noqa: ANN401
+    inner = payload.items() if isinstance(payload, dict) else ()
+    return [at, *(part for key, value in inner for part in _parts(value, (*at, key)))]
+
+
+VALUES: tuple[Any, ...] = (None, -1, 2**80, 0.5, math.nan, True, "x", [], {}, (), [[1]], {0: {}}, torch.ones(2, 3))
+
+
+def test_a_right_digest_over_any_payload(tmp_path: Path, rounds: int) -> None:
+    """Parts that are missing or of another kind never get further than the first use of the model."""
+    own_model(tmp_path / "a.pt")
+    rng, refused = random.Random(0), 0
+    sound = checkpoint.load(tmp_path / "a.pt", "base-model")
+    parts = _parts(sound)[1:]
+    for _ in range(rounds // 3):
+        payload = copy.deepcopy(sound)
+        *way, last = rng.choice(parts)
+        held = payload
+        for key in way:
+            held = held[key]
+        if rng.random() < 0.3:
+            del held[last]
+        else:
+            held[last] = rng.choice(VALUES)
+        checkpoint.save(tmp_path / "b.pt", "base-model", payload)
+        refused += isinstance(refusal(lambda: BaseModel.load(tmp_path / "b.pt").build(tmp_path / "b.pt", CPU)), str)
+    assert refused > 0.1 * rounds
+
+
+def test_pickles_of_others(tmp_path: Path, rounds: int) -> None:
+    released(tmp_path / "a.pth")
+    content, rng = (tmp_path / "a.pth").read_bytes(), random.Random(2)
+    for _ in range(rounds):
+        (tmp_path / "a.p").write_bytes(damaged(content, rng))
+        with pytest.raises(InputError, match=r"a\.p"):
+            read_pickle(tmp_path / "a.p")
