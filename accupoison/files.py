@@ -307,7 +307,11 @@ def read_arrays(
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Return the member of each array, by name."""
+    """Return the member of each array, by name; one whose name is damaged would else count as missing."""
+    for info in archive.infolist():
+        archive.open(info).close()  # compares the name in the directory with that of the member
+        if b"PK\x01\x02" in info.extra + info.comment:  # a damaged length hides the entries after it
+            raise ValueError("its directory is damaged")
     members = {name.removesuffix(".npy"): name for name in archive.namelist()}
     if len(members) < len(archive.namelist()):
         raise ValueError("it has two arrays of one name")

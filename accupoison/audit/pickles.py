@@ -2,9 +2,11 @@
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from accupoison.errors import InputError
@@ -23,8 +25,20 @@ HARMLESS = {
 """What may be looked up: it builds arrays and tensors from bytes and does nothing else."""
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # the one in Python, which lets a subclass see what it builds
     """An unpickler that knows arrays and tensors alone."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Give an object its state; numpy believes a data type that says of pointers that they are numbers."""
+        state, built = self.stack[-1], self.stack[-2]
+        if isinstance(built, np.dtype) and state != built.newbyteorder(state[1]).__reduce__()[2]:
+            raise ValueError("a data type that is none")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         if (module, name) == ("torch.storage", "_load_from_bytes"):

@@ -97,18 +97,18 @@ class Outcome:
     victims: list[VictimResult]
 
 
-def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1) -> World:
-    """Read what a model said.
+def read_world(path: Path, samples: int, population_labels: NDArray[np.int64], group: int = -1) -> World:
+    """Read what a model said of ``samples`` audited samples and of the population.
 
     Raises:
-        InputError: The file is missing or damaged.
+        InputError: The file is missing or damaged, or the model was asked something else.
     """
     if not path.exists():
         raise InputError(f"there is no {path}; the same command goes on with what is missing")
     fix = "delete it, and the same command makes it anew"
     found = {"share": np.array(np.nan)}  # worlds from before it was measured have none
     found |= read_arrays(path, (*SIGNALS, *ABOUT), optional=("share",), kind="world", fix=fix)
-    if not _fits(found, population_labels):
+    if not _fits(found, samples, population_labels):
         raise InputError(f"{path} is not a world of these samples; {fix}")
     phi, probs, others = (found[name].astype(np.float64) for name in ("phi", "probs", "population"))
     probs /= probs.sum(axis=1, keepdims=True)  # kept in single precision
@@ -117,17 +117,17 @@ def read_world(path: Path, population_labels: NDArray[np.int64], group: int = -1
     return World(phi, probs, found["keep"], told, group=group, **about)
 
 
-def _fits(found: dict[str, NDArray[Any]], population_labels: NDArray[np.int64]) -> bool:
+def _fits(found: dict[str, NDArray[Any]], samples: int, population_labels: NDArray[np.int64]) -> bool:
     """Return whether the arrays of a world are numbers of the shapes that they are written with."""
     phi, probs, population, keep = (found[name] for name in SIGNALS)
     classes = probs.shape[1] if probs.ndim == 2 else 0
     return bool(
         phi.ndim == 2
         and phi.shape[1]
-        and probs.shape == (len(phi), classes)
+        and probs.shape == (samples, classes)
         and population.shape == (len(population_labels), classes)
         and (population_labels < classes).all()
-        and keep.shape == (len(phi),)
+        and keep.shape == phi.shape[:1] == (samples,)
         and keep.dtype == np.bool_
         and all(x.dtype.kind == "f" and np.isfinite(x).all() for x in (phi, probs, population))
         and (probs.sum(axis=1) > 0).all()
@@ -139,8 +139,8 @@ def attack_victims(config: OfflineConfig, out: Path, data: DataSet) -> tuple[lis
     """Attack every victim with all shadows; return the outcomes by attack, and facts about the models."""
     division = divide(data, config.shadows, config.run.seed)
     labels, others = (data.labels(ids).cpu().numpy() for ids in (division.audited, division.population))
-    shadows = [read_world(world_path(out, "shadows", i), others) for i in range(config.shadows.shadows)]
-    victims = [read_world(world_path(out, "victims", i), others) for i in range(config.shadows.victims)]
+    shadows = [read_world(world_path(out, "shadows", i), len(labels), others) for i in range(config.shadows.shadows)]
+    victims = [read_world(world_path(out, "victims", i), len(labels), others) for i in range(config.shadows.victims)]
     attacker = Attacker(shadows, labels)
     return collect([attacker.attack(victim) for victim in victims]), {
         **facts(victims, shadows, labels),

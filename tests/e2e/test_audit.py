@@ -120,6 +120,9 @@ def test_the_same_seed_gives_the_same_bytes_and_json_goes_to_stdout() -> None:
         ({"member": np.ones(1200)}, "1200 of 1200 samples are members; both kinds are needed"),
         ({"ids": np.zeros(3, int)}, "ids in mine.npz is not a whole number for each of the 1200 samples"),
         ({"probs": np.array([None])}, "mine.npz is not a readable .npz file of arrays"),
+        ({"probs": np.full((1200, 4), "0.25")}, "probs have dtype <U4; give numbers"),
+        ({"probs": np.full((1200, 4), 0.25 + 0j)}, "probs have dtype complex128; give numbers"),
+        ({"member": np.full(1200, "0")}, "member in mine.npz is not 0 or 1"),
     ],
 )
 def test_a_file_that_cannot_be_used(changes: dict[str, Any], message: str) -> None:
@@ -130,9 +133,19 @@ def test_a_file_that_cannot_be_used(changes: dict[str, Any], message: str) -> No
 
 def test_no_file_and_no_archive() -> None:
     assert "there is no file nowhere.npz" in refused("audit", "predictions", "nowhere.npz")
-    Path("text.npz").write_text("not an archive")
-    assert "text.npz is not a readable .npz file" in refused("audit", "predictions", "text.npz")
+    for content in (b"not an archive", b"", b"\x93NUMPY" + bytes(200), b"PK\x03\x04" + bytes(99)):
+        Path("text.npz").write_bytes(content)
+        assert "text.npz is not a readable .npz file" in refused("audit", "predictions", "text.npz")
     assert call("audit", "-h").exit_code == 0
+
+
+def test_a_file_without_suffix_is_audited_beside_itself() -> None:
+    write(Path("mine.npz"), shadow_probs=None, shadow_labels=None, shadow_member=None)
+    content = Path("mine.npz").read_bytes()
+    Path("mine.npz").rename("mine")
+    assert "Wrote mine-audit" in done("audit", "predictions", "mine").stdout
+    assert Path("mine-audit/audit.json").exists()
+    assert Path("mine").read_bytes() == content
 
 
 def test_members_are_followed_while_the_stream_goes_on(work: Path) -> None:

@@ -128,6 +128,17 @@ def test_nothing_is_executed(root: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+def test_numbers_are_not_taken_for_pointers(tmp_path: Path) -> None:
+    """A data type of objects that says it is plain bytes: numpy would follow them to wherever they point."""
+    content = pickle.dumps(np.array([None]), protocol=2)
+    flags = content.index(b"K?t")
+    data = content.index(b"]", flags)
+    raw = pickle.BINBYTES + (8).to_bytes(4, "little") + b"A" * 8
+    (tmp_path / "a.p").write_bytes(content[:flags] + b"K\x00" + content[flags + 2 : data] + raw + b"tb.")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_pickle(tmp_path / "a.p")
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -1,6 +1,8 @@
 """What was sent, sent again to another defence, model and seed."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,42 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     assert "was started by burnin and sent nothing" in refused(
         *QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-seed0"
     )
+
+
+def test_batches_that_are_none_are_refused(work: Path) -> None:
+    done(*SAVED)
+    path, batch = Path("source/batches/000001.npz"), batches()["000001.npz"]
+    far = batch["x"].astype(np.float32)
+    for changes, words in (
+        ({"y": np.full(10, 99)}, "000001.npz has the label 99 and digits has labels 0 to 9; give the"),
+        ({"y": -1 - batch["y"]}, "000001.npz has the label -"),
+        ({"y": batch["y"][:3]}, r"000001.npz is not a batch (y is int64 [3] and x is [10, 3, 16, 16]); restore"),
+        ({"ids": batch["ids"].astype(float)}, "000001.npz is not a batch (ids is float64"),
+        ({"x": far}, "000001.npz is not a batch (x leaves [0, 1]); restore"),
+        ({"x": far * np.nan}, "000001.npz is not a batch (x leaves [0, 1]); restore"),
+        ({"x": batch["x"].astype(str)}, "000001.npz is not a batch (x is <U"),
+        ({"clean_ids": batch["clean_ids"] + 10**6}, "000001.npz has the sample 1000"),
+        ({"x": batch["x"][..., :8]}, "000001.npz has samples of shape [3, 16, 8] and digits of [3, 16, 16]; give"),
+    ):
+        np.savez(path, **(batch | changes))
+        assert words in refused(*QUIET)
+    path.unlink()
+    path.mkdir()
+    assert "cannot read source/batches/000001.npz (Is a directory)" in refused(
+        *QUIET
+    ) or "not a regular file" in refused(*QUIET)
+
+
+def test_a_file_in_the_place_of_the_batches(work: Path) -> None:
+    done(*SAVED)
+    config = online_config([json.loads(Path("source/config.json").read_text())])
+    OnlineRun(config, Path("checkpoints"), Path("stopped"), resume=False).run(lambda *_: None, lambda: True)
+    for run in ("source", "stopped"):
+        shutil.rmtree(f"{run}/batches")
+        Path(run, "batches").write_text("not a directory")
+    assert "source has kept 0 poisoned batches and this run has 3 steps; run it with --save-batches" in refused(*QUIET)
+    text = refused("online", "--quiet", "--resume", "stopped")
+    assert re.search(r"cannot write stopped/batches/\d+\.npz \((Not a directory|File exists)\); free space", text)
 
 
 def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:

@@ -1,5 +1,6 @@
 """Data sets that lie on disk as their publishers ship them, tiny."""
 
+import gzip
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.io import savemat
 from torchvision import datasets
 
@@ -136,6 +138,42 @@ def test_a_folder_of_images(half: str, tmp_path: Path) -> None:
     assert (data.classes, data.train_y.tolist(), data.test_y.tolist()) == (("cat", "dog"), [0, 1], [0, 1])
 
 
+LEVELS = np.array([[0, 128, 129, 6000], [50000, 65405, 65407, 65535]], np.uint16)
+"""Greys of 16 bits; 257 of them are one of 8."""
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_to_eight(suffix: str, tmp_path: Path) -> None:
+    for place in ("train/a/1", "test/a/1"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        if suffix == "pgm":
+            (tmp_path / f"{place}.pgm").write_bytes(b"P5\n4 2\n65535\n" + LEVELS.astype(">u2").tobytes())
+        else:
+            Image.fromarray(LEVELS).save(tmp_path / f"{place}.{suffix}")
+    data = load(f"folder:{tmp_path}")
+    for channel in data.train_x[0]:
+        assert channel.tolist() == [[0, 0, 1, 23], [195, 254, 255, 255]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_kinds_of_images_are_read_as_colours(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    made = {"a.png": red.convert("P"), "b.png": red.convert("RGBA"), "c.tif": red.convert("CMYK"), "d.png": red}
+    made["e.png"] = Image.new("1", (8, 8), 1)
+    made["e.png"].info["transparency"] = 1
+    made["a.png"].info["transparency"] = bytes(256)
+    for place in ("train/a", "test/a"):
+        (tmp_path / place).mkdir(parents=True)
+        for name, image in made.items():
+            image.save(tmp_path / place / name)
+        for name in (".DS_Store", "Thumbs.db"):
+            (tmp_path / place / name).write_bytes(b"litter")
+    (tmp_path / "val").mkdir()
+    data = load(f"folder:{tmp_path}")
+    assert data.train_x[:, :, 0, 0].tolist() == [[255, 0, 0]] * 4 + [[255, 255, 255]]
+    assert data.note == f"{tmp_path}/val is not read, as {tmp_path}/test is."
+
+
 def tiny_imagenet(root: Path) -> DataSet:
     folder = root / "tiny-imagenet-200"
     for kind in ("n02", "n01"):
@@ -164,6 +202,50 @@ def spoil_class(root: Path) -> None:
     (root / "test/dog/2.png").unlink()
 
 
+def spoil_test_class(root: Path) -> None:
+    write_image(root / "test/zebra/1.png")
+
+
+def spoil_suffix(root: Path) -> None:
+    (root / "train/dog/notes.txt").write_text("good dogs")
+
+
+def spoil_nesting(root: Path) -> None:
+    write_image(root / "train/dog/puppies/1.png")
+
+
+def spoil_place(root: Path) -> None:
+    write_image(root / "train/1.png")
+
+
+def spoil_end(root: Path) -> None:
+    path = root / "train/dog/1.png"
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def spoil_comment(root: Path) -> None:
+    info = PngInfo()
+    info.add_text("comment", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (8, 8)).save(root / "train/dog/1.png", pnginfo=info)
+
+
+def spoil_header(root: Path) -> None:
+    (root / "train/dog/1.png").write_bytes(b"P6\n8 eight\n255\n" + bytes(192))
+
+
+def spoil_pages(root: Path) -> None:
+    pages = [Image.new("L", (8, 8)) for _ in range(3)]
+    pages[0].save(root / "train/dog/1.tif", save_all=True, append_images=pages[1:])
+
+
+def spoil_range(root: Path) -> None:
+    Image.fromarray(np.ones((8, 8), np.float32)).save(root / "train/dog/1.tif")
+
+
+def spoil_pixels(root: Path) -> None:
+    Image.new("1", (12000, 12000)).save(root / "train/cat/1.png")  # a few kilobytes
+
+
 def spoil_half(root: Path) -> None:
     (root / "test").rename(root / "other")
 
@@ -174,6 +256,16 @@ def spoil_half(root: Path) -> None:
         (spoil_size, r"dog/9\.png has \[9, 9\] pixels and .*cat/1\.png has \[8, 8\]; resize them to one size"),
         (spoil_image, r"dog/1\.png is not a readable image; replace or remove it"),
         (spoil_class, r"test/dog has no images .*; every class needs some"),
+        (spoil_test_class, r"test/zebra is a class that .*train lacks; give it images there, or remove it"),
+        (spoil_suffix, r"dog/notes\.txt is none of \.png, .*, and would not be read; move it or convert it"),
+        (spoil_nesting, r"dog/puppies is a directory among images, and would not be read; move it elsewhere"),
+        (spoil_place, r"train/1\.png is beside the directories of classes, and would not be read; move it"),
+        (spoil_end, r"dog/1\.png is not a readable image \(.*\); replace or remove it"),
+        (spoil_comment, r"dog/1\.png is not a readable image \(Decompressed data too large"),
+        (spoil_header, r"dog/1\.png is not a readable image \(.*\); replace or remove it"),
+        (spoil_pages, r"dog/1\.tif is not a readable image \(it has several pages\)"),
+        (spoil_range, r"dog/1\.tif is not a readable image \(its grey values are of mode F, whose range is unknown"),
+        (spoil_pixels, r"cat/1\.png is not a readable image \(Image size \(144000000 pixels\) exceeds limit"),
         (spoil_half, r"has no directories train and test; put images into train/CLASS and test/CLASS"),
     ],
 )
@@ -194,3 +286,74 @@ def test_tiny_imagenet_that_is_absent_or_damaged(tmp_path: Path) -> None:
         load("tiny-imagenet", data_dir=tmp_path)
     with pytest.raises(InputError, match="names no directory"):
         load("folder:")
+
+
+def test_packed_files_of_mnist_are_unpacked_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = mnist(tmp_path, monkeypatch)
+    resources = []
+    for plain in sorted((tmp_path / "MNIST" / "raw").iterdir()):
+        packed = gzip.compress(plain.read_bytes(), mtime=0)
+        plain.with_name(f"{plain.name}.gz").write_bytes(packed)
+        plain.unlink()
+        resources.append((f"{plain.name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    np.testing.assert_array_equal(load("mnist", data_dir=tmp_path, offline=True).train_x.numpy(), x[:6])
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").unlink()
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"other"))
+    with pytest.raises(InputError, match=r"MNIST in .* is absent or damaged and downloads are off; put MNIST/raw"):
+        load("mnist", data_dir=tmp_path, offline=True)
+
+
+@pytest.mark.parametrize("how", ["page", "empty", "short", "swapped", "packed", "fewer labels", "label 10", "side 27"])
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_damaged_files_of_mnist(
+    name: str, folder: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mnist(tmp_path, monkeypatch, folder)
+    images, labels = (tmp_path / folder / "raw" / f"train-{part}-ubyte" for part in ("images-idx3", "labels-idx1"))
+    x, y = images.read_bytes(), labels.read_bytes()
+    grey = x[:4] + b"".join(n.to_bytes(4, "big") for n in (6, 27, 27)) + x[16 : 16 + 6 * 27 * 27]
+    path, content = {
+        "page": (images, b"<html>403 Forbidden</html>" * 20),
+        "empty": (labels, b""),
+        "short": (labels, y[:6]),
+        "swapped": (images, y),
+        "packed": (images, gzip.compress(x)),
+        "fewer labels": (labels, y[:4] + (5).to_bytes(4, "big") + y[8:-1]),
+        "label 10": (labels, y[:-1] + b"\x0a"),
+        "side 27": (images, grey),
+    }[how]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"in .* is absent or damaged and downloads are off; put {folder}/raw"):
+        load(name, data_dir=tmp_path, offline=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": np.zeros((6, 3072), np.uint8)},
+        {"data": np.zeros((6, 3072), np.float32), "fine_labels": [0] * 6},
+        {"data": np.zeros((6, 100), np.uint8), "fine_labels": [0] * 6},
+        {"data": np.zeros((6, 3072), np.uint8), "fine_labels": [0] * 5},
+        {"data": np.zeros((6, 3072), np.uint8), "fine_labels": [100] * 6},
+        {"data": np.zeros((6, 3072), np.uint8), "fine_labels": [0.5] * 6},
+        {"data": None, "fine_labels": "labels"},
+        [1, 2],
+    ],
+)
+def test_pickles_of_cifar_that_hold_something_else(
+    content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar100(tmp_path, monkeypatch)
+    path = tmp_path / "cifar-100-python" / "train"
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", hashlib.md5(path.read_bytes()).hexdigest()]])
+    with pytest.raises(InputError, match=r"CIFAR-100 in .* is absent or damaged and downloads are off"):
+        load("cifar100", data_dir=tmp_path, offline=True)
+
+
+def test_names_of_stl10_that_are_not_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stl10(tmp_path, monkeypatch)
+    (tmp_path / "stl10_binary" / "class_names.txt").write_bytes(b"a\nb\n")  # no checksum of it is known
+    with pytest.raises(InputError, match=r"STL-10 in .* is absent or damaged"):
+        load("stl10", data_dir=tmp_path, offline=True)

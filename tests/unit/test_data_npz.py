@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 
 from accupoison.data import load
 from accupoison.errors import InputError
@@ -189,3 +190,113 @@ def test_files_that_are_no_npz(tmp_path: Path, content: Callable[[], bytes], wor
 def test_no_such_file(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load(f"npz:{tmp_path / name}")
+
+
+def labelled(path: Path, y: list[int]) -> str:
+    return save(path, {"x": np.arange(len(y))[:, None] / len(y), "y": np.array(y)})
+
+
+@pytest.mark.parametrize(
+    ("y", "tested"),
+    [
+        ([0, 1, 2] * 10, [4, 9, 14, 19, 24, 29]),  # by place, as both halves have all classes
+        ([0, 1, 2, 3, 4] * 5, [20, 21, 22, 23, 24]),  # by place, class 4 alone would be tested: the fifth of each
+        ([0] * 10 + [1] * 3, [4, 9, 12]),  # the last of a class of fewer than five
+        ([3] * 10, [4, 9]),  # one class is enough
+    ],
+)
+def test_both_halves_of_a_file_without_a_division_have_all_classes(
+    tmp_path: Path, y: list[int], tested: list[int]
+) -> None:
+    data = load(labelled(tmp_path / "a.npz", y))
+    assert data.test_x.flatten().tolist() == pytest.approx([i / len(y) for i in tested])
+    assert sorted(set(data.train_y.tolist())) == sorted(set(data.test_y.tolist())) == sorted(set(y))
+    assert data.note == ""
+
+
+def test_a_class_of_one_sample_cannot_be_divided(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has one sample of class 7, and the train and the test half both need one"):
+        load(labelled(tmp_path / "a.npz", [0] * 9 + [7]))
+
+
+def test_halves_that_do_not_share_their_classes(tmp_path: Path) -> None:
+    content = {**arrays(), "classes": np.array(["ant", "bee", "cow", "dog"])}
+    note = "has no test samples of class 'ant', so no accuracy speaks of them."
+    assert load(save(tmp_path / "a.npz", content)).note.endswith(note)
+    content["test_y"] = np.array([3, 1])
+    with pytest.raises(InputError, match="has test samples of class 'dog' and no train samples; give every class"):
+        load(save(tmp_path / "b.npz", content))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-1.7e308, 0, 1.7e308], [0, 0.5, 1]),  # their range is no number
+        ([0, 5e-324, 1], [0, 0, 1]),
+        ([-5e-324, 0, 5e-324], [0, 0.5, 1]),
+        (np.array([-60000, 0, 60000], np.float16), [0, 0.5, 1]),
+        (np.array([2**63, 2**63 + 2**61, 2**64 - 1], np.uint64), [0, 0.25, 1]),
+    ],
+)
+def test_features_of_any_size_are_scaled(tmp_path: Path, values: ArrayLike, expected: list[float]) -> None:
+    x = np.resize(np.array(values), (6, 1))
+    data = load(save(tmp_path / "a.npz", {**arrays(), "train_x": x, "test_x": x[:2]}))
+    assert data.train_x.flatten().tolist() == pytest.approx(expected * 2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0, 1e-320], "differ by less than single precision can tell"),
+        (np.array([0, np.longdouble("1e4000")]), "values beyond 1.8e308"),
+        ([0, np.inf], "not finite"),
+    ],
+)
+def test_features_that_would_be_lost(tmp_path: Path, values: ArrayLike, words: str) -> None:
+    x = np.resize(np.array(values), (6, 1))
+    with pytest.raises(InputError, match=words):
+        load(save(tmp_path / "a.npz", {**arrays(), "train_x": x, "test_x": x[:2]}))
+
+
+def _archive(header: str) -> bytes:
+    """Return an archive whose arrays have this header and 64 bytes."""
+    text = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key in ("x", "y"):
+            archive.writestr(f"{key}.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(64))
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 1000), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999999999999,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }",  # less than there is
+        "{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (8,), }",
+        "{'descr': '<f8\\d', 'fortran_order': 1if 1else 0, 'shape': (8L,), }",
+        "(" * 5000,
+        "[" * 3000 + "]" * 3000,
+        "'''",
+    ],
+)
+def test_headers_that_lie(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(_archive(header))
+    with pytest.raises(InputError, match=r"a\.npz is not a readable \.npz file of arrays \(x: .*\); write"):
+        load(f"npz:{path}")
+
+
+def test_a_damaged_name_is_no_missing_array(tmp_path: Path) -> None:
+    name = save(tmp_path / "a.npz", {**arrays(), "classes": np.array(["ant", "bee", "cow"])})
+    whole = (tmp_path / "a.npz").read_bytes()
+    place = whole.rindex(b"classes.npy")
+    (tmp_path / "a.npz").write_bytes(whole[:place] + b"C" + whole[place + 1 :])
+    with pytest.raises(InputError, match=r"File name in directory .* differ"):
+        load(name)

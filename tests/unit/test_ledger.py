@@ -1,9 +1,11 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
@@ -212,6 +214,30 @@ def test_damaged_files(tmp_path: Path) -> None:
     np.save(tmp_path / "ledger.npy", np.ones(2))
     with pytest.raises(InputError, match="not a readable ledger"):
         Ledger.load(tmp_path / "ledger.npy")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("id", np.zeros((10, 1), np.int64), r"step is int32 \[10\]|id is int64 \[10, 1\]"),
+        ("label", np.zeros(9, np.int32), r"label is int32 \[9\]"),
+        ("used", np.ones(10), r"used is float64 \[10\]"),
+        ("branch", np.full(10, 3, np.uint8), "branch 3 of 3"),
+        ("phase", np.full(10, 200, np.uint8), "phase 200 of"),
+        ("step", np.full(10, -1, np.int32), "a step is negative"),
+        ("phases", np.array(["before", "after"]), "its names of branches or phases"),
+        ("branches", np.arange(3), "its names of branches or phases"),
+    ],
+)
+def test_arrays_that_are_no_ledger(tmp_path: Path, column: str, values: NDArray[Any], words: str) -> None:
+    path, ledger = tmp_path / "ledger.npz", Ledger()
+    branched(ledger, 0, 6)
+    ledger.save(path)
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, column: values})
+    assert len(ledger) == 10
+    with pytest.raises(InputError, match=rf"ledger\.npz is not a ledger \(({words}).*\); restore a copy or run again"):
+        Ledger.load(path)
 
 
 @pytest.mark.parametrize("save", [Ledger.append, Ledger.save])

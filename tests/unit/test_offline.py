@@ -154,6 +154,19 @@ def test_the_attacks_find_nothing_where_nothing_is(world: tuple[OfflineConfig, D
 def test_missing_and_damaged_worlds_are_said(world: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
     made_worlds(tmp_path, *world, told=1.0)
     path = world_path(tmp_path, "victims", 1)
+    with np.load(path) as stored:
+        sound = dict(stored)
+    for change in (
+        {"phi": sound["phi"][:-1]},
+        {"keep": sound["keep"].astype(int)},
+        {"probs": np.full_like(sound["probs"], np.nan)},
+        {"population": sound["population"][:, :1]},
+        {"seconds": np.ones(2)},
+        {name: sound[name][1:] for name in ("phi", "probs", "keep")},
+    ):
+        np.savez(path, **{**sound, **change})
+        with pytest.raises(InputError, match=r"victims-001\.npz is not a world of these samples; delete it"):
+            attack_victims(world[0], tmp_path, world[1])
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"victims-001\.npz is not a readable world .*; delete it"):
         attack_victims(world[0], tmp_path, world[1])
