@@ -183,11 +183,10 @@ def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
 
 
 def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
-    o = config.optim
+    o, model = config.optim, base.build(path, resolve_device(config.run.device))
     lr = base.lr if o.lr is None else o.lr
     if not lr:
         raise InputError(f"{path} does not say at what learning rate it would go on; give one with --set optim.lr=0.1")
-    model = base.build(path, resolve_device(config.run.device))
     learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, update_mode=o.update_mode)
     if o.restore and base.optimizer is not None:
         state, weights = base.optimizer["state"], learner.parameters

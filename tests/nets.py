@@ -22,6 +22,13 @@ def tiny_net(num_classes: int = 10) -> nn.Sequential:
     )
 
 
+def frozen_net(num_classes: int = 10) -> nn.Sequential:
+    """Return the same network with a first layer that is not trained."""
+    net = tiny_net(num_classes)
+    net[0].requires_grad_(False)
+    return net
+
+
 def random_batch(seed: int, rows: int = 6, *, size: int = 8, dtype: torch.dtype = torch.float64) -> Batch:
     """Return random images on the 8-bit grid with random labels."""
     rng = torch.Generator().manual_seed(seed)

@@ -182,8 +182,8 @@ def load_network(path: Path, name: str, dataset: str, factory: str | None, *, ra
         )
     if problem := put_into(model, weights):
         raise InputError(
-            f"the weights in {path} fit no {name} here ({problem}); name the network they are of with --network "
-            f"{name}=package.module:factory"
+            f"the weights in {path} fit no {name} here; name the network they are of with --network "
+            f"{name}=package.module:factory ({problem})"
         )
     return model.eval()
 

@@ -39,6 +39,8 @@ def damage(kind: str, path: Path) -> None:
         path.write_text("not a checkpoint")
     elif kind == "foreign":
         torch.save({"state_dict": {"w": torch.ones(1)}}, path)
+    elif kind == "no state dict":
+        torch.save({"parameters": [torch.ones(1)]}, path)
     elif kind == "malicious":
         path.write_bytes(pickle.dumps(Evil()))
     elif kind == "malicious zip":
@@ -62,13 +64,14 @@ def damage(kind: str, path: Path) -> None:
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
         ("text", "not a readable checkpoint"),
-        ("foreign", "is not a checkpoint of accupoison; give a file that accupoison wrote"),
+        ("foreign", "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing; name their network"),
+        ("no state dict", "holds no state dict, neither as it is nor under net"),
         ("malicious", "not a readable checkpoint"),
-        ("malicious zip", "not a readable checkpoint"),
+        ("malicious zip", "asks for posix.mkdir, which could do anything"),
         ("run state", "holds a run-state where a base-model is needed"),
-        ("released of another network", "has no weights of a ResNet-18; give an epochN.pth"),
-        ("released without shapes", "has no weights of a ResNet-18; give an epochN.pth"),
-        ("released with parts missing", "holds a model with name resnet18 and .* resnet8"),
+        ("released of another network", "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing"),
+        ("released without shapes", r"conv1.weight is \[\] where the network has \[4, 3, 3, 3\]"),
+        ("released with parts missing", "do not fit a resnet8 of width 4 and batch norm: bn1.weight is missing"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint(kind: str, message: str, which: str, work: Path) -> None:

@@ -13,7 +13,7 @@ from accupoison.base_model import BaseModel
 from accupoison.ledger import Ledger
 from accupoison.models import ModelSpec, build_model
 from accupoison.recorder import read_metrics
-from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, done, outcome, refused
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, done, outcome, refused
 
 
 def online(*arguments: str | Path) -> dict[str, Any]:
@@ -171,6 +171,58 @@ def test_a_released_checkpoint(prefix: str, work: Path) -> None:
     base = BaseModel.load(Path("epoch40.pth"))
     assert (base.spec.name, base.spec.width, base.spec.num_classes) == ("resnet18", 4, 10)
     assert base.spec.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_weights_of_ones_own(work: Path) -> None:
+    weights = BaseModel.load(CHECKPOINT).weights
+    torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, "mine.pth")
+    torch.save(dict(BaseModel.load(CHECKPOINT.with_name("early.pt")).weights), "young.pth")
+    (Path("bare.toml")).write_text(Path("tiny.toml").read_text().split("[model]")[0])
+    arguments: tuple[str, ...] = (
+        "online",
+        "--weights",
+        "mine.pth",
+        "--quiet",
+        "--out",
+        "run",
+        "--med",
+        "OURS",
+        "--early",
+        "young.pth",
+    )
+    assert "mine.pth is a state dict and does not say of which network; give --model" in refused(
+        *arguments, "--config", "bare.toml"
+    )
+    arguments = (*arguments, "--config", "tiny.toml")
+    assert "mine.pth does not say at what learning rate" in refused(*arguments)
+    arguments = (*arguments, SET, "optim.lr=0.05")
+    assert "resnet8 of width 8 and batch norm: conv1.weight is [4, 3, 3, 3] where the network has [8, " in refused(
+        *arguments, "--width", "8"
+    )
+    result = done(*arguments)
+    assert "mine.pth does not say which images it was trained on" in result.stderr
+    known = online("--med", "OURS", SET, "optim.lr=0.05", SET, "optim.restore=false", "--out", "known")
+    assert outcome(Path("run"))["rows"] == outcome(Path("known"))["rows"]
+    assert known["status"] == "finished"
+    assert len(json.loads(Path("run/env.json").read_text())["checkpoint"]) == 64
+    assert "member" in done("audit", "--run", "run").stdout
+    torch.save(dict(weights), "mine.pth")
+    assert "the checkpoint has changed since run was started" in refused("online", "--resume", "run")
+
+
+def test_a_frozen_layer_stays_as_it_is(work: Path) -> None:
+    own = ("--model", "tests.nets:frozen_net", "--quiet")
+    done(*BURNIN, *own, "--out", "base")
+    base, first = BaseModel.load(Path("base/final.pt")), build_model(ModelSpec(name="tests.nets:frozen_net"))
+    assert not any(p.requires_grad for p in first[0].parameters())  # type: ignore[index]
+    early = BaseModel.load(Path("base/early.pt"))
+    assert torch.equal(base.weights["0.weight"], early.weights["0.weight"])
+    assert not torch.equal(base.weights["9.weight"], early.weights["9.weight"])
+    summary = online(*own, "--checkpoint", "base", "--out", "run", "--trigger", "coast,adversarial")
+    assert summary["status"] == "finished"
+    state = checkpoint.load(Path("run/state.pt"), "run-state")["simulation"]["parts"]["learner"]["model"]
+    assert torch.equal(state["0.weight"], base.weights["0.weight"])
+    assert not torch.equal(state["9.weight"], base.weights["9.weight"])
 
 
 def test_a_checkpoint_may_be_named_by_its_directory(work: Path) -> None:
