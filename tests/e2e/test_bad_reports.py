@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import accupoison.online
-from accupoison.build import Built
+from accupoison.build import Built, build_simulation
 from accupoison.rundir import RunDirectory, reserve
+from accupoison.settings import OnlineConfig
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 
 
@@ -114,15 +114,15 @@ def test_the_same_run_counts_once(logs: Path) -> None:
 
 
 def test_a_name_taken_in_the_meantime_is_numbered(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, build = Path("logs/digits-accumulative-ST-seed0"), accupoison.online.build_simulation
+    first = Path("logs/digits-accumulative-ST-seed0")
     others: list[RunDirectory] = []
 
-    def slowly(*arguments: Any, **more: Any) -> Built:
+    def slowly(config: OnlineConfig, root: Path) -> Built:
         if not others:
             others.append(RunDirectory.create(first, {"seed": 3}, {}))
-        return build(*arguments, **more)
+        return build_simulation(config, root)
 
-    monkeypatch.setattr(accupoison.online, "build_simulation", slowly)
+    monkeypatch.setattr("accupoison.online.build_simulation", slowly)
     found = json.loads(done(*ONLINE, "--json").stdout)
     assert found["run"] == f"{first}-2"
     assert f"{first} is in use by another run" in refused(*ONLINE, "--out", first)

