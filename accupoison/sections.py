@@ -12,6 +12,9 @@ from accupoison.errors import InputError, did_you_mean
 from accupoison.models import check_norm, model_names
 
 UPDATES = ("sgd", "dpsgd")
+LARGEST = 1e38
+"""Numbers of the optimiser stay below this: weights of 32 bits take no larger ones."""
+MOST_EPOCHS = 1_000_000
 SCHEDULES = ("constant", "linear", "warmup", "onecycle", "step")
 
 
@@ -126,6 +129,8 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "last_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name} {getattr(self, name)} is below 1; give a positive whole number")
+        if self.epochs > MOST_EPOCHS:
+            raise InputError(f"train.epochs {self.epochs} is above {MOST_EPOCHS}; give a smaller number")
         if self.last_epochs < 0:
             raise InputError(f"train.last_epochs {self.last_epochs} is negative; give 0 or more")
         if self.nesterov and not self.momentum:
@@ -233,9 +238,9 @@ def check_seed(name: str, seed: int) -> None:
 
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:
     """Raise InputError unless the optimiser's numbers make sense."""
-    if lr is not None and not 0 < lr < math.inf:
+    if lr is not None and not 0 < lr < LARGEST:
         raise InputError(f"{section}.{key} {lr} is not a number above 0; give a learning rate such as 0.1")
     if not 0 <= momentum < 1:
         raise InputError(f"{section}.momentum {momentum} is outside [0, 1); 0.9 is usual")
-    if not 0 <= weight_decay < math.inf:
+    if not 0 <= weight_decay < LARGEST:
         raise InputError(f"{section}.weight_decay {weight_decay} is not a number of 0 or more; 1e-4 is usual")

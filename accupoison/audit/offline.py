@@ -41,6 +41,8 @@ from accupoison.workers import carry_out
 POOLS = ("victims", "shadows")
 QUERIES = ("plain", "flip", "up", "down", "left", "right")
 """What is asked about a sample: its image, its mirror image, or the image moved by a pixel."""
+MOST = 100_000
+"""Models of an audit, at most; more are a typing error."""
 SHIFTS = {"up": (-1, 2), "down": (1, 2), "left": (-1, 3), "right": (1, 3)}
 
 
@@ -76,6 +78,9 @@ class ShadowSettings:
         for name, least in (("size", 1), ("shadows", 5), ("victims", 1), ("population", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"shadows.{name} {getattr(self, name)} is below {least}; give a larger number")
+        for name in ("shadows", "victims"):
+            if getattr(self, name) > MOST:
+                raise InputError(f"shadows.{name} {getattr(self, name)} is above {MOST}; give a smaller number")
         if self.queries is not None:
             check_queries(self.queries)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.offline import check_queries, share_of_ceiling, signals
+from accupoison.audit.offline import MOST, check_queries, share_of_ceiling, signals
 from accupoison.audit.pairs import Pairs, pair
 from accupoison.audit.run import config_of, finished
 from accupoison.audit.victims import Attacker, Outcome, World, collect, exposure_of, facts, read_world
@@ -58,6 +58,8 @@ class WorldSettings:
     def __post_init__(self) -> None:
         if self.count < LEAST or self.count % 2:
             raise InputError(f"{self.count} worlds: give an even number of at least {LEAST}, as they come in pairs")
+        if self.count > MOST:
+            raise InputError(f"{self.count} worlds are more than {MOST}; give a smaller number")
         for name, value, known in (("poison", self.poison, POISONS), ("burn-in", self.burnin, BURNINS)):
             if value not in known:
                 raise InputError(f"unknown {name} of worlds {value!r}{did_you_mean(value, known)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SET, refused, sentence
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SET, call, refused, sentence
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,25 @@ from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SE
         ([SET, "a.b.c.d=3"], r"--set 'a.b.c.d=3' is not of the form section.key=value"),
         ([SET, "attack.eps=1", SET, "attack.eps.x=1"], r"--set 'attack.eps.x=1' takes eps for a table .*; drop one"),
         ([SET, "attack.eps.x=1", SET, "attack.eps=1"], r"--set 'attack.eps=1' gives a value to eps.*; drop one"),
+        (["--eps", "٨/٢٥٥"], r"attack.accumulative.eps = '٨/٢٥٥' is not a number; write one such as"),
+        (["--eps", "０.1"], r"attack.accumulative.eps = '０.1' is not a number; write one such as"),
+        (["--eps", "1_0/255"], r"attack.accumulative.eps = '1_0/255' is not a number; write one such as"),
+        (["--steps", "٣"], r"Invalid value for '--steps': '٣' is not a valid integer"),
+        (["--steps", "1_0"], r"Invalid value for '--steps': '1_0' is not a valid integer"),
+        ([SET, "stream.steps=٣"], r"stream.steps = '٣' is not a whole number; write one such as 10"),
+        (["--width", "9223372036854775808"], r"Invalid value for '--width': 9223372036854775808 has more than 64 bits"),
+        ([SET, "model.width=9223372036854775808"], r"model.width = 9223372036854775808 has more than 64 bits; write"),
+        ([SET, f"model.width={'1' * 5000}"], r"model.width = 1+ \.\.\. 1+ has more than 64 bits"),
+        (["--seed", "-1"], r"Invalid value for '--seed': -1 is not in the range x>=0"),
+        ([SET, "run.seed=-1"], r"run.seed -1 is negative; give 0 or more"),
+        ([SET, "data.split_seed=-1"], r"data.split_seed -1 is negative; give 0 or more"),
+        ([SET, "start.seed=-1"], r"start.seed -1 is negative; give 0 or more"),
+        (["--device", "cpu:"], r"unknown device 'cpu:'; choose auto, cpu, cuda, cuda:N or mps"),
+        (["--device", "cpu:²"], r"unknown device 'cpu:²'; choose auto, cpu, cuda, cuda:N or mps"),
+        (["--device", "auto:0"], r"unknown device 'auto:0'; choose auto"),
+        ([SET, "optim.lr=1e308"], r"optim.lr 1e\+308 is not a number above 0; give a learning rate such as 0.1"),
+        ([SET, "data.name=npz:a\0b"], r"the argument 'data.name=npz:a\\x00b' is no text in UTF-8; rename the file"),
+        (["--out", "\udcff"], r"the argument '\\udcff' is no text in UTF-8; rename the file or write another word"),
         (["--config", "none.toml"], r"cannot read the configuration none.toml: No such file or directory; check"),
         (["--out", "x", "--resume", "y"], r"--out x and --resume y exclude each other"),
         (["--resume", "nowhere"], r"there is no run in nowhere; check the path, or start one without --resume"),
@@ -101,6 +120,9 @@ def test_dry_run_checks_the_settings(work: Path) -> None:
             ["--width", "999999999999"],
             r"a resnet8 of width 999999999999 does not fit into memory; give a smaller width",
         ),
+        (["--seed", "9223372036854775808"], r"Invalid value for '--seed': 9223372036854775808 has more than 64 bits"),
+        ([SET, "train.nesterov=true", SET, "train.momentum=0"], r"train.nesterov is set and train.momentum is 0; give"),
+        ([SET, "train.epochs=10000000"], r"train.epochs 10000000 is above 1000000; give a smaller number"),
         ([SET, "train.batch_size=201"], r"a batch of 201 images is larger than the burn-in part of 200; use a smaller"),
         ([SET, "train.lr=0"], r"train.lr 0.0 is not a number above 0; give a learning rate"),
         ([SET, "train.lr=1e20"], r"the burn-in diverged \(loss nan at step \d\); use a lower train.lr"),
@@ -152,8 +174,77 @@ def test_a_setting_of_a_burn_in(arguments: list[str], message: str, work: Path) 
         ("[attack]\nname = 5", r"unknown attack '5'"),
         ("[data]\nname = 5", r"data.name = 5 has the wrong type; it takes a value of type str"),
         ("[attack]\neps = 1979-05-27", r"attack.accumulative.eps = .* is not a number"),
+        ("[stream]\nsteps = 1979-05-27", r"stream.steps = .* has the wrong type; it takes a value of type int"),
+        ("[stream]\nsteps = inf", r"stream.steps = inf has the wrong type"),
+        ("[attack]\neps = nan", r"attack.accumulative.eps = nan is not a number"),
+        ('[data]\ndir = "a\\u0000b"', r"data.dir = 'a\\x00b' has characters that no name can have; write it without"),
+        (f"a = {'[' * 3000}", r"c.toml is not usable TOML: more than 50 tables or lists in each other"),
+        (f"a = {'[' * 60}{']' * 60}", r"c.toml is not valid TOML: more than 50 tables or lists in each other"),
+        (f"[stream]\nsteps = {'7' * 5000}", r"c.toml is not valid TOML: Exceeds the limit"),
+        (f"[stream]\nsteps = 0x{'f' * 5000}", r"c.toml is not valid TOML: a whole number of more than 64 bits"),
     ],
 )
 def test_a_configuration_file(text: str, message: str, work: Path) -> None:
     Path("c.toml").write_bytes(text.encode("latin-1"))
     assert re.match(f"Error: {message}", refused("online", "--config", "c.toml"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("burnin", "--config", "train.toml", "--quiet", "--out", "NAME"),
+        ("burnin", "--resume", "NAME"),
+        ("burnin", "--data", "npz:NAME"),
+        ("burnin", "--data", "folder:NAME"),
+        (*ONLINE, "--out", "NAME"),
+        (*ONLINE, "--resume", "NAME"),
+        (*ONLINE, "--checkpoint", "NAME"),
+        (*ONLINE, "--early", "NAME"),
+        (*ONLINE, "--data-dir", "NAME"),
+        (*ONLINE, "--config", "NAME"),
+        (*ONLINE, "--replay", "NAME"),
+        ("audit", "--run", "NAME"),
+        ("audit", "worlds", "--run", "NAME"),
+        ("audit", "predictions", "NAME"),
+        ("audit", "challenge", "NAME"),
+        ("audit", "ages", "NAME"),
+        ("sweep", "NAME"),
+        ("report", "NAME"),
+        ("report", ".", "--claims", "NAME"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long(arguments: tuple[str, ...], work: Path) -> None:
+    for name in ("n" * 300, "/".join(["d" * 100] * 50)):
+        text = refused(*(argument.replace("NAME", name) for argument in arguments))
+        assert re.search("File name too long|there is no|no such|no run|not a", text), text
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(36, "File name too long", "x"), "x may not be used (File name too long); give a shorter name"),
+        (OSError(5, "Input/output error", "x"), "x may not be used (Input/output error); check the path and its"),
+        (RecursionError("maximum"), "the input has too many tables or lists in each other; write it flatter"),
+        (MemoryError(), "there is not enough memory for this; use smaller batches"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "there is not enough memory for this; use smaller",
+        ),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), "a text is not UTF-8 ("),
+    ],
+)
+def test_what_the_system_refuses(error: Exception, message: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr("accupoison.online.build_simulation", fail)
+    assert refused(*ONLINE).startswith(f"Error: {message}")
+
+
+def test_other_errors_are_bugs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("accupoison.online.build_simulation", fail)
+    assert isinstance(call(*ONLINE).exception, RuntimeError)

@@ -5,9 +5,8 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -23,7 +22,8 @@ from accupoison.settings import at_home, burnin_config, online_config
 from accupoison.sweep import read_grid
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
-ROUNDS = 60
+T = TypeVar("T")
+ROUNDS = 40
 """For each test; the option ``--fuzz`` gives another number."""
 RAW = {
     "@deep@": "[" * 3000 + "]" * 3000,
@@ -39,23 +39,8 @@ RAW = {
 VALUES: list[Any] = [
     *RAW,
     *(None, True, 0, -1, 1, 3, 10**6, 2**63 - 1, 2**63, 0.5, -0.0, 1e308, 5e-324, "nan", "inf", "-inf", "none"),
-    *(
-        "",
-        " ",
-        "x" * 3000,
-        "a\0b",
-        "\ud800",
-        "é",
-        "١٢",
-        "1_000",
-        "1" * 5000,
-        "8/0",
-        "8/255",
-        "cpu:²",
-        "a/b",
-        "..",
-        "$x_{",
-    ),
+    *("", " ", "x" * 3000, "a\0b", "\ud800", "é", "١٢", "1_000", "1" * 5000),
+    *("8/0", "8/255", "cpu:²", "a/b", "..", "$x_{"),
     *([], [1, 2], ["ST"], [[1]], [True], [None], {}, {"a": 1}, {"name": 3}, {"ST": 1}, {"adversarial": {}}),
 ]
 
@@ -78,17 +63,17 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "one"
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # noqa: ANN401
+def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the ways to every value in tables and lists."""
-    keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
-    return [place for key in keys for place in ((*path, key), *places(tree[key], (*path, key)))]
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [place for key, value in pairs for place in ((*path, key), *places(value, (*path, key)))]
 
 
-def damaged(tree: Any, rng: random.Random) -> Any:  # noqa: ANN401
+def damaged(tree: T, rng: random.Random) -> T:
     """Return a copy with one value of another kind, missing, under another key, or twice as deep."""
     tree = copy.deepcopy(tree)
     *way, last = rng.choice(places(tree))
-    parent = tree
+    parent: Any = tree
     for key in way:
         parent = parent[key]
     match rng.randrange(6):
@@ -127,7 +112,7 @@ def spoiled(text: bytes, rng: random.Random) -> bytes:
 def toml(tree: dict[str, Any]) -> str:
     """Return a tree as TOML on a few long lines; what TOML has no word for becomes a text."""
 
-    def inline(value: Any) -> str:  # noqa: ANN401
+    def inline(value: object) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{json.dumps(str(key))} = {inline(item)}" for key, item in value.items()) + "}"
         if isinstance(value, list):
@@ -139,10 +124,11 @@ def toml(tree: dict[str, Any]) -> str:
 
 def survives(use: Callable[[], object]) -> bool:
     """Return whether nothing was wrong; any other error than InputError is the test's."""
-    with suppress(InputError):
+    try:
         use()
-        return True
-    return False
+    except InputError:
+        return False
+    return True
 
 
 STREAM: dict[str, Any] = {
@@ -201,11 +187,10 @@ def read_everything(folder: Path) -> None:
     survives(lambda: online_config(_base("online", None, "demo", folder)))
     survives(lambda: online_config([replay_layer(folder)]))
     survives(lambda: config_of(folder))
-    runs = None
-    with suppress(InputError):
+    try:
         runs = collect([folder], said.append)
-    if runs is None:  # an interrupted one, or the summary has gone
-        return
+    except InputError:
+        return  # no run has ended there: an interrupted one, or the summary has gone
     assert bool(runs) != bool(said)
     if runs:
         tables = (outcome_table(runs), mechanism_table(runs), retention_table(runs), threat_lines(runs))
