@@ -12,12 +12,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from accupoison.errors import InputError
+
+if TYPE_CHECKING:  # the command line reads JSON through this module before it needs numpy
+    from numpy.typing import NDArray
 
 TEMPORARY = ".tmp"
 """How the names of half-written files end; one that is left over after a crash can be deleted."""
@@ -272,7 +272,7 @@ def read_arrays(
     optional: Sequence[str] = (),
     kind: str = ".npz file of arrays",
     fix: str = "write it with numpy.savez",
-) -> dict[str, NDArray[Any]]:
+) -> "dict[str, NDArray[Any]]":
     """Return arrays of an .npz file, each as it was written: its checksum holds. Nothing is unpickled.
 
     Args:
@@ -290,7 +290,7 @@ def read_arrays(
             raise ValueError("it is not a regular file")
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of a damaged header, before the error
-            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            if file.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array")
             with zipfile.ZipFile(file) as archive:
                 members = _members(archive)
@@ -327,10 +327,12 @@ def _choose(path: Path, members: Mapping[str, str], needed: Sequence[Sequence[st
     raise InputError(f"{path} lacks {', '.join(missing)} (it has {found}); {fix}")
 
 
-def _read_array(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[Any]:
+def _read_array(archive: zipfile.ZipFile, member: str, name: str) -> "NDArray[Any]":
+    from numpy.lib.format import read_array
+
     try:
         with archive.open(member) as stream:
-            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            array: NDArray[Any] = read_array(stream, allow_pickle=False)
             if stream.read(1):  # nor was the checksum looked at: it is at the end
                 raise ValueError("its header does not fit its contents")
     except Exception as error:

@@ -103,7 +103,7 @@ def test_what_worlds_cannot_be_made_of(run: Path) -> None:
     with np.load(kept) as found:
         arrays = {name: found[name] for name in found.files}
     np.savez(kept, **(arrays | {"keep": arrays["keep"][:-2]}))
-    assert "samples, not" in refused(*WORLDS, "--out", "w")
+    assert "is not a world of these samples; delete it" in refused(*WORLDS, "--out", "w")
     done(*STREAM, "--out", "bare", "--attack", "direct", "--steps", "4")
     bare = ("audit", "worlds", "--run", "bare", "--worlds", "8", "--quiet")
     assert "bare has not kept 000000.npz; run it with --save-batches" in refused(*bare, "--poison", "transfer")
