@@ -198,7 +198,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 def _remembered(world: _World) -> Iterator[tuple[str, bool]]:
     """Change earlier batches: state must not carry what was in them on to the rows of a later one."""
-    *first, last = *_bases()[1:], _bases()[2]
+    *first, last = (_bases()[base] for base in (0, 1, 3, 2))
     plain = {t: world.play([*first, last], t) for t in (0, LATER)}
     for number, (kind, fill) in enumerate(_FILLS.items()):
         t = (0, LATER)[number % 2]
