@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from accupoison.build import Built, build_simulation
-from accupoison.rundir import RunDirectory, reserve
+from accupoison.cli.demo import _place
+from accupoison.rundir import RunDirectory, lock_directory
 from accupoison.settings import OnlineConfig
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 
@@ -127,5 +128,8 @@ def test_a_name_taken_in_the_meantime_is_numbered(work: Path, monkeypatch: pytes
     assert found["run"] == f"{first}-2"
     assert f"{first} is in use by another run" in refused(*ONLINE, "--out", first)
     others[0].close()
-    (work / "elsewhere").mkdir()
-    assert [reserve(Path("elsewhere")).name for _ in range(2)] == ["elsewhere-2", "elsewhere-3"]
+    (work / "logs/demo").mkdir()
+    with lock_directory(Path("logs/demo")):
+        place, lock = _place()
+        lock.release()
+        assert place == Path("logs/demo-2")
