@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from accupoison.arrays import read_arrays
 from accupoison.errors import InputError
-from accupoison.files import read_arrays, reason, write_atomically, writing
+from accupoison.files import reason, write_atomically, writing
 from accupoison.rng import generator
 from accupoison.types import Batch, Phase, Step, Verdict
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from accupoison.arrays import read_arrays
 from accupoison.attacks import Attack
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
-from accupoison.files import expect, holds, read_arrays, read_json, reason, write_atomically
+from accupoison.files import expect, holds, read_json, reason, write_atomically
 from accupoison.plan import CRAFTED
 from accupoison.rundir import BATCHES, CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config

@@ -11,7 +11,7 @@ import accupoison
 
 PACKAGE = Path(accupoison.__file__).parent
 LAYERS = (
-    {"types", "rng", "errors", "files", "tags", "device", "speed", "interrupt"},
+    {"types", "rng", "errors", "files", "arrays", "tags", "device", "speed", "interrupt"},
     {"memory", "prepared", "winograd", "derivatives", "kernels", "folding"},
     {"registry"},
     {"config", "checkpoint", "foreign", "data", "models", "optimizer"},
