@@ -25,7 +25,7 @@ types: $(VENV)/installed
 	$(RUN) -m mypy
 
 docs: $(VENV)/installed
-	$(RUN) -c "from accupoison.tags import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md
+	$(RUN) -c "from accupoison.records.tags import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md
 	$(RUN) -c "from accupoison.cli.docs import cli_markdown; print(cli_markdown(), end='')" > docs/cli.md
 
 bench: $(VENV)/installed

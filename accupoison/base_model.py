@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accupoison import checkpoint
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
-from accupoison.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 from accupoison.models import ModelSpec, build_model
+from accupoison.records import checkpoint
+from accupoison.records.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 from accupoison.settings import DataSettings, ModelSettings
 
 KIND = "base-model"

@@ -11,10 +11,10 @@ from accupoison.base_model import BaseModel
 from accupoison.config import plain
 from accupoison.errors import InputError
 from accupoison.evaluate import evaluate, monitor
-from accupoison.recorder import RunRecorder
-from accupoison.rundir import STATE, RunDirectory, check_contents, environment
+from accupoison.records.recorder import RunRecorder
+from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
+from accupoison.records.tags import SUMMARY
 from accupoison.settings import BurninConfig, at_home
-from accupoison.tags import SUMMARY
 from accupoison.training import Burnin
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"

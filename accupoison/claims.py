@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accupoison.errors import InputError
-from accupoison.files import directory_name
+from accupoison.records.files import directory_name
 
 Outcome = tuple[str, str]
 """Experiment and trigger."""

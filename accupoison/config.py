@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accupoison.errors import InputError, did_you_mean
-from accupoison.files import INT64, NESTED, check_values, is_text
+from accupoison.records.files import INT64, NESTED, check_values, is_text
 from accupoison.registry import Registry
 
 Layer = Mapping[str, Mapping[str, Any]]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from accupoison.data import DataSet, Splits
 from accupoison.evaluate import answers
-from accupoison.ledger import Ledger
 from accupoison.probes import separation
+from accupoison.records.ledger import Ledger
 from accupoison.types import ModelView
 
 LIMIT = 1000

@@ -15,17 +15,17 @@ from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
-from accupoison.files import writing
 from accupoison.gradients import gradient
-from accupoison.ledger import Ledger
 from accupoison.measure import Meter
 from accupoison.membership import membership_auc
 from accupoison.privacy import Accountant
-from accupoison.recorder import RunRecorder
+from accupoison.records.files import writing
+from accupoison.records.ledger import Ledger
+from accupoison.records.recorder import RunRecorder
+from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.records.tags import SUMMARY
 from accupoison.replay import check_replay, digest, save_batch
-from accupoison.rundir import STATE, RunDirectory, environment
 from accupoison.settings import OnlineConfig, at_home
-from accupoison.tags import SUMMARY
 from accupoison.threat import threat_model
 from accupoison.types import Phase, Step
 

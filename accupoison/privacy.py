@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 
-from accupoison.ledger import PHASES, Ledger
+from accupoison.records.ledger import PHASES, Ledger
 from accupoison.types import Phase, Step, Verdict
 
 

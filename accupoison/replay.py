@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.arrays import read_arrays
 from accupoison.attacks import Attack
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
-from accupoison.files import expect, holds, read_json, reason, write_atomically
 from accupoison.plan import CRAFTED
-from accupoison.rundir import BATCHES, CONFIG, RunDirectory
+from accupoison.records.arrays import read_arrays
+from accupoison.records.files import expect, holds, read_json, reason, write_atomically
+from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
 

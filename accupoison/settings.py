@@ -9,10 +9,10 @@ from accupoison.attacks import ATTACKS
 from accupoison.config import Component, Layer, resolve
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
-from accupoison.files import expect, read_json
 from accupoison.plan import Plan
+from accupoison.records.files import expect, read_json
+from accupoison.records.run_directory import CONFIG, RunDirectory
 from accupoison.registry import Registry
-from accupoison.rundir import CONFIG, RunDirectory
 from accupoison.sections import DataSettings, ModelSettings, RunSettings, TrainSettings, UpdateSettings
 from accupoison.stream_sections import (
     EvaluateSettings,

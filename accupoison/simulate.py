@@ -15,9 +15,9 @@ from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import InputError, RangeError
 from accupoison.learner import Learner
-from accupoison.ledger import Pseudonyms
 from accupoison.plan import CRAFTED, Plan
 from accupoison.probes import probe
+from accupoison.records.ledger import Pseudonyms
 from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict, check_range
 from accupoison.updates import SGD

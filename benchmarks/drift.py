@@ -17,9 +17,9 @@ import torch
 from scipy import stats
 
 from accupoison.config import Layer
-from accupoison.files import read_json
+from accupoison.records.files import read_json
+from accupoison.records.tags import SUMMARY
 from accupoison.report.table import markdown
-from accupoison.tags import SUMMARY
 from accupoison.workers import carry_out
 from benchmarks.phases import plain
 from benchmarks.runs import run_stream

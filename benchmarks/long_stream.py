@@ -14,8 +14,8 @@ import click
 from accupoison.burnin import run_burnin
 from accupoison.config import preset
 from accupoison.online import LEDGER_ROWS, OnlineRun
+from accupoison.records.tags import METRICS
 from accupoison.settings import burnin_config, online_config
-from accupoison.tags import METRICS
 
 HERE = Path(__file__).parent
 EARLY = 500

@@ -17,12 +17,12 @@ from scipy import stats
 
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import Layer, preset
-from accupoison.files import read_json
-from accupoison.recorder import read_metrics
+from accupoison.records.files import read_json
+from accupoison.records.recorder import read_metrics
+from accupoison.records.run_directory import RunDirectory
+from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.report.table import markdown
-from accupoison.rundir import RunDirectory
 from accupoison.settings import BurninConfig, burnin_config
-from accupoison.tags import METRICS, SUMMARY
 from accupoison.training import Burnin, batch_size
 from accupoison.workers import carry_out
 from benchmarks.runs import check_settings, run_stream

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from accupoison.config import Layer, plain
-from accupoison.files import read_json
 from accupoison.online import OnlineRun
-from accupoison.rundir import CONFIG, RunDirectory, differences
+from accupoison.records.files import read_json
+from accupoison.records.run_directory import CONFIG, RunDirectory, differences
+from accupoison.records.tags import SUMMARY
 from accupoison.settings import BurninConfig, OnlineConfig, at_home, online_config
-from accupoison.tags import SUMMARY
 
 
 def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:

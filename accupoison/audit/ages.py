@@ -12,7 +12,7 @@ from accupoison.audit.output import save_figure, write_csv
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.run import audit_run, values_of
 from accupoison.errors import InputError
-from accupoison.files import write_json
+from accupoison.records.files import write_json
 from accupoison.report.collect import Run
 from accupoison.report.groups import Group, group
 from accupoison.report.outcomes import Estimate, estimate

@@ -15,8 +15,8 @@ from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
-from accupoison.foreign import load_weights, put_into
 from accupoison.models import ModelSpec, build_model
+from accupoison.records.foreign import load_weights, put_into
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200}
 NETWORKS = ("resnet34", "vgg16", "mobilenetv2")

@@ -13,8 +13,8 @@ from accupoison.audit.challenge import CLASSES, IMAGENET, NETWORKS
 from accupoison.config import Layer
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError, did_you_mean
-from accupoison.files import write_atomically
 from accupoison.open_data import open_data
+from accupoison.records.files import write_atomically
 from accupoison.rng import derive, generator
 from accupoison.settings import BurninConfig, burnin_config
 from accupoison.training import Burnin

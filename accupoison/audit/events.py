@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.image
 from torch.utils.tensorboard import SummaryWriter
 
-from accupoison.files import writing
+from accupoison.records.files import writing
 
 SUFFIX = ".audit"
 """Tells an audit's event files from those of a run in the same directory."""

@@ -18,12 +18,12 @@ from accupoison.config import Layer, plain, resolve
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
-from accupoison.files import read_json, write_atomically
 from accupoison.gradients import frozen
 from accupoison.learner import Learner
 from accupoison.open_data import open_data
+from accupoison.records.files import read_json, write_atomically
+from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
-from accupoison.rundir import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.settings import (
     BurninConfig,
     DataSettings,

@@ -19,7 +19,7 @@ from accupoison.audit.events import write_events
 from accupoison.audit.results import AttackResult, Samples, table
 from accupoison.audit.roc import RocSummary
 from accupoison.audit.victims import Outcome
-from accupoison.files import write_atomically, write_json
+from accupoison.records.files import write_atomically, write_json
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accupoison.arrays import read_arrays
 from accupoison.audit.metric import checked
 from accupoison.audit.results import Samples
 from accupoison.errors import InputError
+from accupoison.records.arrays import read_arrays
 
 KEYS = ("probs", "labels", "member")
 

@@ -16,12 +16,12 @@ from accupoison.build import Built, build_simulation
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
-from accupoison.files import read_json
 from accupoison.gradients import frozen
-from accupoison.ledger import Ledger
 from accupoison.membership import evenly, never_learnt
 from accupoison.online import check_inputs, input_digests, stored_ledger
-from accupoison.rundir import CONFIG, RunDirectory
+from accupoison.records.files import read_json
+from accupoison.records.ledger import Ledger
+from accupoison.records.run_directory import CONFIG, RunDirectory
 from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import ModelView
 

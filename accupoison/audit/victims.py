@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accupoison.arrays import read_arrays
 from accupoison.audit.exposure import exposed
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores, thresholds
@@ -18,6 +17,7 @@ from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import PRIORS, RocSummary, epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.data import DataSet
 from accupoison.errors import InputError
+from accupoison.records.arrays import read_arrays
 
 LIRA = ("online", "online_fixed_variance", "offline", "offline_fixed_variance")
 RMIA = {"rmia": None, "rmia_offline": 0.5}

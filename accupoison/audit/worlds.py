@@ -20,14 +20,14 @@ from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
-from accupoison.files import read_json, write_atomically
 from accupoison.gradients import project
 from accupoison.online import input_digests
 from accupoison.open_data import open_data
 from accupoison.plan import CRAFTED
+from accupoison.records.files import read_json, write_atomically
+from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.replay import check_batch, load_batch
 from accupoison.rng import derive
-from accupoison.rundir import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.settings import OnlineConfig, burnin_config
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
 from accupoison.workers import carry_out

@@ -63,7 +63,7 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
 def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
     from accupoison.audit import audit_samples, write_ages, write_results
     from accupoison.audit.run import audit_run
-    from accupoison.files import write_json
+    from accupoison.records.files import write_json
 
     found = audit_run(run, CHECKPOINTS)
     ages = {name: found.by_age(name) for name in AGED}

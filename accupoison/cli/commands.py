@@ -58,7 +58,7 @@ def burnin(
     from accupoison import config as configuration
     from accupoison.base_model import default_place
     from accupoison.burnin import run_burnin
-    from accupoison.rundir import RunDirectory
+    from accupoison.records.run_directory import RunDirectory
     from accupoison.settings import burnin_config
 
     _check_place(out, resume, resume_or_start)
@@ -136,7 +136,7 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.online import OnlineRun, describe
-    from accupoison.rundir import RunDirectory, TakenError, next_free
+    from accupoison.records.run_directory import RunDirectory, TakenError, next_free
     from accupoison.settings import online_config
 
     _check_place(out, resume, resume_or_start)
@@ -177,8 +177,8 @@ def _note(text: str) -> None:
 def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
     """Return the layers that the options change: a preset, or the settings that a run was started with."""
     from accupoison import config
-    from accupoison.files import read_json
-    from accupoison.rundir import CONFIG, RunDirectory
+    from accupoison.records.files import read_json
+    from accupoison.records.run_directory import CONFIG, RunDirectory
 
     if resume is None:
         return [data_place(), config.preset(command, name or usual)]
@@ -217,7 +217,7 @@ def _resume_command(command: str, target: Path) -> str:
 @contextmanager
 def _stoppable(ctx: click.Context, hint: str, target: Path) -> Iterator[StopRequest]:
     """Give a request that the first signal makes; at the second the command ends and says how to go on."""
-    from accupoison.rundir import RunDirectory
+    from accupoison.records.run_directory import RunDirectory
 
     try:
         with interruptible(STOPPING) as asked:

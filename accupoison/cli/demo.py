@@ -49,7 +49,7 @@ def demo(jobs: int | None, quiet: bool) -> None:
 
 def _place() -> "tuple[Path, FileLock]":
     """Return the first directory that holds no complete demo and no other process is busy with, and its lock."""
-    from accupoison.rundir import TakenError, lock_directory
+    from accupoison.records.run_directory import TakenError, lock_directory
 
     for number in itertools.count(1):
         place = LOGS / ("demo" if number == 1 else f"demo-{number}")

@@ -10,9 +10,9 @@ import click
 
 import accupoison
 from accupoison.errors import InputError
-from accupoison.files import is_text
 from accupoison.interrupt import exit_code, raise_on_signals
 from accupoison.memory import keep_freed_memory
+from accupoison.records.files import is_text
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
 

@@ -74,7 +74,7 @@ def _shown(value: object) -> str:
 def doctor(data_dir: Path | None, as_json: bool) -> None:
     """Say what this machine offers, and what is missing for the main job."""
     from accupoison.device import DEVICE, resolve_device
-    from accupoison.rundir import environment
+    from accupoison.records.run_directory import environment
 
     device = str(resolve_device("auto"))
     found: dict[str, Any] = environment(device)

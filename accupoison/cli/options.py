@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from accupoison.files import INT64
+from accupoison.records.files import INT64
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from accupoison.cli.group import one_line
-from accupoison.files import dump_row
+from accupoison.records.files import dump_row
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
     from accupoison.report import Run

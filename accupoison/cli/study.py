@@ -56,7 +56,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     """
     from accupoison.claims import read_claims
     from accupoison.config import read_toml
-    from accupoison.files import write_atomically
+    from accupoison.records.files import write_atomically
     from accupoison.report import (
         CAPTION,
         claims_table,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError
-from accupoison.files import holds, reason
+from accupoison.records.files import holds, reason
 
 if TYPE_CHECKING:  # only directories of images need it
     from PIL import Image

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.arrays import read_arrays
 from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError
+from accupoison.records.arrays import read_arrays
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 WHOLE = ("x", "y")

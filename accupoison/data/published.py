@@ -18,7 +18,7 @@ from torch import Tensor
 from accupoison.data.dataset import DataSet, Stats
 from accupoison.data.npz import read_npz
 from accupoison.errors import InputError
-from accupoison.files import holds, reason, write_atomically
+from accupoison.records.files import holds, reason, write_atomically
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from accupoison.data.folders import read_image_folder, read_tiny_imagenet
 from accupoison.data.npz import read_npz
 from accupoison.data.published import PUBLISHED, read_published
 from accupoison.errors import InputError, did_you_mean
-from accupoison.files import holds, reason
+from accupoison.records.files import holds, reason
 from accupoison.registry import plugins
 from accupoison.rng import generator
 

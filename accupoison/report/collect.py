@@ -8,11 +8,11 @@ from typing import Any
 
 from accupoison.config import Component, plain
 from accupoison.errors import InputError
-from accupoison.files import Wanted, expect, flatten, read_json
-from accupoison.recorder import read_metrics
-from accupoison.rundir import CONFIG, ENV
+from accupoison.records.files import Wanted, expect, flatten, read_json
+from accupoison.records.recorder import read_metrics
+from accupoison.records.run_directory import CONFIG, ENV
+from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.settings import REGISTRIES, OnlineConfig, online_config
-from accupoison.tags import METRICS, SUMMARY
 
 BUDGET = ("eps", "steps")
 """Settings that a protocol sets for all components; they are not part of a label."""
@@ -30,7 +30,7 @@ RECORDED: dict[Any, Wanted] = {
     "branches": {str: {str: MARK}},
     "means": {str: float},
 }
-"""What a report reads of a summary; see :func:`accupoison.files.expect`."""
+"""What a report reads of a summary; see :func:`accupoison.records.files.expect`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accupoison.errors import InputError
-from accupoison.files import write_atomically
+from accupoison.records.files import write_atomically
 from accupoison.report.collect import Run
 from accupoison.report.groups import Group, group
 

@@ -18,7 +18,7 @@ from accupoison import config
 from accupoison.base_model import default_place
 from accupoison.claims import read_claims
 from accupoison.errors import InputError, did_you_mean
-from accupoison.files import directory_name
+from accupoison.records.files import directory_name
 from accupoison.sections import check_seed
 from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, online_config
 

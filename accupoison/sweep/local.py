@@ -8,14 +8,14 @@ import torch
 from accupoison.burnin import FINAL, run_burnin
 from accupoison.config import plain
 from accupoison.errors import InputError
-from accupoison.files import expect, read_json
 from accupoison.interrupt import interruptible
 from accupoison.online import INPUTS, OnlineRun, check_inputs, input_digests
 from accupoison.open_data import open_data
-from accupoison.rundir import CONFIG, ENV, RunDirectory, differences
+from accupoison.records.files import expect, read_json
+from accupoison.records.run_directory import CONFIG, ENV, RunDirectory, differences
+from accupoison.records.tags import SUMMARY
 from accupoison.settings import BurninConfig, at_home
 from accupoison.sweep.grid import Grid, RunSpec
-from accupoison.tags import SUMMARY
 from accupoison.workers import carry_out
 
 Report = Callable[[int, int, str], None]

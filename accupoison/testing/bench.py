@@ -16,8 +16,8 @@ from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.errors import RangeError
 from accupoison.learner import Learner, view_of
+from accupoison.records.tags import check_tags
 from accupoison.rng import generator
-from accupoison.tags import check_tags
 from accupoison.types import Batch, ModelView, State
 from accupoison.updates import SGD
 

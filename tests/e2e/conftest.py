@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from accupoison import checkpoint
 from accupoison.cli import cli
-from accupoison.recorder import read_metrics
+from accupoison.records import checkpoint
+from accupoison.records.recorder import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "ACCUPOISON_DATA"} | {

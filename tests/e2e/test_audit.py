@@ -11,7 +11,7 @@ import pytest
 from accupoison.audit.metric import scores
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.run import audit_run
-from accupoison.recorder import read_metrics
+from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, call, done, refused, resaved
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from accupoison import checkpoint
+from accupoison.records import checkpoint
 from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, done, refused, resaved
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from accupoison.build import Built, build_simulation
 from accupoison.cli.demo import _place
-from accupoison.rundir import RunDirectory, lock_directory
+from accupoison.records.run_directory import RunDirectory, lock_directory
 from accupoison.settings import OnlineConfig
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 

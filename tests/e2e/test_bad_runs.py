@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from accupoison import checkpoint
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
-from accupoison.ledger import Ledger
 from accupoison.online import OnlineRun
-from accupoison.recorder import read_metrics
-from accupoison.rundir import RunDirectory
+from accupoison.records import checkpoint
+from accupoison.records.ledger import Ledger
+from accupoison.records.recorder import read_metrics
+from accupoison.records.run_directory import RunDirectory
 from accupoison.types import Batch, Context, Step, Verdict
 from accupoison.updates import SGD
 from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, done, outcome, refused, resaved, sentence
@@ -202,7 +202,7 @@ def test_a_disk_that_fills_in_the_middle(limit: int, error: int, message: str, w
 FULL_DISK = """
 import resource
 from accupoison.cli import main
-from accupoison.ledger import Ledger
+from accupoison.records.ledger import Ledger
 from accupoison.online import OnlineRun
 record = OnlineRun._record
 def filling(run, step):

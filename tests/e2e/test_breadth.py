@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from accupoison.data.published import PUBLISHED
 from accupoison.data.sources import NAMES
-from accupoison.ledger import Ledger
 from accupoison.models import IMAGE_MODELS, MODELS
-from accupoison.recorder import read_metrics
+from accupoison.records.ledger import Ledger
+from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import SET, done, refused
 
 PARTS = {"burnin": 60, "stream": 24, "trigger": 8, "val": 12, "trusted": 16, "monitor": 8}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison import checkpoint
 from accupoison.base_model import BaseModel
-from accupoison.recorder import read_metrics
+from accupoison.records import checkpoint
+from accupoison.records.recorder import read_metrics
 from accupoison.settings import TrainSettings
 from accupoison.training import learning_rate
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, SET, call, done, outcome, refused

@@ -14,7 +14,7 @@ import torch
 from accupoison.audit.challenge import METRICS
 from accupoison.audit.pickles import read_pickle
 from accupoison.errors import InputError
-from accupoison.foreign import load_weights
+from accupoison.records.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused
 
 CELLS = ("resnet34_cifar10", "mobilenetv2_cifar10", "vgg16_cifar10")

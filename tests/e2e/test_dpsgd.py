@@ -8,7 +8,7 @@ import pytest
 
 from accupoison.online import OnlineRun
 from accupoison.privacy import epsilon_of
-from accupoison.recorder import read_metrics
+from accupoison.records.recorder import read_metrics
 from accupoison.settings import online_config
 from tests.e2e.conftest import BURNIN, SET, done, outcome, refused
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison import checkpoint
 from accupoison.base_model import BaseModel
-from accupoison.ledger import Ledger
 from accupoison.models import ModelSpec, build_model
-from accupoison.recorder import read_metrics
+from accupoison.records import checkpoint
+from accupoison.records.ledger import Ledger
+from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, done, outcome, refused
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from accupoison.cli import cli
-from accupoison.ledger import Ledger
+from accupoison.records.ledger import Ledger
 from tests.e2e.conftest import cut_down
 
 DATA = Path(os.environ.get("ACCUPOISON_DATA", "data")).resolve()

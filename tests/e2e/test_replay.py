@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accupoison.ledger import Ledger
 from accupoison.online import OnlineRun
-from accupoison.recorder import read_metrics
+from accupoison.records.ledger import Ledger
+from accupoison.records.recorder import read_metrics
 from accupoison.settings import online_config
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
 

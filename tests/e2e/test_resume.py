@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from accupoison import checkpoint
 from accupoison.attacks import ATTACKS
 from accupoison.burnin import never
 from accupoison.config import Layer, preset, read_toml
 from accupoison.defenses import DEFENSES
 from accupoison.online import OnlineRun
+from accupoison.records import checkpoint
 from accupoison.settings import REGISTRIES, OnlineConfig, online_config
 from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, done, outcome
 

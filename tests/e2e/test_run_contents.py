@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from accupoison import checkpoint
 from accupoison.online import OnlineRun
+from accupoison.records import checkpoint
 from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused, resaved
 from tests.e2e.test_bad_runs import cut, digit, files_of, flip, swapped, zeros
 from tests.e2e.test_sweep import GRID
@@ -71,7 +71,7 @@ def test_a_run_on_a_disk_that_cannot_be_written_is_audited(work: Path, monkeypat
     def read_only(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("accupoison.rundir.lock_directory", read_only)  # root writes to any directory
+    monkeypatch.setattr("accupoison.records.run_directory.lock_directory", read_only)  # root writes to any directory
     done("audit", "--run", "run", "--out", "elsewhere")
     assert Path("elsewhere/audit.json").exists()
     assert files_of("run") == kept

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from accupoison import checkpoint
 from accupoison.interrupt import SIGNALS
 from accupoison.online import OnlineRun
+from accupoison.records import checkpoint
 from accupoison.training import Burnin
 from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, SET, call, done, outcome, refused
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from accupoison.recorder import RunRecorder
-from accupoison.rundir import RunDirectory
+from accupoison.records.recorder import RunRecorder
+from accupoison.records.run_directory import RunDirectory
 from tests.clock import next_second
 
 T = TypeVar("T")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison import checkpoint
 from accupoison.audit.pickles import read_pickle
 from accupoison.base_model import BaseModel
 from accupoison.errors import InputError
-from accupoison.foreign import load_weights
 from accupoison.learner import Learner
 from accupoison.models import ModelSpec, build_model
+from accupoison.records import checkpoint
+from accupoison.records.foreign import load_weights
 from accupoison.testing.bench import same
 
 SPEC = ModelSpec(name="convnet", width=2, num_classes=3)

@@ -12,7 +12,7 @@ from PIL import Image
 from accupoison.audit.pickles import read_pickle
 from accupoison.audit.predictions import read_predictions
 from accupoison.data import load
-from accupoison.ledger import COLUMNS, ROW, Ledger
+from accupoison.records.ledger import COLUMNS, ROW, Ledger
 from accupoison.replay import load_batch
 from tests.damage import outcomes
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accupoison.ledger import ROW, Ledger
-from accupoison.recorder import BEGINNING, MetricsLog, RunRecorder, read_metrics
-from accupoison.rundir import RunDirectory
-from accupoison.tags import TAGS
+from accupoison.records.ledger import ROW, Ledger
+from accupoison.records.recorder import BEGINNING, MetricsLog, RunRecorder, read_metrics
+from accupoison.records.run_directory import RunDirectory
+from accupoison.records.tags import TAGS
 from tests.damage import outcomes
 
 SCALARS = {"test/acc": 0.5, "stream/loss": 2.25, "optim/lr": 0.1, "defense/threshold": float("inf"), "x/mine": -1e-3}

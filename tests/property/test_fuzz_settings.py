@@ -14,7 +14,7 @@ from accupoison import config
 from accupoison.audit.run import config_of
 from accupoison.cli.commands import _base
 from accupoison.errors import InputError
-from accupoison.recorder import read_metrics
+from accupoison.records.recorder import read_metrics
 from accupoison.replay import replay_layer
 from accupoison.report import mechanism_table, outcome_table, retention_table, threat_lines
 from accupoison.report.collect import collect

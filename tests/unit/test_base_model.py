@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison import checkpoint
 from accupoison.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
-from accupoison.foreign import load_weights, put_into
 from accupoison.learner import Learner
 from accupoison.models import IMAGE_MODELS, ModelSpec, build_model
+from accupoison.records import checkpoint
+from accupoison.records.foreign import load_weights, put_into
 from accupoison.settings import DataSettings, ModelSettings
 
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from accupoison.config import plain, preset
-from accupoison.rundir import RunDirectory
+from accupoison.records.run_directory import RunDirectory
+from accupoison.records.tags import SUMMARY
 from accupoison.settings import burnin_config
 from accupoison.speed import ceiling, flops, seconds, training_flops
-from accupoison.tags import SUMMARY
 from benchmarks import alternatives, drift, phases, runs
 from benchmarks.processes import audit_task, peak, private_step
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison import checkpoint
-from accupoison.checkpoint import load, load_any, reading_payload, save
 from accupoison.errors import InputError
-from accupoison.foreign import Foreign, load_weights, read_torch
+from accupoison.records import checkpoint
+from accupoison.records.checkpoint import load, load_any, reading_payload, save
+from accupoison.records.foreign import Foreign, load_weights, read_torch
 
 PAYLOAD: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16)},

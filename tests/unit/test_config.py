@@ -11,7 +11,7 @@ from accupoison.attacks import ATTACKS
 from accupoison.cli import cli
 from accupoison.config import assignments, coerce, number, plain, read_toml
 from accupoison.errors import InputError
-from accupoison.rundir import RunDirectory, differences
+from accupoison.records.run_directory import RunDirectory, differences
 from accupoison.settings import at_home, burnin_config, online_config
 
 

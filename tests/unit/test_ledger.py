@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.ledger import PHASES, ROW, Ledger, Pseudonyms
+from accupoison.records.ledger import PHASES, ROW, Ledger, Pseudonyms
 from accupoison.types import Batch, Phase, Step, Verdict
 
 FLAGS = ("offered", "sent", "changed", "corrected", "used")

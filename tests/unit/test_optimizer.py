@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison import checkpoint
 from accupoison.optimizer import MomentumSGD
+from accupoison.records import checkpoint
 
 STEPS = 4
 

@@ -11,7 +11,7 @@ from accupoison.cli.options import FLAGS
 from accupoison.config import Layer, plain, preset, presets
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
-from accupoison.files import as_json
+from accupoison.records.files import as_json
 from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, online_config
 
 PLACE = ["--out", "--resume", "--config", "--set", "--dry-run"]

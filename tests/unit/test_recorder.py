@@ -8,11 +8,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from accupoison.board import _hparam
 from accupoison.errors import InputError
-from accupoison.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
-from accupoison.rundir import RunDirectory
-from accupoison.tags import LAYOUT
+from accupoison.records.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
+from accupoison.records.run_directory import RunDirectory
+from accupoison.records.tags import LAYOUT
+from accupoison.records.tensorboard import _hparam
 from tests.clock import next_second
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accupoison.errors import InputError
-from accupoison.rundir import RunDirectory, differences, environment
+from accupoison.records.run_directory import RunDirectory, differences, environment
 
 CONFIG: dict[str, Any] = {
     "seed": 3,
@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
 HOLDER = """
 import sys
 from pathlib import Path
-from accupoison.rundir import RunDirectory
+from accupoison.records.run_directory import RunDirectory
 run = RunDirectory.resume(Path(sys.argv[1]))
 sys.stdout.write("held\\n"); sys.stdout.flush()
 sys.stdin.read()

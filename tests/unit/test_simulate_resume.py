@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from accupoison import checkpoint
 from accupoison.attacks import ATTACKS
 from accupoison.defenses import DEFENSES
+from accupoison.records import checkpoint
 from accupoison.simulate import Simulation
 from accupoison.testing.bench import same
 from accupoison.types import Phase

@@ -7,7 +7,7 @@ import torch
 
 from accupoison.attacks import Attack
 from accupoison.errors import InputError
-from accupoison.ledger import Ledger
+from accupoison.records.ledger import Ledger
 from accupoison.testing.bench import same
 from accupoison.types import Phase, Step
 from tests.simulations import EPS, attack_of, distance, run, simulation, weights_and_statistics

@@ -11,7 +11,7 @@ from numpy.lib.format import MAGIC_PREFIX, read_array
 from numpy.typing import NDArray
 
 from accupoison.errors import InputError
-from accupoison.files import reason
+from accupoison.records.files import reason
 
 
 def read_arrays(

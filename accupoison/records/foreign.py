@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.errors import InputError
-from accupoison.files import reason
+from accupoison.records.files import reason
 
 KEYS = ("net", "state_dict", "model_state_dict", "model", "weights")
 """Where other programs keep a state dict, if it is not the whole file."""

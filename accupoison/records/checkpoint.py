@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.files import write_atomically
-from accupoison.foreign import Foreign, damaged, foreign, read_torch
+from accupoison.records.files import write_atomically
+from accupoison.records.foreign import Foreign, damaged, foreign, read_torch
 
 FORMAT = "accupoison"
 SCHEMA = 1

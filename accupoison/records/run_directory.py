@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import accupoison
-from accupoison import checkpoint
 from accupoison.errors import InputError
-from accupoison.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
+from accupoison.records import checkpoint
+from accupoison.records.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
 
 CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
 BATCHES, WORLDS = "batches", "worlds"
@@ -118,7 +118,7 @@ class RunDirectory:
         return read_json(self.path / name)
 
     def save_state(self, payload: Mapping[str, Any]) -> None:
-        """Replace the run's state; see :func:`accupoison.checkpoint.save`."""
+        """Replace the run's state; see :func:`accupoison.records.checkpoint.save`."""
         checkpoint.save(self.path / STATE, STATE_KIND, payload)
 
     def load_state(self) -> dict[str, Any] | None:

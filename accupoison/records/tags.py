@@ -80,12 +80,12 @@ def tags_markdown() -> str:
     rows = "".join(f"| `{tag}` | {meaning} |\n" for tag, meaning in TAGS.items())
     return f"""# Metrics
 
-<!-- Generated from accupoison.recorder.TAGS; write it anew with
-python -c "from accupoison.recorder import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md -->
+<!-- Generated from accupoison.records.recorder.TAGS; write it anew with
+python -c "from accupoison.records.recorder import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md -->
 
 Every row of `logs/RUN/{METRICS}` is a JSON object with `step` (from 0), `branch` (the trigger that the step belongs
 to, or "" before the paths part) and any of the scalars below. A number that is not finite is one of the strings
-"nan", "inf" and "-inf"; `accupoison.recorder.read_metrics` turns it back into a number. The file is the truth;
+"nan", "inf" and "-inf"; `accupoison.records.recorder.read_metrics` turns it back into a number. The file is the truth;
 TensorBoard shows the same scalars under the same names. These names do not change within a major version.
 
 | tag | meaning; unit and range |

@@ -9,11 +9,11 @@ from typing import Any, Self, TypedDict
 
 from torch import Tensor
 
-from accupoison.board import TensorBoard
 from accupoison.errors import InputError
-from accupoison.files import dump_row, load_row, read_json, sync_directory, writing
-from accupoison.rundir import RunDirectory
-from accupoison.tags import METRICS, SUMMARY, TAGS, check_tags, tags_markdown
+from accupoison.records.files import dump_row, load_row, read_json, sync_directory, writing
+from accupoison.records.run_directory import RunDirectory
+from accupoison.records.tags import METRICS, SUMMARY, TAGS, check_tags, tags_markdown
+from accupoison.records.tensorboard import TensorBoard
 
 __all__ = [
     "TAGS",

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from accupoison.files import flatten, writing
-from accupoison.tags import BANDS, LAYOUT, check_tags
+from accupoison.records.files import flatten, writing
+from accupoison.records.tags import BANDS, LAYOUT, check_tags
 
 
 class TensorBoard:

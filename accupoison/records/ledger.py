@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.arrays import read_arrays
 from accupoison.errors import InputError
-from accupoison.files import reason, write_atomically, writing
+from accupoison.records.arrays import read_arrays
+from accupoison.records.files import reason, write_atomically, writing
 from accupoison.rng import generator
 from accupoison.types import Batch, Phase, Step, Verdict
 

@@ -1,0 +1,1 @@
+"""What a run writes and reads back: files, checkpoints, metrics, the ledger of who was in the stream."""
