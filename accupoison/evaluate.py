@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from accupoison.accel.dispatch import Kernels
 from accupoison.data import DataSet, Splits
 from accupoison.gradients import frozen
-from accupoison.kernels import Kernels
 from accupoison.learner import copy_of
 from accupoison.types import ModelView
 

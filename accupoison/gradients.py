@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.prepared import Prepared, keeping
+from accupoison.accel.prepared import Prepared, keeping
 from accupoison.types import Batch, Grads, ModelView
 
 

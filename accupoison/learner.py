@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from accupoison.folding import Folded
-from accupoison.kernels import Kernels
+from accupoison.accel.bn_folding import Folded
+from accupoison.accel.dispatch import Kernels
+from accupoison.accel.prepared import keeps
 from accupoison.optimizer import MomentumSGD
-from accupoison.prepared import keeps
 from accupoison.types import Batch, Grads, ModelView
 
 

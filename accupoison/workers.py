@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
 from accupoison.interrupt import SIGNALS, Interruption
-from accupoison.memory import keep_freed_memory
 
 Task = tuple[Callable[..., str], tuple[Any, ...]]
 """A function and its arguments; returns what the progress is told."""

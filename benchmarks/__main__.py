@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from accupoison.memory import keep_freed_memory
+from accupoison.accel.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import ceiling
 from benchmarks.phases import Bench, measure_phases

@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accupoison.accel.memory import keep_freed_memory
 from accupoison.attacks.accumulative import craft_accumulative, tilt
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence
 from accupoison.evaluate import answers
 from accupoison.gradients import frozen, gradient, inner, project, signed_ascent, slope_and_curvature, unit
 from accupoison.learner import view_of
-from accupoison.memory import keep_freed_memory
 from accupoison.report.table import markdown
 from accupoison.speed import seconds
 from accupoison.types import ModelView

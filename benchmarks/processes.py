@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from accupoison.accel.memory import keep_freed_memory
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores
 from accupoison.base_model import place
 from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
-from accupoison.memory import keep_freed_memory
 from accupoison.models import ModelSpec, build_model
 from accupoison.speed import seconds
 from accupoison.types import Batch
@@ -27,7 +27,7 @@ from accupoison.updates import DPSGD
 ROOT = Path(__file__).parent.parent
 SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
 MEMORY = """
-from accupoison.memory import keep_freed_memory
+from accupoison.accel.memory import keep_freed_memory
 from benchmarks.phases import Bench
 from benchmarks.processes import peak
 keep_freed_memory()

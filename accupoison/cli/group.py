@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 import accupoison
+from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
 from accupoison.interrupt import exit_code, raise_on_signals
-from accupoison.memory import keep_freed_memory
 from accupoison.records.files import is_text
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")

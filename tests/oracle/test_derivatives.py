@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison import derivatives
-from accupoison.kernels import ONCE, Kernels, convolve, normalise, pool
+from accupoison.accel import double_backward as derivatives
+from accupoison.accel.dispatch import ONCE, Kernels, convolve, normalise, pool
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
 from tests.nets import normal, random_batch

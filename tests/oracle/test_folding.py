@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison import kernels, winograd
-from accupoison.folding import pairs
+from accupoison.accel import dispatch as kernels
+from accupoison.accel import winograd
+from accupoison.accel.bn_folding import pairs
+from accupoison.accel.dispatch import convolve
+from accupoison.accel.prepared import Prepared, keeping, prepared
 from accupoison.gradients import frozen
-from accupoison.kernels import convolve
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
-from accupoison.prepared import Prepared, keeping, prepared
 from tests.nets import normal, random_batch, random_net
 
 NETWORKS = {

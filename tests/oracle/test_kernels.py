@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison import derivatives, kernels, winograd
-from accupoison.kernels import Kernels, convolve
+from accupoison.accel import dispatch as kernels
+from accupoison.accel import double_backward as derivatives
+from accupoison.accel import winograd
+from accupoison.accel.dispatch import Kernels, convolve
 from accupoison.learner import view_of
 from accupoison.models import ModelSpec, build_model
 from tests.nets import normal, random_batch

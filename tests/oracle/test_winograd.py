@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from accupoison import kernels, winograd
-from accupoison.winograd import CHANNELS, OF_KERNEL, OF_PRODUCTS, OF_ROW, factors_of, suits
+from accupoison.accel import dispatch as kernels
+from accupoison.accel import winograd
+from accupoison.accel.winograd import CHANNELS, OF_KERNEL, OF_PRODUCTS, OF_ROW, factors_of, suits
 from tests.nets import normal
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

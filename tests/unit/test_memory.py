@@ -11,7 +11,7 @@ from accupoison.cli import group
 
 PROBE = """
 import resource, sys
-from accupoison.memory import keep_freed_memory
+from accupoison.accel.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -2,7 +2,7 @@
 
 A convolution of a map of a few pixels: most taps of a 3x3 kernel meet padding on a 2x2 map, and oneDNN multiplies by
 the zeros all the same, a few rows at a time. One of a somewhat larger map of many channels
-(:mod:`accupoison.winograd`). And second derivatives (:mod:`accupoison.derivatives`). ``benchmarks/alternatives.py``
+(:mod:`accupoison.accel.winograd`). And second derivatives (:mod:`accupoison.accel.double_backward`). ``benchmarks/alternatives.py``
 times what gains by them beside PyTorch's own.
 """
 
@@ -19,9 +19,9 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from accupoison import winograd
-from accupoison.derivatives import Convolve, Normalise, Pool, layout
-from accupoison.prepared import prepared
+from accupoison.accel import winograd
+from accupoison.accel.double_backward import Convolve, Normalise, Pool, layout
+from accupoison.accel.prepared import prepared
 
 LARGEST_IN, LARGEST_OUT = 16, 4
 """Pixels of the maps that count as small: from 4x4 to 2x2, and below."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from accupoison.prepared import prepared
+from accupoison.accel.prepared import prepared
 
 OF_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 """What batch norm has; a pass that moves its statistics moves no version but that of the last one."""

@@ -1,0 +1,1 @@
+"""What CPUs compute in another way than PyTorch, for speed alone."""
