@@ -16,11 +16,11 @@ from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
+from accupoison.loop.simulation import Simulation
 from accupoison.model_check import check_images
 from accupoison.open_data import open_data
 from accupoison.replay import replay_of
 from accupoison.settings import REGISTRIES, OnlineConfig
-from accupoison.simulate import Simulation
 from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, SGD, check_private
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from accupoison.data import DataSet, Splits
 from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.learner import view_of
+from accupoison.loop.simulation import Simulation
 from accupoison.settings import EvaluateSettings, StopSettings
-from accupoison.simulate import Simulation
 from accupoison.types import Phase, Step
 
 AVERAGED = (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from accupoison.data import DataSet, Splits
 from accupoison.evaluate import answers
-from accupoison.probes import separation
+from accupoison.loop.discrepancy_probe import separation
 from accupoison.records.ledger import Ledger
 from accupoison.types import ModelView
 

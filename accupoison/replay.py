@@ -13,7 +13,7 @@ from torch import Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
-from accupoison.plan import CRAFTED
+from accupoison.loop.schedule import CRAFTED
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import expect, holds, read_json, reason, write_atomically
 from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory

@@ -9,7 +9,7 @@ from accupoison.attacks import ATTACKS
 from accupoison.config import Component, Layer, resolve
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
-from accupoison.plan import Plan
+from accupoison.loop.schedule import Plan
 from accupoison.records.files import expect, read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory
 from accupoison.registry import Registry

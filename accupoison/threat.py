@@ -1,6 +1,6 @@
 """The threat model of a run in one line."""
 
-from accupoison.plan import CRAFTED
+from accupoison.loop.schedule import CRAFTED
 from accupoison.settings import REGISTRIES, OnlineConfig
 
 

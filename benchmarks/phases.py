@@ -14,12 +14,12 @@ from torch import Tensor
 from accupoison.attacks.accumulative import alignment, craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.base_model import place
-from accupoison.context import StepContext
 from accupoison.data import DataSet, split
 from accupoison.defenses import Defense
 from accupoison.defenses.dsc import correct
 from accupoison.evaluate import evaluate
 from accupoison.learner import Learner
+from accupoison.loop.context import StepContext
 from accupoison.models import ModelSpec, build_model
 from accupoison.speed import ceiling, flops, seconds
 from accupoison.types import Batch, Grads, ModelView

@@ -16,9 +16,9 @@ from accupoison.accel.memory import keep_freed_memory
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores
 from accupoison.base_model import place
-from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
+from accupoison.loop.context import StepContext
 from accupoison.models import ModelSpec, build_model
 from accupoison.speed import seconds
 from accupoison.types import Batch

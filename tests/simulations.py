@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks import ATTACKS, Attack
-from accupoison.context import StepContext
 from accupoison.data import DataSet, SplitSizes, make_stream, split
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.learner import Learner, view_of
-from accupoison.plan import Plan
-from accupoison.simulate import Simulation
+from accupoison.loop.context import StepContext
+from accupoison.loop.schedule import Plan
+from accupoison.loop.simulation import Simulation
 from accupoison.types import Step
 from accupoison.updates import SGD
 from tests.nets import random_net

@@ -21,9 +21,9 @@ from accupoison.config import plain
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project
+from accupoison.loop.schedule import CRAFTED
 from accupoison.online import input_digests
 from accupoison.open_data import open_data
-from accupoison.plan import CRAFTED
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.replay import check_batch, load_batch

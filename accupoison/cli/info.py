@@ -34,8 +34,8 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison import config
     from accupoison.data.sources import data_names
     from accupoison.data.stream import KINDS
+    from accupoison.loop.schedule import TRIGGERS
     from accupoison.models import model_names
-    from accupoison.plan import TRIGGERS
     from accupoison.settings import REGISTRIES
 
     parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 from accupoison.attacks import Attack
+from accupoison.loop.simulation import SLACK
 from accupoison.rng import global_seed
-from accupoison.simulate import SLACK
 from accupoison.testing.bench import (
     Bench,
     BenchContext,

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.errors import RangeError
 from accupoison.learner import Learner, view_of
+from accupoison.loop.context import StepContext
 from accupoison.records.tags import check_tags
 from accupoison.rng import generator
 from accupoison.types import Batch, ModelView, State

@@ -126,7 +126,11 @@ def test_house_rules() -> None:
     ("file", "code", "finding"),
     [
         ("attacks/mine.py", "from accupoison.cli import main", "attacks imports cli, which is above it"),
-        ("attacks/mine.py", "def f():\n    import accupoison.simulate", "attacks imports simulate, which is above it"),
+        (
+            "attacks/mine.py",
+            "def f():\n    import accupoison.loop.simulation",
+            "attacks imports simulate, which is above it",
+        ),
         (
             "attacks/mine.py",
             "from ..learner import x\nfrom .. import simulate",

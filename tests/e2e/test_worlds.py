@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from accupoison.audit.worlds import Transfer
-from accupoison.context import StepContext
 from accupoison.data import load
+from accupoison.loop.context import StepContext
 from accupoison.replay import load_batch
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
 

@@ -12,10 +12,10 @@ from accupoison import gradients
 from accupoison.attacks import Accumulative, Direct, Noise
 from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
 from accupoison.attacks.trigger import craft_trigger
-from accupoison.context import StepContext
 from accupoison.data import quantise
 from accupoison.gradients import gradient, inner, signed_ascent, slope_and_curvature, unit
 from accupoison.learner import view_of
+from accupoison.loop.context import StepContext
 from accupoison.types import Access, Batch, Grads
 from tests.nets import random_batch, random_net
 from tests.oracle import linear

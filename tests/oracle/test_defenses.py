@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.context import StepContext
 from accupoison.defenses import AdversarialTraining, Clip, DiscrepancyCorrection, Trades
 from accupoison.defenses.at import perturb
 from accupoison.defenses.clip import clip
@@ -15,6 +14,7 @@ from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
+from accupoison.loop.context import StepContext
 from accupoison.types import Batch
 from tests.nets import random_batch, random_net
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from accupoison.accel.dispatch import Kernels
-from accupoison.context import StepContext
 from accupoison.defenses import Defense
 from accupoison.learner import Learner, view_of
+from accupoison.loop.context import StepContext
 from accupoison.models import ModelSpec, build_model
 from accupoison.testing import unchanged
 from accupoison.types import ModelView

@@ -15,7 +15,7 @@ from accupoison.data import DataSet, Splits
 from accupoison.discrepancy import batch_discrepancy
 from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.learner import view_of
-from accupoison.probes import probe, separation
+from accupoison.loop.discrepancy_probe import probe, separation
 from accupoison.rng import generator
 from tests.nets import random_batch, random_net
 

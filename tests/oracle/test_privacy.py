@@ -12,11 +12,11 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn.utils import weight_norm
 
-from accupoison.context import StepContext
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.learner import Learner, view_of
+from accupoison.loop.context import StepContext
 from accupoison.models import ModelSpec, build_model
 from accupoison.privacy import epsilon_of, gaussian_delta, gaussian_epsilon
 from accupoison.testing.bench import same

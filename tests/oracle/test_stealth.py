@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from accupoison.attacks import Direct
 from accupoison.attacks.stealth import SCALES, hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
-from accupoison.context import StepContext
 from accupoison.gradients import gradient, signed_ascent
 from accupoison.learner import Learner, view_of
+from accupoison.loop.context import StepContext
 from accupoison.types import Access, Batch
 from tests.nets import random_batch, random_net
 from tests.oracle import linear

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from accupoison.context import StepContext
 from accupoison.defenses import Defense, Freeze
 from accupoison.learner import Learner
+from accupoison.loop.context import StepContext
 from accupoison.testing import unchanged
 from accupoison.types import Batch, Context, Grads, Verdict
 from accupoison.updates import SGD

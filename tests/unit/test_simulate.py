@@ -9,11 +9,11 @@ from accupoison.attacks import Attack, Noise
 from accupoison.data import crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import InputError
-from accupoison.plan import Plan
-from accupoison.probes import probe
+from accupoison.loop.discrepancy_probe import probe
+from accupoison.loop.schedule import Plan
+from accupoison.loop.simulation import Simulation
 from accupoison.records.tags import check_tags
 from accupoison.rng import generator
-from accupoison.simulate import Simulation
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, Forward, ModelView, Phase, Verdict
 from tests.simulations import BRANCHES, EPS, ROWS, attack_of, distance, outcome, run, simulation

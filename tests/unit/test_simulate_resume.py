@@ -8,8 +8,8 @@ import pytest
 
 from accupoison.attacks import ATTACKS
 from accupoison.defenses import DEFENSES
+from accupoison.loop.simulation import Simulation
 from accupoison.records import checkpoint
-from accupoison.simulate import Simulation
 from accupoison.testing.bench import same
 from accupoison.types import Phase
 from tests.simulations import attack_of, outcome, simulation

@@ -64,7 +64,7 @@ def test_updates_on_the_trigger_are_made_one_after_the_other(trigger: str) -> No
 
 
 def _context(simulated: Any) -> Any:  # noqa: ANN401
-    from accupoison.context import StepContext
+    from accupoison.loop.context import StepContext
 
     return StepContext(0, "update", simulated.t, {})
 

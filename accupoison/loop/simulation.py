@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks import Attack
-from accupoison.context import StepContext
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import InputError, RangeError
 from accupoison.learner import Learner
-from accupoison.plan import CRAFTED, Plan
-from accupoison.probes import probe
+from accupoison.loop.context import StepContext
+from accupoison.loop.discrepancy_probe import probe
+from accupoison.loop.schedule import CRAFTED, Plan
 from accupoison.records.ledger import Pseudonyms
 from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict, check_range

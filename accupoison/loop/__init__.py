@@ -1,0 +1,1 @@
+"""The poisoned stream: batches, attack, defence and update, step by step."""
