@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accupoison.base_model import BaseModel, default_place
 from accupoison.burnin import EARLY, FINAL
+from accupoison.config.schema import REGISTRIES, OnlineConfig
 from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
@@ -20,7 +21,6 @@ from accupoison.loop.simulation import Simulation
 from accupoison.model_check import check_images
 from accupoison.open_data import open_data
 from accupoison.replay import replay_of
-from accupoison.settings import REGISTRIES, OnlineConfig
 from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, SGD, check_private
 

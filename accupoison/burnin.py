@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from accupoison.base_model import BaseModel
-from accupoison.config import plain
+from accupoison.config.layers import plain
+from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
 from accupoison.evaluate import evaluate, monitor
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.records.tags import SUMMARY
-from accupoison.settings import BurninConfig, at_home
 from accupoison.training import Burnin
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"

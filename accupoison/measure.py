@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accupoison.config.schema import EvaluateSettings, StopSettings
 from accupoison.data import DataSet, Splits
 from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.learner import view_of
 from accupoison.loop.simulation import Simulation
-from accupoison.settings import EvaluateSettings, StopSettings
 from accupoison.types import Phase, Step
 
 AVERAGED = (

@@ -10,7 +10,9 @@ from typing import Any
 
 from accupoison.build import build_simulation, find_checkpoint
 from accupoison.burnin import Progress, never
-from accupoison.config import plain
+from accupoison.config.layers import plain
+from accupoison.config.schema import OnlineConfig, at_home
+from accupoison.config.threat_model import threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
@@ -25,8 +27,6 @@ from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, environment
 from accupoison.records.tags import SUMMARY
 from accupoison.replay import check_replay, digest, save_batch
-from accupoison.settings import OnlineConfig, at_home
-from accupoison.threat import threat_model
 from accupoison.types import Phase, Step
 
 INPUTS = ("data", "checkpoint", "early", "replay")

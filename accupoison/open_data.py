@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from accupoison.config.schema import DataSettings
 from accupoison.data import DataSet, Splits, SplitSizes, load, split
-from accupoison.settings import DataSettings
 
 
 def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Splits]:

@@ -91,7 +91,7 @@ class Registry(Generic[T]):
         return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}  # type: ignore[arg-type]
 
     def build(self, name: str, settings: Mapping[str, Any]) -> T:
-        """Return a new instance with ``settings``, already checked by :mod:`accupoison.config`."""
+        """Return a new instance with ``settings``, already checked by :mod:`accupoison.config.layers`."""
         return self.get(name)(**settings)
 
     def _search(self) -> None:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.attacks import Attack
+from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
 from accupoison.loop.schedule import CRAFTED
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import expect, holds, read_json, reason, write_atomically
 from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory
-from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
 
 FIX = "restore a copy or make the run again"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.base_model import BaseModel, data_identity, place, spec_for
+from accupoison.config.schema import BurninConfig, TrainSettings
 from accupoison.data import DataSet, Splits, crop_flip
 from accupoison.data.dataset import Stats
 from accupoison.defenses.clip import clip
@@ -20,7 +21,6 @@ from accupoison.models import ModelSpec, build_model
 from accupoison.open_data import open_data
 from accupoison.privacy import epsilon_of
 from accupoison.rng import derive, generator, global_seed
-from accupoison.settings import BurninConfig, TrainSettings
 from accupoison.types import Batch, Forward, Grads
 from accupoison.updates import check_private, private_gradients
 

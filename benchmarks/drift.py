@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from accupoison.config import Layer
+from accupoison.config.layers import Layer
 from accupoison.records.files import read_json
 from accupoison.records.tags import SUMMARY
 from accupoison.report.table import markdown

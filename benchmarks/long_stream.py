@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from accupoison.burnin import run_burnin
-from accupoison.config import preset
+from accupoison.config.layers import preset
+from accupoison.config.schema import burnin_config, online_config
 from accupoison.online import LEDGER_ROWS, OnlineRun
 from accupoison.records.tags import METRICS
-from accupoison.settings import burnin_config, online_config
 
 HERE = Path(__file__).parent
 EARLY = 500

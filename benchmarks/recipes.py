@@ -16,13 +16,13 @@ import numpy as np
 from scipy import stats
 
 from accupoison.burnin import FINAL, run_burnin
-from accupoison.config import Layer, preset
+from accupoison.config.layers import Layer, preset
+from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.records.files import read_json
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.report.table import markdown
-from accupoison.settings import BurninConfig, burnin_config
 from accupoison.training import Burnin, batch_size
 from accupoison.workers import carry_out
 from benchmarks.runs import check_settings, run_stream

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from accupoison.config import Layer, plain
+from accupoison.config.layers import Layer, plain
+from accupoison.config.schema import BurninConfig, OnlineConfig, at_home, online_config
 from accupoison.online import OnlineRun
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, differences
 from accupoison.records.tags import SUMMARY
-from accupoison.settings import BurninConfig, OnlineConfig, at_home, online_config
 
 
 def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from accupoison.audit.challenge import CLASSES, IMAGENET, NETWORKS
-from accupoison.config import Layer
+from accupoison.config.layers import Layer
+from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.open_data import open_data
 from accupoison.records.files import write_atomically
 from accupoison.rng import derive, generator
-from accupoison.settings import BurninConfig, burnin_config
 from accupoison.training import Burnin
 
 NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}

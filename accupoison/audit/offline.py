@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.audit.metric import logit_scores
-from accupoison.config import Layer, plain, resolve
+from accupoison.config.layers import Layer, plain, resolve
+from accupoison.config.schema import (
+    BurninConfig,
+    DataSettings,
+    ModelSettings,
+    RunSettings,
+    TrainSettings,
+    UpdateSettings,
+    at_home,
+)
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
@@ -24,15 +33,6 @@ from accupoison.open_data import open_data
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
-from accupoison.settings import (
-    BurninConfig,
-    DataSettings,
-    ModelSettings,
-    RunSettings,
-    TrainSettings,
-    UpdateSettings,
-    at_home,
-)
 from accupoison.speed import ceiling, training_flops
 from accupoison.training import Burnin
 from accupoison.types import ModelView

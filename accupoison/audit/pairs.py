@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet, DataStream, Splits, make_stream
 from accupoison.errors import InputError
 from accupoison.rng import generator
-from accupoison.settings import OnlineConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from accupoison.audit.metric import TINY
 from accupoison.audit.results import Samples
 from accupoison.audit.roc import RocSummary, roc_summary
 from accupoison.build import Built, build_simulation
+from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.evaluate import CHUNK
@@ -22,7 +23,6 @@ from accupoison.online import check_inputs, input_digests, stored_ledger
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
 from accupoison.records.run_directory import CONFIG, RunDirectory
-from accupoison.settings import OnlineConfig, online_config
 from accupoison.types import ModelView
 
 

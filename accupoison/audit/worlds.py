@@ -17,7 +17,8 @@ from accupoison.audit.run import config_of, finished
 from accupoison.audit.victims import Attacker, Outcome, World, collect, exposure_of, facts, read_world
 from accupoison.build import Built, build_simulation, find_checkpoint
 from accupoison.burnin import FINAL, run_burnin
-from accupoison.config import plain
+from accupoison.config.layers import plain
+from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project
@@ -28,7 +29,6 @@ from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.replay import check_batch, load_batch
 from accupoison.rng import derive
-from accupoison.settings import OnlineConfig, burnin_config
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
 from accupoison.workers import carry_out
 

@@ -159,7 +159,7 @@ def offline(
     from accupoison.audit.offline import offline_config, run_offline
     from accupoison.audit.output import write_victims
     from accupoison.audit.victims import attack_victims
-    from accupoison.config import plain, preset
+    from accupoison.config.layers import plain, preset
     from accupoison.open_data import open_data
     from accupoison.report.table import markdown
 

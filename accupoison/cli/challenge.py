@@ -93,8 +93,8 @@ def make(
 ) -> None:
     """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
     from accupoison.audit.challenge_make import make_cell
-    from accupoison.config import plain, preset
-    from accupoison.settings import burnin_config
+    from accupoison.config.layers import plain, preset
+    from accupoison.config.schema import burnin_config
 
     settings = [data_place(), preset("burnin", "official"), *layers(file, pairs, flags)]
     if dry_run:

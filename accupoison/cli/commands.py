@@ -55,11 +55,11 @@ def burnin(
     Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ with final.pt, early.pt (the early snapshot that OURS
     compares with) and the training curves. Ctrl-C saves; --resume goes on.
     """
-    from accupoison import config as configuration
     from accupoison.base_model import default_place
     from accupoison.burnin import run_burnin
+    from accupoison.config import layers as configuration
+    from accupoison.config.schema import burnin_config
     from accupoison.records.run_directory import RunDirectory
-    from accupoison.settings import burnin_config
 
     _check_place(out, resume, resume_or_start)
     base = _base("burnin", recipe, "live", resume)
@@ -135,9 +135,9 @@ def online(
 
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
+    from accupoison.config.schema import online_config
     from accupoison.online import OnlineRun, describe
     from accupoison.records.run_directory import RunDirectory, TakenError, next_free
-    from accupoison.settings import online_config
 
     _check_place(out, resume, resume_or_start)
     base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
@@ -176,7 +176,7 @@ def _note(text: str) -> None:
 
 def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
     """Return the layers that the options change: a preset, or the settings that a run was started with."""
-    from accupoison import config
+    from accupoison.config import layers as config
     from accupoison.records.files import read_json
     from accupoison.records.run_directory import CONFIG, RunDirectory
 
@@ -193,7 +193,7 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
 
 def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str, Any]]:
     """Return the layers that a replay's options change: the settings of the run whose batches are sent again."""
-    from accupoison import config
+    from accupoison.config import layers as config
     from accupoison.replay import replay_layer
 
     if resume is not None:

@@ -31,12 +31,12 @@ def list_(as_json: bool) -> None:
 
 
 def _everything() -> dict[str, dict[str, str]]:
-    from accupoison import config
+    from accupoison.config import layers as config
+    from accupoison.config.schema import REGISTRIES
     from accupoison.data.sources import data_names
     from accupoison.data.stream import KINDS
     from accupoison.loop.schedule import TRIGGERS
     from accupoison.models import model_names
-    from accupoison.settings import REGISTRIES
 
     parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))

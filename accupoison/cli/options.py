@@ -81,7 +81,7 @@ def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the layers that options make: file, flags, ``--set``; later ones win."""
-    from accupoison import config
+    from accupoison.config import layers as config
 
     return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]
 

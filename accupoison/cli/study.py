@@ -23,7 +23,7 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
     GRIDS are TOML files such as grids/integrity.toml; the runs of that one go to logs/integrity. Interrupt it at will:
     the same command goes on.
     """
-    from accupoison.config import read_toml
+    from accupoison.config.layers import read_toml
     from accupoison.sweep import read_grid, run_grid
 
     plans = {grid: read_grid(read_toml(grid), CHECKPOINTS, (out or LOGS) / grid.stem) for grid in grids}
@@ -55,7 +55,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     run that is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
     """
     from accupoison.claims import read_claims
-    from accupoison.config import read_toml
+    from accupoison.config.layers import read_toml
     from accupoison.records.files import write_atomically
     from accupoison.report import (
         CAPTION,

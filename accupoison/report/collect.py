@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accupoison.config import Component, plain
+from accupoison.config.layers import Component, plain
+from accupoison.config.schema import REGISTRIES, OnlineConfig, online_config
 from accupoison.errors import InputError
 from accupoison.records.files import Wanted, expect, flatten, read_json
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import CONFIG, ENV
 from accupoison.records.tags import METRICS, SUMMARY
-from accupoison.settings import REGISTRIES, OnlineConfig, online_config
 
 BUDGET = ("eps", "steps")
 """Settings that a protocol sets for all components; they are not part of a label."""

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor
 
+from accupoison.config.schema import online_config
 from accupoison.defenses import DEFENSES, AdversarialTraining, Clip, Defense, DiscrepancyCorrection, Freeze, Trades
 from accupoison.errors import InputError
-from accupoison.settings import online_config
 from accupoison.testing import check_defense
 from accupoison.testing.coupling import check_coupling
 from accupoison.types import Batch, Context, Forward, Grads, ModelView

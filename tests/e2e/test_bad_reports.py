@@ -10,8 +10,8 @@ import pytest
 
 from accupoison.build import Built, build_simulation
 from accupoison.cli.demo import _place
+from accupoison.config.schema import OnlineConfig
 from accupoison.records.run_directory import RunDirectory, lock_directory
-from accupoison.settings import OnlineConfig
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 
 

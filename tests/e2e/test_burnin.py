@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from accupoison.base_model import BaseModel
+from accupoison.config.schema import TrainSettings
 from accupoison.records import checkpoint
 from accupoison.records.recorder import read_metrics
-from accupoison.settings import TrainSettings
 from accupoison.training import learning_rate
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, SET, call, done, outcome, refused
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from accupoison.config.schema import online_config
 from accupoison.online import OnlineRun
 from accupoison.privacy import epsilon_of
 from accupoison.records.recorder import read_metrics
-from accupoison.settings import online_config
 from tests.e2e.conftest import BURNIN, SET, done, outcome, refused
 
 PRIVATE = ("--norm", "group", "--update", "dpsgd", "--noise-multiplier", "2", "--max-grad-norm", "0.5")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.burnin import run_burnin
-from accupoison.config import preset
+from accupoison.config.layers import preset
+from accupoison.config.schema import burnin_config, online_config
 from accupoison.online import OnlineRun
 from accupoison.rng import global_seed
-from accupoison.settings import burnin_config, online_config
 from tests.e2e.conftest import SET, done, outcome
 
 DATA = {"name": "digits", "burnin": 200, "stream": 100, "trigger": 20, "val": 20, "trusted": 40, "monitor": 20}

@@ -12,11 +12,11 @@ import pytest
 
 from accupoison.attacks import ATTACKS
 from accupoison.burnin import never
-from accupoison.config import Layer, preset, read_toml
+from accupoison.config.layers import Layer, preset, read_toml
+from accupoison.config.schema import REGISTRIES, OnlineConfig, online_config
 from accupoison.defenses import DEFENSES
 from accupoison.online import OnlineRun
 from accupoison.records import checkpoint
-from accupoison.settings import REGISTRIES, OnlineConfig, online_config
 from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, done, outcome
 
 CHECKPOINTS = Path("checkpoints")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from accupoison.config import plain, preset
+from accupoison.config.layers import plain, preset
+from accupoison.config.schema import burnin_config
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
-from accupoison.settings import burnin_config
 from accupoison.speed import ceiling, flops, seconds, training_flops
 from benchmarks import alternatives, drift, phases, runs
 from benchmarks.processes import audit_task, peak, private_step

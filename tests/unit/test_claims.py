@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from accupoison.claims import read_claims
-from accupoison.config import read_toml
+from accupoison.config.layers import read_toml
+from accupoison.config.schema import online_config
 from accupoison.errors import InputError
 from accupoison.report import Run, claims_table
 from accupoison.report.claims import verdict
 from accupoison.report.outcomes import Estimate
-from accupoison.settings import online_config
 from accupoison.sweep import read_grid
 
 COASTING = 0.03

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from accupoison import config
 from accupoison.attacks import ATTACKS
 from accupoison.cli import cli
-from accupoison.config import assignments, coerce, number, plain, read_toml
+from accupoison.config import layers as config
+from accupoison.config.layers import assignments, coerce, number, plain, read_toml
+from accupoison.config.schema import at_home, burnin_config, online_config
 from accupoison.errors import InputError
 from accupoison.records.run_directory import RunDirectory, differences
-from accupoison.settings import at_home, burnin_config, online_config
 
 
 def shown(*arguments: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from accupoison.config import plain, read_toml
+from accupoison.config.layers import plain, read_toml
 from accupoison.sweep import read_grid
 
 ROOT = Path(__file__).parent.parent.parent

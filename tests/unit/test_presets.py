@@ -8,11 +8,11 @@ from accupoison.attacks import ATTACKS
 from accupoison.audit.offline import offline_config
 from accupoison.cli import cli
 from accupoison.cli.options import FLAGS
-from accupoison.config import Layer, plain, preset, presets
+from accupoison.config.layers import Layer, plain, preset, presets
+from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.records.files import as_json
-from accupoison.settings import BurninConfig, OnlineConfig, burnin_config, online_config
 
 PLACE = ["--out", "--resume", "--config", "--set", "--dry-run"]
 OUTPUT = ["--quiet", "--json"]

@@ -9,13 +9,13 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
+from accupoison.config.schema import online_config
 from accupoison.errors import InputError
 from accupoison.report import Run, brief, curves, estimate, outcome_table, retention, retention_table
 from accupoison.report.collect import label
 from accupoison.report.groups import group
 from accupoison.report.outcomes import harm, trigger_effect, yardstick
 from accupoison.report.table import markdown
-from accupoison.settings import online_config
 
 
 def made_up(

@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from accupoison.attacks import ATTACKS
-from accupoison.config import preset, presets
+from accupoison.config.layers import preset, presets
+from accupoison.config.schema import OnlineConfig, online_config
+from accupoison.config.threat_model import threat_model
 from accupoison.defenses import DEFENSES
-from accupoison.settings import OnlineConfig, online_config
-from accupoison.threat import threat_model
 
 
 def config(*layers: dict[str, Any], preset_name: str = "fresh") -> OnlineConfig:

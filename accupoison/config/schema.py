@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from accupoison.attacks import ATTACKS
-from accupoison.config import Component, Layer, resolve
-from accupoison.defenses import DEFENSES
-from accupoison.errors import InputError
-from accupoison.loop.schedule import Plan
-from accupoison.records.files import expect, read_json
-from accupoison.records.run_directory import CONFIG, RunDirectory
-from accupoison.registry import Registry
-from accupoison.sections import DataSettings, ModelSettings, RunSettings, TrainSettings, UpdateSettings
-from accupoison.stream_sections import (
+from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings, UpdateSettings
+from accupoison.config.layers import Component, Layer, resolve
+from accupoison.config.online import (
     EvaluateSettings,
     OptimSettings,
     StartSettings,
@@ -22,6 +16,12 @@ from accupoison.stream_sections import (
     StreamSettings,
     TriggerSettings,
 )
+from accupoison.defenses import DEFENSES
+from accupoison.errors import InputError
+from accupoison.loop.schedule import Plan
+from accupoison.records.files import expect, read_json
+from accupoison.records.run_directory import CONFIG, RunDirectory
+from accupoison.registry import Registry
 
 __all__ = [
     "REGISTRIES",

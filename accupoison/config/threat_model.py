@@ -1,7 +1,7 @@
 """The threat model of a run in one line."""
 
+from accupoison.config.schema import REGISTRIES, OnlineConfig
 from accupoison.loop.schedule import CRAFTED
-from accupoison.settings import REGISTRIES, OnlineConfig
 
 
 def threat_model(config: OnlineConfig, *, images: bool = True) -> str:

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from accupoison.config.burnin import check_rate, check_seed
 from accupoison.data.stream import KINDS, POOLS
 from accupoison.defenses.clip import check_clipping
 from accupoison.errors import InputError, did_you_mean
-from accupoison.sections import check_rate, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Settings: from layers of text to frozen, checked dataclasses."""
