@@ -11,7 +11,7 @@ from accupoison.base_model import BaseModel
 from accupoison.config.layers import plain
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
-from accupoison.evaluate import evaluate, monitor
+from accupoison.measure.accuracy import evaluate, monitor
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.records.tags import SUMMARY

@@ -18,9 +18,9 @@ from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
-from accupoison.measure import Meter
-from accupoison.membership import membership_auc
-from accupoison.privacy import Accountant
+from accupoison.measure.dp_accountant import Accountant
+from accupoison.measure.evaluator import Meter
+from accupoison.measure.membership import membership_auc
 from accupoison.records.files import writing
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import RunRecorder

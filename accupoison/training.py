@@ -16,10 +16,10 @@ from accupoison.defenses.clip import clip
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
+from accupoison.measure.dp_accountant import epsilon_of
 from accupoison.model_check import check_images
 from accupoison.models import ModelSpec, build_model
 from accupoison.open_data import open_data
-from accupoison.privacy import epsilon_of
 from accupoison.rng import derive, generator, global_seed
 from accupoison.types import Batch, Forward, Grads
 from accupoison.updates import check_private, private_gradients

@@ -11,8 +11,8 @@ import click
 import torch
 
 from accupoison.accel.memory import keep_freed_memory
+from accupoison.measure.hardware import ceiling
 from accupoison.report.table import markdown
-from accupoison.speed import ceiling
 from benchmarks.phases import Bench, measure_phases
 from benchmarks.processes import audit_speed, memory, private_memory, start_up
 

@@ -23,11 +23,11 @@ from accupoison.accel.memory import keep_freed_memory
 from accupoison.attacks.accumulative import craft_accumulative, tilt
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence
-from accupoison.evaluate import answers
 from accupoison.gradients import frozen, gradient, inner, project, signed_ascent, slope_and_curvature, unit
 from accupoison.learner import view_of
+from accupoison.measure.accuracy import answers
+from accupoison.measure.hardware import seconds
 from accupoison.report.table import markdown
-from accupoison.speed import seconds
 from accupoison.types import ModelView
 from benchmarks.phases import ALWAYS, EPS, Bench, plain, pytorchs_kernels, slope_of_alignment, unprepared
 from benchmarks.processes import peak, run
@@ -78,7 +78,7 @@ def preparation(bench: Bench) -> Ways:
 def rows_at_once(bench: Bench) -> Ways:
     """Return an evaluation of more and of fewer rows at a time."""
     work = {"evaluate 2,000": fixed(bench)["evaluate 2,000"]}
-    return beside(work, "400 at a time", "200 (before)", partial(patch, "accupoison.evaluate.CHUNK", 200))
+    return beside(work, "400 at a time", "200 (before)", partial(patch, "accupoison.measure.accuracy.CHUNK", 200))
 
 
 def beside(work: Ways, now: str, before: str, context: Callable[[], AbstractContextManager[object]]) -> Ways:

@@ -17,11 +17,11 @@ from accupoison.base_model import place
 from accupoison.data import DataSet, split
 from accupoison.defenses import Defense
 from accupoison.defenses.dsc import correct
-from accupoison.evaluate import evaluate
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.measure.accuracy import evaluate
+from accupoison.measure.hardware import ceiling, flops, seconds
 from accupoison.models import ModelSpec, build_model
-from accupoison.speed import ceiling, flops, seconds
 from accupoison.types import Batch, Grads, ModelView
 from accupoison.updates import SGD
 

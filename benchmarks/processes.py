@@ -19,8 +19,8 @@ from accupoison.base_model import place
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.measure.hardware import seconds
 from accupoison.models import ModelSpec, build_model
-from accupoison.speed import seconds
 from accupoison.types import Batch
 from accupoison.updates import DPSGD
 

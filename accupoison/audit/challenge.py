@@ -14,7 +14,7 @@ from accupoison.audit.pickles import read_pickle
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
-from accupoison.evaluate import CHUNK
+from accupoison.measure.accuracy import CHUNK
 from accupoison.models import ModelSpec, build_model
 from accupoison.records.foreign import load_weights, put_into
 

@@ -26,14 +26,14 @@ from accupoison.config.schema import (
 )
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.evaluate import CHUNK
 from accupoison.gradients import frozen
 from accupoison.learner import Learner
+from accupoison.measure.accuracy import CHUNK
+from accupoison.measure.hardware import ceiling, training_flops
 from accupoison.open_data import open_data
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
-from accupoison.speed import ceiling, training_flops
 from accupoison.training import Burnin
 from accupoison.types import ModelView
 from accupoison.workers import carry_out

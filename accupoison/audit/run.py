@@ -16,9 +16,9 @@ from accupoison.build import Built, build_simulation
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.evaluate import CHUNK
 from accupoison.gradients import frozen
-from accupoison.membership import evenly, never_learnt
+from accupoison.measure.accuracy import CHUNK
+from accupoison.measure.membership import evenly, never_learnt
 from accupoison.online import check_inputs, input_digests, stored_ledger
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger

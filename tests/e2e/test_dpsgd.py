@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from accupoison.config.schema import online_config
+from accupoison.measure.dp_accountant import epsilon_of
 from accupoison.online import OnlineRun
-from accupoison.privacy import epsilon_of
 from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import BURNIN, SET, done, outcome, refused
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from accupoison.attacks.noise import noisy
 from accupoison.data import DataSet, Splits
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.learner import view_of
 from accupoison.loop.discrepancy_probe import probe, separation
+from accupoison.measure.accuracy import CHUNK, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.rng import generator
 from tests.nets import random_batch, random_net
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from accupoison.config.layers import plain, preset
 from accupoison.config.schema import burnin_config
+from accupoison.measure.hardware import ceiling, flops, seconds, training_flops
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
-from accupoison.speed import ceiling, flops, seconds, training_flops
 from benchmarks import alternatives, drift, phases, runs
 from benchmarks.processes import audit_task, peak, private_step
 
@@ -62,7 +62,9 @@ def test_operations_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) ->
     assert training_flops(nn.Linear(7, 3), torch.rand(4, 7)) == pytest.approx(
         2 * 2 * 7 * 3
     )  # no gradient of the images
-    monkeypatch.setattr("accupoison.speed.seconds", lambda work, repeats: [work() or 1.0, 4.0, 2.0][:repeats])
+    monkeypatch.setattr(
+        "accupoison.measure.hardware.seconds", lambda work, repeats: [work() or 1.0, 4.0, 2.0][:repeats]
+    )
     assert ceiling(torch.device("cpu"), repeats=3) == 2 * 2048**3 / 2.0
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.evaluate import answers
 from accupoison.loop.discrepancy_probe import separation
+from accupoison.measure.accuracy import answers
 from accupoison.records.ledger import Ledger
 from accupoison.types import ModelView
 

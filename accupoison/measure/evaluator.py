@@ -9,9 +9,9 @@ from torch import Tensor
 
 from accupoison.config.schema import EvaluateSettings, StopSettings
 from accupoison.data import DataSet, Splits
-from accupoison.evaluate import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.learner import view_of
 from accupoison.loop.simulation import Simulation
+from accupoison.measure.accuracy import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.types import Phase, Step
 
 AVERAGED = (

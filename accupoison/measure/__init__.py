@@ -1,0 +1,1 @@
+"""What is measured of a model and of a run: accuracy, membership, privacy spent, the machine's speed."""
