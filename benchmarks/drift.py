@@ -20,7 +20,7 @@ from accupoison.config.layers import Layer
 from accupoison.records.files import read_json
 from accupoison.records.tags import SUMMARY
 from accupoison.report.table import markdown
-from accupoison.workers import carry_out
+from accupoison.runs.workers import carry_out
 from benchmarks.phases import plain
 from benchmarks.runs import run_stream
 

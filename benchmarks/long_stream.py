@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from accupoison.burnin import run_burnin
 from accupoison.config.layers import preset
 from accupoison.config.schema import burnin_config, online_config
-from accupoison.online import LEDGER_ROWS, OnlineRun
 from accupoison.records.tags import METRICS
+from accupoison.runs.burnin import run_burnin
+from accupoison.runs.online import LEDGER_ROWS, OnlineRun
 
 HERE = Path(__file__).parent
 EARLY = 500

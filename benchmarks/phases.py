@@ -13,7 +13,6 @@ from torch import Tensor
 
 from accupoison.attacks.accumulative import alignment, craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
-from accupoison.base_model import place
 from accupoison.data import DataSet, split
 from accupoison.defenses import Defense
 from accupoison.defenses.dsc import correct
@@ -22,6 +21,7 @@ from accupoison.loop.context import StepContext
 from accupoison.measure.accuracy import evaluate
 from accupoison.measure.hardware import ceiling, flops, seconds
 from accupoison.models import ModelSpec, build_model
+from accupoison.runs.base_model import place
 from accupoison.types import Batch, Grads, ModelView
 from accupoison.updates import SGD
 

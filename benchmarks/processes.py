@@ -15,12 +15,12 @@ import torch
 from accupoison.accel.memory import keep_freed_memory
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores
-from accupoison.base_model import place
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.measure.hardware import seconds
 from accupoison.models import ModelSpec, build_model
+from accupoison.runs.base_model import place
 from accupoison.types import Batch
 from accupoison.updates import DPSGD
 

@@ -15,7 +15,6 @@ import click
 import numpy as np
 from scipy import stats
 
-from accupoison.burnin import FINAL, run_burnin
 from accupoison.config.layers import Layer, preset
 from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.records.files import read_json
@@ -23,8 +22,9 @@ from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.report.table import markdown
-from accupoison.training import Burnin, batch_size
-from accupoison.workers import carry_out
+from accupoison.runs.burnin import FINAL, run_burnin
+from accupoison.runs.trainer import Burnin, batch_size
+from accupoison.runs.workers import carry_out
 from benchmarks.runs import check_settings, run_stream
 
 HERE = Path(__file__).parent

@@ -6,10 +6,10 @@ import click
 
 from accupoison.config.layers import Layer, plain
 from accupoison.config.schema import BurninConfig, OnlineConfig, at_home, online_config
-from accupoison.online import OnlineRun
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, differences
 from accupoison.records.tags import SUMMARY
+from accupoison.runs.online import OnlineRun
 
 
 def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:

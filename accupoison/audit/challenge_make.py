@@ -14,10 +14,10 @@ from accupoison.config.layers import Layer
 from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError, did_you_mean
-from accupoison.open_data import open_data
 from accupoison.records.files import write_atomically
 from accupoison.rng import derive, generator
-from accupoison.training import Burnin
+from accupoison.runs.open_data import open_data
+from accupoison.runs.trainer import Burnin
 
 NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}
 """Our data sets and the challenge's names for them."""

@@ -30,13 +30,13 @@ from accupoison.gradients import frozen
 from accupoison.learner import Learner
 from accupoison.measure.accuracy import CHUNK
 from accupoison.measure.hardware import ceiling, training_flops
-from accupoison.open_data import open_data
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
-from accupoison.training import Burnin
+from accupoison.runs.open_data import open_data
+from accupoison.runs.trainer import Burnin
+from accupoison.runs.workers import carry_out
 from accupoison.types import ModelView
-from accupoison.workers import carry_out
 
 POOLS = ("victims", "shadows")
 QUERIES = ("plain", "flip", "up", "down", "left", "right")

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from accupoison.audit.metric import TINY
 from accupoison.audit.results import Samples
 from accupoison.audit.roc import RocSummary, roc_summary
-from accupoison.build import Built, build_simulation
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import frozen
 from accupoison.measure.accuracy import CHUNK
 from accupoison.measure.membership import evenly, never_learnt
-from accupoison.online import check_inputs, input_digests, stored_ledger
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
 from accupoison.records.run_directory import CONFIG, RunDirectory
+from accupoison.runs.build import Built, build_simulation
+from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
 
 

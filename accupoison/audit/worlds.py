@@ -15,22 +15,22 @@ from accupoison.audit.offline import MOST, check_queries, share_of_ceiling, sign
 from accupoison.audit.pairs import Pairs, pair
 from accupoison.audit.run import config_of, finished
 from accupoison.audit.victims import Attacker, Outcome, World, collect, exposure_of, facts, read_world
-from accupoison.build import Built, build_simulation, find_checkpoint
-from accupoison.burnin import FINAL, run_burnin
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project
 from accupoison.loop.schedule import CRAFTED
-from accupoison.online import input_digests
-from accupoison.open_data import open_data
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
-from accupoison.replay import check_batch, load_batch
 from accupoison.rng import derive
+from accupoison.runs.build import Built, build_simulation, find_checkpoint
+from accupoison.runs.burnin import FINAL, run_burnin
+from accupoison.runs.online import input_digests
+from accupoison.runs.open_data import open_data
+from accupoison.runs.replay import check_batch, load_batch
+from accupoison.runs.workers import carry_out
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
-from accupoison.workers import carry_out
 
 POISONS, BURNINS = ("per-world", "transfer"), ("shared", "own")
 LEAST = 8

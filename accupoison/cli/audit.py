@@ -160,8 +160,8 @@ def offline(
     from accupoison.audit.output import write_victims
     from accupoison.audit.victims import attack_victims
     from accupoison.config.layers import plain, preset
-    from accupoison.open_data import open_data
     from accupoison.report.table import markdown
+    from accupoison.runs.open_data import open_data
 
     config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)])
     if dry_run:

@@ -21,7 +21,7 @@ from accupoison.cli.options import (
 )
 from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar
 from accupoison.errors import InputError
-from accupoison.interrupt import Interruption, StopRequest, exit_code, interruptible
+from accupoison.runs.interrupt import Interruption, StopRequest, exit_code, interruptible
 
 MARKS = {"burnin": "train", "online": "stream"}
 """A section that only the settings of this command have."""
@@ -55,11 +55,11 @@ def burnin(
     Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ with final.pt, early.pt (the early snapshot that OURS
     compares with) and the training curves. Ctrl-C saves; --resume goes on.
     """
-    from accupoison.base_model import default_place
-    from accupoison.burnin import run_burnin
     from accupoison.config import layers as configuration
     from accupoison.config.schema import burnin_config
     from accupoison.records.run_directory import RunDirectory
+    from accupoison.runs.base_model import default_place
+    from accupoison.runs.burnin import run_burnin
 
     _check_place(out, resume, resume_or_start)
     base = _base("burnin", recipe, "live", resume)
@@ -136,8 +136,8 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.config.schema import online_config
-    from accupoison.online import OnlineRun, describe
     from accupoison.records.run_directory import RunDirectory, TakenError, next_free
+    from accupoison.runs.online import OnlineRun, describe
 
     _check_place(out, resume, resume_or_start)
     base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
@@ -194,7 +194,7 @@ def _base(command: str, name: str | None, usual: str, resume: Path | None) -> li
 def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str, Any]]:
     """Return the layers that a replay's options change: the settings of the run whose batches are sent again."""
     from accupoison.config import layers as config
-    from accupoison.replay import replay_layer
+    from accupoison.runs.replay import replay_layer
 
     if resume is not None:
         raise InputError(

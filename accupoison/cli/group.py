@@ -11,8 +11,8 @@ import click
 import accupoison
 from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
-from accupoison.interrupt import exit_code, raise_on_signals
 from accupoison.records.files import is_text
+from accupoison.runs.interrupt import exit_code, raise_on_signals
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
 

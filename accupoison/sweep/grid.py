@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accupoison.base_model import default_place
 from accupoison.claims import read_claims
 from accupoison.config import layers as config
 from accupoison.config.burnin import check_seed
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import directory_name
+from accupoison.runs.base_model import default_place
 
 MOST = 100_000
 """Runs of a grid; more are a typing error."""

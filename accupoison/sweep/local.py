@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
-from accupoison.burnin import FINAL, run_burnin
 from accupoison.config.layers import plain
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
-from accupoison.interrupt import interruptible
-from accupoison.online import INPUTS, OnlineRun, check_inputs, input_digests
-from accupoison.open_data import open_data
 from accupoison.records.files import expect, read_json
 from accupoison.records.run_directory import CONFIG, ENV, RunDirectory, differences
 from accupoison.records.tags import SUMMARY
+from accupoison.runs.burnin import FINAL, run_burnin
+from accupoison.runs.interrupt import interruptible
+from accupoison.runs.online import INPUTS, OnlineRun, check_inputs, input_digests
+from accupoison.runs.open_data import open_data
+from accupoison.runs.workers import carry_out
 from accupoison.sweep.grid import Grid, RunSpec
-from accupoison.workers import carry_out
 
 Report = Callable[[int, int, str], None]
 """Told (tasks done, tasks in all, what was done last)."""

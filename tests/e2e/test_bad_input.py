@@ -238,7 +238,7 @@ def test_what_the_system_refuses(error: Exception, message: str, work: Path, mon
     def fail(*arguments: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr("accupoison.online.build_simulation", fail)
+    monkeypatch.setattr("accupoison.runs.online.build_simulation", fail)
     assert refused(*ONLINE).startswith(f"Error: {message}")
 
 
@@ -246,5 +246,5 @@ def test_other_errors_are_bugs(work: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*arguments: object, **more: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("accupoison.online.build_simulation", fail)
+    monkeypatch.setattr("accupoison.runs.online.build_simulation", fail)
     assert isinstance(call(*ONLINE).exception, RuntimeError)

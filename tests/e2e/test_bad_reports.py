@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from accupoison.build import Built, build_simulation
 from accupoison.cli.demo import _place
 from accupoison.config.schema import OnlineConfig
 from accupoison.records.run_directory import RunDirectory, lock_directory
+from accupoison.runs.build import Built, build_simulation
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 
 
@@ -123,7 +123,7 @@ def test_a_name_taken_in_the_meantime_is_numbered(work: Path, monkeypatch: pytes
             others.append(RunDirectory.create(first, {"seed": 3}, {}))
         return build_simulation(config, root)
 
-    monkeypatch.setattr("accupoison.online.build_simulation", slowly)
+    monkeypatch.setattr("accupoison.runs.online.build_simulation", slowly)
     found = json.loads(done(*ONLINE, "--json").stdout)
     assert found["run"] == f"{first}-2"
     assert f"{first} is in use by another run" in refused(*ONLINE, "--out", first)

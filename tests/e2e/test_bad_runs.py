@@ -15,11 +15,11 @@ import pytest
 
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
-from accupoison.online import OnlineRun
 from accupoison.records import checkpoint
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
+from accupoison.runs.online import OnlineRun
 from accupoison.types import Batch, Context, Step, Verdict
 from accupoison.updates import SGD
 from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, done, outcome, refused, resaved, sentence
@@ -203,7 +203,7 @@ FULL_DISK = """
 import resource
 from accupoison.cli import main
 from accupoison.records.ledger import Ledger
-from accupoison.online import OnlineRun
+from accupoison.runs.online import OnlineRun
 record = OnlineRun._record
 def filling(run, step):
     if run.meter.steps == 2:

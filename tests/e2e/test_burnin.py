@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.base_model import BaseModel
 from accupoison.config.schema import TrainSettings
 from accupoison.records import checkpoint
 from accupoison.records.recorder import read_metrics
-from accupoison.training import learning_rate
+from accupoison.runs.base_model import BaseModel
+from accupoison.runs.trainer import learning_rate
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, SET, call, done, outcome, refused
 
 CPU = torch.device("cpu")
@@ -176,7 +176,7 @@ def test_a_model_of_ones_own(work: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 STOPPED = """
 import os, signal, sys
 from accupoison.cli import main
-from accupoison.training import Burnin
+from accupoison.runs.trainer import Burnin
 number, count = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 original, calls = Burnin._train_step, []
 def stopping(self, ids):
@@ -223,7 +223,7 @@ def same_training(run: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("every", [1, 7, 10])
 def test_stopped_and_resumed_again_and_again(every: int, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accupoison import burnin
+    from accupoison.runs import burnin
 
     asked = stop_every(every)
     original = burnin.run_burnin

@@ -8,8 +8,8 @@ import pytest
 
 from accupoison.config.schema import online_config
 from accupoison.measure.dp_accountant import epsilon_of
-from accupoison.online import OnlineRun
 from accupoison.records.recorder import read_metrics
+from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import BURNIN, SET, done, outcome, refused
 
 PRIVATE = ("--norm", "group", "--update", "dpsgd", "--noise-multiplier", "2", "--max-grad-norm", "0.5")

@@ -26,7 +26,7 @@ COMMANDS = {
 }
 EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.truncate"}
 context = multiprocessing.get_context("forkserver")  # imports torch once, and forks before anything is computed
-context.set_forkserver_preload(["accupoison.online", "accupoison.cli.commands", "sklearn.metrics", __name__])
+context.set_forkserver_preload(["accupoison.runs.online", "accupoison.cli.commands", "sklearn.metrics", __name__])
 
 
 class Killer:

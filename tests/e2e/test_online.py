@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.base_model import BaseModel
 from accupoison.models import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
+from accupoison.runs.base_model import BaseModel
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, done, outcome, refused
 
 

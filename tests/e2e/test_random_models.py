@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison.burnin import run_burnin
 from accupoison.config.layers import preset
 from accupoison.config.schema import burnin_config, online_config
-from accupoison.online import OnlineRun
 from accupoison.rng import global_seed
+from accupoison.runs.burnin import run_burnin
+from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import SET, done, outcome
 
 DATA = {"name": "digits", "burnin": 200, "stream": 100, "trigger": 20, "val": 20, "trusted": 40, "monitor": 20}

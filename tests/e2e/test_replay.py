@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from accupoison.config.schema import online_config
-from accupoison.online import OnlineRun
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
+from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
 
 SAVED = (*ONLINE, "--save-batches", "--out", "source")

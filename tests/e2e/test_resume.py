@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from accupoison.attacks import ATTACKS
-from accupoison.burnin import never
 from accupoison.config.layers import Layer, preset, read_toml
 from accupoison.config.schema import REGISTRIES, OnlineConfig, online_config
 from accupoison.defenses import DEFENSES
-from accupoison.online import OnlineRun
 from accupoison.records import checkpoint
+from accupoison.runs.burnin import never
+from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, done, outcome
 
 CHECKPOINTS = Path("checkpoints")
@@ -141,7 +141,7 @@ def test_resuming_a_finished_run_changes_nothing(work: Path) -> None:
 KILLED = """
 import os, signal, sys
 from accupoison.cli import main
-from accupoison import online
+from accupoison.runs import online
 where, count = sys.argv.pop(1), int(sys.argv.pop(1))
 owner, name = {"step": (online.OnlineRun, "_record"), "save": (online.RunDirectory, "save_state")}[where]
 original, calls = getattr(owner, name), []

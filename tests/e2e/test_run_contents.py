@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from accupoison.online import OnlineRun
 from accupoison.records import checkpoint
+from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused, resaved
 from tests.e2e.test_bad_runs import cut, digit, files_of, flip, swapped, zeros
 from tests.e2e.test_sweep import GRID

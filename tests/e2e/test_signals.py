@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from accupoison.interrupt import SIGNALS
-from accupoison.online import OnlineRun
 from accupoison.records import checkpoint
-from accupoison.training import Burnin
+from accupoison.runs.interrupt import SIGNALS
+from accupoison.runs.online import OnlineRun
+from accupoison.runs.trainer import Burnin
 from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, SET, call, done, outcome, refused
 
 SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 2), (signal.SIGINT, 2, 130, 2)]

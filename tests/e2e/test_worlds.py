@@ -11,7 +11,7 @@ import torch
 from accupoison.audit.worlds import Transfer
 from accupoison.data import load
 from accupoison.loop.context import StepContext
-from accupoison.replay import load_batch
+from accupoison.runs.replay import load_batch
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
 
 BIG = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")

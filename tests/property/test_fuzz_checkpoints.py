@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from accupoison.audit.pickles import read_pickle
-from accupoison.base_model import BaseModel
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.models import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights
+from accupoison.runs.base_model import BaseModel
 from accupoison.testing.bench import same
 
 SPEC = ModelSpec(name="convnet", width=2, num_classes=3)

@@ -13,7 +13,7 @@ from accupoison.audit.pickles import read_pickle
 from accupoison.audit.predictions import read_predictions
 from accupoison.data import load
 from accupoison.records.ledger import COLUMNS, ROW, Ledger
-from accupoison.replay import load_batch
+from accupoison.runs.replay import load_batch
 from tests.damage import outcomes
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
 from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
@@ -20,6 +19,7 @@ from accupoison.learner import Learner
 from accupoison.models import IMAGE_MODELS, ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights, put_into
+from accupoison.runs.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec(name="resnet8", width=4, num_classes=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

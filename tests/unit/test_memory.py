@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from accupoison import workers
 from accupoison.cli import group
+from accupoison.runs import workers
 
 PROBE = """
 import resource, sys

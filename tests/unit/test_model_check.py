@@ -14,8 +14,8 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.learner import Learner
-from accupoison.model_check import check_images
 from accupoison.models import MODELS, ModelSpec, build_model
+from accupoison.runs.model_check import check_images
 from tests.unit.test_base_model import data
 
 CLASSES = 3

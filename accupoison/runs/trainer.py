@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.base_model import BaseModel, data_identity, place, spec_for
 from accupoison.config.schema import BurninConfig, TrainSettings
 from accupoison.data import DataSet, Splits, crop_flip
 from accupoison.data.dataset import Stats
@@ -17,10 +16,11 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.measure.dp_accountant import epsilon_of
-from accupoison.model_check import check_images
 from accupoison.models import ModelSpec, build_model
-from accupoison.open_data import open_data
 from accupoison.rng import derive, generator, global_seed
+from accupoison.runs.base_model import BaseModel, data_identity, place, spec_for
+from accupoison.runs.model_check import check_images
+from accupoison.runs.open_data import open_data
 from accupoison.types import Batch, Forward, Grads
 from accupoison.updates import check_private, private_gradients
 

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accupoison.build import build_simulation, find_checkpoint
-from accupoison.burnin import Progress, never
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, at_home
 from accupoison.config.threat_model import threat_model
@@ -26,7 +24,9 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, environment
 from accupoison.records.tags import SUMMARY
-from accupoison.replay import check_replay, digest, save_batch
+from accupoison.runs.build import build_simulation, find_checkpoint
+from accupoison.runs.burnin import Progress, never
+from accupoison.runs.replay import check_replay, digest, save_batch
 from accupoison.types import Phase, Step
 
 INPUTS = ("data", "checkpoint", "early", "replay")

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accupoison.base_model import BaseModel, default_place
-from accupoison.burnin import EARLY, FINAL
 from accupoison.config.schema import REGISTRIES, OnlineConfig
 from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
@@ -18,9 +16,11 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.simulation import Simulation
-from accupoison.model_check import check_images
-from accupoison.open_data import open_data
-from accupoison.replay import replay_of
+from accupoison.runs.base_model import BaseModel, default_place
+from accupoison.runs.burnin import EARLY, FINAL
+from accupoison.runs.model_check import check_images
+from accupoison.runs.open_data import open_data
+from accupoison.runs.replay import replay_of
 from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, SGD, check_private
 

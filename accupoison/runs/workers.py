@@ -15,7 +15,7 @@ import torch
 
 from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
-from accupoison.interrupt import SIGNALS, Interruption
+from accupoison.runs.interrupt import SIGNALS, Interruption
 
 Task = tuple[Callable[..., str], tuple[Any, ...]]
 """A function and its arguments; returns what the progress is told."""

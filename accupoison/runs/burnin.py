@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accupoison.base_model import BaseModel
 from accupoison.config.layers import plain
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
@@ -15,7 +14,8 @@ from accupoison.measure.accuracy import evaluate, monitor
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.records.tags import SUMMARY
-from accupoison.training import Burnin
+from accupoison.runs.base_model import BaseModel
+from accupoison.runs.trainer import Burnin
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"
 

@@ -1,0 +1,1 @@
+"""A burn-in and an online run, from settings to files."""
