@@ -22,7 +22,7 @@ from accupoison.cli.options import (
 from accupoison.cli.output import json_text, percent, progress_bar
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
-    from accupoison.audit import AttackResult
+    from accupoison.audit.results import AttackResult
 
 PATH = click.Path(path_type=Path)
 SEED = click.option(
@@ -61,7 +61,8 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
 
 
 def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
-    from accupoison.audit import audit_samples, write_ages, write_results
+    from accupoison.audit.output import write_ages, write_results
+    from accupoison.audit.results import audit_samples
     from accupoison.audit.run import audit_run
     from accupoison.records.files import write_json
 
@@ -108,7 +109,9 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
     samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
     """
-    from accupoison.audit import audit_samples, read_predictions, write_results
+    from accupoison.audit.output import write_results
+    from accupoison.audit.predictions import read_predictions
+    from accupoison.audit.results import audit_samples
 
     samples, shadow = read_predictions(file)
     scores, reported, results = audit_samples(samples, shadow, seed=seed)
@@ -242,7 +245,7 @@ def _speed(facts: "dict[str, Any]") -> str:
 
 
 def _table(results: "list[AttackResult]") -> str:
-    from accupoison.audit import table
+    from accupoison.audit.results import table
     from accupoison.report.table import markdown
 
     rows = table(results)

@@ -13,7 +13,7 @@ from accupoison.cli.group import one_line
 from accupoison.records.files import dump_row
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
-    from accupoison.report import Run
+    from accupoison.report.collect import Run
 
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 

@@ -16,10 +16,10 @@ from accupoison.config import layers as config
 from accupoison.config.schema import at_home, burnin_config, online_config
 from accupoison.errors import InputError
 from accupoison.records.recorder import read_metrics
-from accupoison.report import mechanism_table, outcome_table, retention_table, threat_lines
 from accupoison.report.collect import collect
+from accupoison.report.table import mechanism_table, outcome_table, retention_table, threat_lines
 from accupoison.runs.replay import replay_layer
-from accupoison.sweep import read_grid
+from accupoison.sweep.grid import read_grid
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
 T = TypeVar("T")

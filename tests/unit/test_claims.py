@@ -10,10 +10,10 @@ from accupoison.claims import read_claims
 from accupoison.config.layers import read_toml
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
-from accupoison.report import Run, claims_table
-from accupoison.report.claims import verdict
+from accupoison.report.claims import claims_table, verdict
+from accupoison.report.collect import Run
 from accupoison.report.outcomes import Estimate
-from accupoison.sweep import read_grid
+from accupoison.sweep.grid import read_grid
 
 COASTING = 0.03
 """What the coast step costs."""

@@ -11,11 +11,12 @@ from scipy import stats
 
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
-from accupoison.report import Run, brief, curves, estimate, outcome_table, retention, retention_table
-from accupoison.report.collect import label
+from accupoison.report.brief import brief
+from accupoison.report.collect import Run, label
+from accupoison.report.figure import curves
 from accupoison.report.groups import group
-from accupoison.report.outcomes import harm, trigger_effect, yardstick
-from accupoison.report.table import markdown
+from accupoison.report.outcomes import estimate, harm, retention, trigger_effect, yardstick
+from accupoison.report.table import markdown, outcome_table, retention_table
 
 
 def made_up(
