@@ -12,7 +12,7 @@ import torch
 
 from accupoison.accel.memory import keep_freed_memory
 from accupoison.measure.hardware import ceiling
-from accupoison.report.table import markdown
+from accupoison.study.tables import markdown
 from benchmarks.phases import Bench, measure_phases
 from benchmarks.processes import audit_speed, memory, private_memory, start_up
 

@@ -27,7 +27,7 @@ from accupoison.gradients import frozen, gradient, inner, project, signed_ascent
 from accupoison.learner import view_of
 from accupoison.measure.accuracy import answers
 from accupoison.measure.hardware import seconds
-from accupoison.report.table import markdown
+from accupoison.study.tables import markdown
 from accupoison.types import ModelView
 from benchmarks.phases import ALWAYS, EPS, Bench, plain, pytorchs_kernels, slope_of_alignment, unprepared
 from benchmarks.processes import peak, run

@@ -19,8 +19,8 @@ from scipy import stats
 from accupoison.config.layers import Layer
 from accupoison.records.files import read_json
 from accupoison.records.tags import SUMMARY
-from accupoison.report.table import markdown
 from accupoison.runs.workers import carry_out
+from accupoison.study.tables import markdown
 from benchmarks.phases import plain
 from benchmarks.runs import run_stream
 

@@ -21,10 +21,10 @@ from accupoison.records.files import read_json
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import METRICS, SUMMARY
-from accupoison.report.table import markdown
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.trainer import Burnin, batch_size
 from accupoison.runs.workers import carry_out
+from accupoison.study.tables import markdown
 from benchmarks.runs import check_settings, run_stream
 
 HERE = Path(__file__).parent

@@ -13,9 +13,9 @@ from accupoison.audit.roc import roc_summary
 from accupoison.audit.run import audit_run, values_of
 from accupoison.errors import InputError
 from accupoison.records.files import write_json
-from accupoison.report.collect import Run
-from accupoison.report.groups import Group, group
-from accupoison.report.outcomes import Estimate, estimate
+from accupoison.study.collect import Run
+from accupoison.study.groups import Group, group
+from accupoison.study.outcomes import Estimate, estimate
 
 SCORES = ("loss", "loss_change")
 UNSEEN, BURNIN, STREAM = "never seen", "burn-in", "stream"

@@ -23,7 +23,7 @@ def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -
     out. Writes ages.json, ages.csv, ages.png.
     """
     from accupoison.audit.ages import pool_ages, write_pooled
-    from accupoison.report.table import markdown
+    from accupoison.study.tables import markdown
 
     folder, collected = out or LOGS / "ages", gather(runs)
     with progress_bar("runs", hidden=quiet or as_json) as show:

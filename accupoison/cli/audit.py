@@ -163,8 +163,8 @@ def offline(
     from accupoison.audit.output import write_victims
     from accupoison.audit.victims import attack_victims
     from accupoison.config.layers import plain, preset
-    from accupoison.report.table import markdown
     from accupoison.runs.open_data import open_data
+    from accupoison.study.tables import markdown
 
     config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)])
     if dry_run:
@@ -216,7 +216,7 @@ def worlds(
     """
     from accupoison.audit.output import write_victims
     from accupoison.audit.worlds import Task, WorldSettings, audit_worlds, run_worlds
-    from accupoison.report.table import markdown
+    from accupoison.study.tables import markdown
 
     settings = WorldSettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
     folder = out or run / f"worlds-{count}-{poison}-{burnin}"
@@ -246,7 +246,7 @@ def _speed(facts: "dict[str, Any]") -> str:
 
 def _table(results: "list[AttackResult]") -> str:
     from accupoison.audit.results import table
-    from accupoison.report.table import markdown
+    from accupoison.study.tables import markdown
 
     rows = table(results)
     return markdown(list(rows[0]), [list(row.values()) for row in rows])

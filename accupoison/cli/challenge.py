@@ -46,7 +46,7 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
     from accupoison.audit.challenge import NETWORKS, attack_cells
     from accupoison.audit.output import write_challenge
     from accupoison.errors import InputError, did_you_mean
-    from accupoison.report.table import markdown
+    from accupoison.study.tables import markdown
 
     factories = {}
     for entry in networks:

@@ -34,10 +34,10 @@ RUNS = (
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
-    from accupoison.report.brief import brief
-    from accupoison.report.figure import curves
-    from accupoison.sweep.grid import read_grid
-    from accupoison.sweep.local import run_grid
+    from accupoison.study.demo_summary import brief
+    from accupoison.study.figures import curves
+    from accupoison.study.grid import read_grid
+    from accupoison.study.sweep import run_grid
 
     logs, lock = _place()
     with lock, progress_bar("demo", hidden=quiet) as show:

@@ -13,7 +13,7 @@ from accupoison.cli.group import one_line
 from accupoison.records.files import dump_row
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
-    from accupoison.report.collect import Run
+    from accupoison.study.collect import Run
 
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
@@ -41,7 +41,7 @@ def note(text: str) -> None:
 
 def gather(paths: Sequence[Path]) -> "list[Run]":
     """Return the ended runs in ``paths``; what cannot be used is named on standard error, and exit code 1 if all is."""
-    from accupoison.report.collect import collect
+    from accupoison.study.collect import collect
 
     runs = collect(paths, note)
     if not runs:

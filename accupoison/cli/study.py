@@ -24,8 +24,8 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
     the same command goes on.
     """
     from accupoison.config.layers import read_toml
-    from accupoison.sweep.grid import read_grid
-    from accupoison.sweep.local import run_grid
+    from accupoison.study.grid import read_grid
+    from accupoison.study.sweep import run_grid
 
     plans = {grid: read_grid(read_toml(grid), CHECKPOINTS, (out or LOGS) / grid.stem) for grid in grids}
     for grid, plan in plans.items():
@@ -55,12 +55,12 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png. A
     run that is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
     """
-    from accupoison.claims import read_claims
     from accupoison.config.layers import read_toml
     from accupoison.records.files import write_atomically
-    from accupoison.report.claims import claims_table
-    from accupoison.report.figure import curves
-    from accupoison.report.table import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
+    from accupoison.study.claims import read_claims
+    from accupoison.study.claims_table import claims_table
+    from accupoison.study.figures import curves
+    from accupoison.study.tables import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
 
     if as_json and claims is not None:
         raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")

@@ -105,7 +105,7 @@ def test_a_sweep_saves_the_run_that_it_is_at(work: Path) -> None:
 WATCHED = """
 import os, signal, sys
 from accupoison.cli import main
-from accupoison.sweep import local
+from accupoison.study import sweep as local
 burn = local.run_burnin
 def slow(config, out, **options):
     def progress(step, *rest):
@@ -141,7 +141,7 @@ def test_other_commands_say_that_the_same_command_goes_on(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(import_module("accupoison.report.collect"), "collect", interrupt)
+    monkeypatch.setattr(import_module("accupoison.study.collect"), "collect", interrupt)
     for function in ("audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)
     result = call(*words)

@@ -28,7 +28,7 @@ def test_heavy_modules_stay_out(work: Path) -> None:
     assert {"torch", "accupoison.runs.online", "sklearn"} <= online  # the digits are scikit-learn's
     assert online.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "matplotlib", "opacus"})
     others = loaded([*ONLINE, "--dry-run"], ["report", "run", "--json"])
-    assert {"torch", "accupoison.runs.online", "accupoison.report.collect"} <= others
+    assert {"torch", "accupoison.runs.online", "accupoison.study.collect"} <= others
     assert others.isdisjoint({"scipy.stats", "scipy.optimize", "sklearn", "matplotlib", "torchvision", "torch._dynamo"})
     tables = loaded(["report", "run"])
     assert Path("run/curves.png").exists()

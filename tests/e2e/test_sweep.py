@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from accupoison.cli import cli
 from accupoison.errors import InputError
-from accupoison.sweep.grid import read_grid
+from accupoison.study.grid import read_grid
 from tests.e2e.conftest import ENVIRONMENT
 
 GRID = """

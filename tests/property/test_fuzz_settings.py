@@ -16,10 +16,10 @@ from accupoison.config import layers as config
 from accupoison.config.schema import at_home, burnin_config, online_config
 from accupoison.errors import InputError
 from accupoison.records.recorder import read_metrics
-from accupoison.report.collect import collect
-from accupoison.report.table import mechanism_table, outcome_table, retention_table, threat_lines
 from accupoison.runs.replay import replay_layer
-from accupoison.sweep.grid import read_grid
+from accupoison.study.collect import collect
+from accupoison.study.grid import read_grid
+from accupoison.study.tables import mechanism_table, outcome_table, retention_table, threat_lines
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
 T = TypeVar("T")

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from accupoison.claims import read_claims
 from accupoison.config.layers import read_toml
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
-from accupoison.report.claims import claims_table, verdict
-from accupoison.report.collect import Run
-from accupoison.report.outcomes import Estimate
-from accupoison.sweep.grid import read_grid
+from accupoison.study.claims import read_claims
+from accupoison.study.claims_table import claims_table, verdict
+from accupoison.study.collect import Run
+from accupoison.study.grid import read_grid
+from accupoison.study.outcomes import Estimate
 
 COASTING = 0.03
 """What the coast step costs."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from accupoison.config.layers import plain, read_toml
-from accupoison.sweep.grid import read_grid
+from accupoison.study.grid import read_grid
 
 ROOT = Path(__file__).parent.parent.parent
 GRIDS = sorted((ROOT / "grids").rglob("*.toml"))

@@ -11,12 +11,12 @@ from scipy import stats
 
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
-from accupoison.report.brief import brief
-from accupoison.report.collect import Run, label
-from accupoison.report.figure import curves
-from accupoison.report.groups import group
-from accupoison.report.outcomes import estimate, harm, retention, trigger_effect, yardstick
-from accupoison.report.table import markdown, outcome_table, retention_table
+from accupoison.study.collect import Run, label
+from accupoison.study.demo_summary import brief
+from accupoison.study.figures import curves
+from accupoison.study.groups import group
+from accupoison.study.outcomes import estimate, harm, retention, trigger_effect, yardstick
+from accupoison.study.tables import markdown, outcome_table, retention_table
 
 
 def made_up(

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-from accupoison.report.collect import Run
-from accupoison.report.groups import Group, group
-from accupoison.report.outcomes import Estimate, Pair, estimate, harm, retention, trigger_effect, yardstick
+from accupoison.study.collect import Run
+from accupoison.study.groups import Group, group
+from accupoison.study.outcomes import Estimate, Pair, estimate, harm, retention, trigger_effect, yardstick
 
 Value = Callable[[Run], float | None]
 

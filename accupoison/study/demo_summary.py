@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from accupoison.report.collect import Run
+from accupoison.study.collect import Run
 
 
 def brief(runs: Sequence[Run], trigger: str) -> str:

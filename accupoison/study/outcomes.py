@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from accupoison.errors import InputError
-from accupoison.report.collect import Run
+from accupoison.study.collect import Run
 
 Pair = tuple[str, int, str, str]
-"""See :attr:`accupoison.report.collect.Run.pair`."""
+"""See :attr:`accupoison.study.collect.Run.pair`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A grid is TOML: ``[burnin]`` has ``preset``, ``seeds`` and settings by section; ``[online]`` has ``preset`` and settings
 that all runs share; each ``[[runs]]`` has ``name``, ``seeds``, optionally ``burnins`` (some of the burn-in seeds),
 settings by section, and ``[runs.each]`` with lists of values by ``"section.key"``, of which every combination is run.
-``[[claims]]`` are for the report: see :func:`accupoison.claims.read_claims`.
+``[[claims]]`` are for the report: see :func:`accupoison.study.claims.read_claims`.
 """
 
 import itertools
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accupoison.claims import read_claims
 from accupoison.config import layers as config
 from accupoison.config.burnin import check_seed
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import directory_name
 from accupoison.runs.base_model import default_place
+from accupoison.study.claims import read_claims
 
 MOST = 100_000
 """Runs of a grid; more are a typing error."""

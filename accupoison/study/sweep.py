@@ -16,7 +16,7 @@ from accupoison.runs.interrupt import interruptible
 from accupoison.runs.online import INPUTS, OnlineRun, check_inputs, input_digests
 from accupoison.runs.open_data import open_data
 from accupoison.runs.workers import carry_out
-from accupoison.sweep.grid import Grid, RunSpec
+from accupoison.study.grid import Grid, RunSpec
 
 Report = Callable[[int, int, str], None]
 """Told (tasks done, tasks in all, what was done last)."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from accupoison.errors import InputError
 from accupoison.records.files import write_atomically
-from accupoison.report.collect import Run
-from accupoison.report.groups import Group, group
+from accupoison.study.collect import Run
+from accupoison.study.groups import Group, group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

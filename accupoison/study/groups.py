@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accupoison.report.collect import BUDGET, Run
+from accupoison.study.collect import BUDGET, Run
 
 NAMED = ("stream.kind", "trigger.deliver", "optim.clip_norm", "attack.", "defense.")
 """Settings that a label or a column shows already, except budgets."""

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from accupoison.claims import Claim, Outcome
 from accupoison.errors import InputError
-from accupoison.report.collect import Run
-from accupoison.report.outcomes import Estimate, estimate, trigger_effect
-from accupoison.report.table import in_points, markdown
+from accupoison.study.claims import Claim, Outcome
+from accupoison.study.collect import Run
+from accupoison.study.outcomes import Estimate, estimate, trigger_effect
+from accupoison.study.tables import in_points, markdown
 
 Pair = tuple[str, int]
 """Base model and seed."""

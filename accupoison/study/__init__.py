@@ -1,0 +1,1 @@
+"""Many runs: grids, sweeps, tables, figures and claims."""
