@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accupoison.audit.metric import checked
-from accupoison.audit.results import Samples
+from accupoison.audit.samples import Samples
 from accupoison.errors import InputError
 from accupoison.records.arrays import read_arrays
 

@@ -22,7 +22,7 @@ def ages(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -
     95% interval over base models. RUNS are directories of runs, or of sweeps; runs that have learnt nothing are left
     out. Writes ages.json, ages.csv, ages.png.
     """
-    from accupoison.audit.ages import pool_ages, write_pooled
+    from accupoison.audit.online.recency import pool_ages, write_pooled
     from accupoison.study.tables import markdown
 
     folder, collected = out or LOGS / "ages", gather(runs)

@@ -22,7 +22,7 @@ from accupoison.cli.options import (
 from accupoison.cli.output import json_text, percent, progress_bar
 
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
-    from accupoison.audit.results import AttackResult
+    from accupoison.audit.samples import AttackResult
 
 PATH = click.Path(path_type=Path)
 SEED = click.option(
@@ -61,9 +61,9 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
 
 
 def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
-    from accupoison.audit.output import write_ages, write_results
-    from accupoison.audit.results import audit_samples
-    from accupoison.audit.run import audit_run
+    from accupoison.audit.online.run import audit_run
+    from accupoison.audit.samples import audit_samples
+    from accupoison.audit.writers import write_ages, write_results
     from accupoison.records.files import write_json
 
     found = audit_run(run, CHECKPOINTS)
@@ -109,9 +109,9 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
     samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
     """
-    from accupoison.audit.output import write_results
     from accupoison.audit.predictions import read_predictions
-    from accupoison.audit.results import audit_samples
+    from accupoison.audit.samples import audit_samples
+    from accupoison.audit.writers import write_results
 
     samples, shadow = read_predictions(file)
     scores, reported, results = audit_samples(samples, shadow, seed=seed)
@@ -159,9 +159,9 @@ def offline(
     """
     import torch
 
-    from accupoison.audit.offline import offline_config, run_offline
-    from accupoison.audit.output import write_victims
-    from accupoison.audit.victims import attack_victims
+    from accupoison.audit.attack_suite import attack_victims
+    from accupoison.audit.offline.shadow_models import offline_config, run_offline
+    from accupoison.audit.writers import write_victims
     from accupoison.config.layers import plain, preset
     from accupoison.runs.open_data import open_data
     from accupoison.study.tables import markdown
@@ -214,8 +214,8 @@ def worlds(
     held out, in the same place; worlds come in complementary pairs. Every world is attacked by all other pairs, and the
     run by all worlds. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and the worlds.
     """
-    from accupoison.audit.output import write_victims
-    from accupoison.audit.worlds import Task, WorldSettings, audit_worlds, run_worlds
+    from accupoison.audit.online.replays import Task, WorldSettings, audit_worlds, run_worlds
+    from accupoison.audit.writers import write_victims
     from accupoison.study.tables import markdown
 
     settings = WorldSettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
@@ -245,7 +245,7 @@ def _speed(facts: "dict[str, Any]") -> str:
 
 
 def _table(results: "list[AttackResult]") -> str:
-    from accupoison.audit.results import table
+    from accupoison.audit.samples import table
     from accupoison.study.tables import markdown
 
     rows = table(results)

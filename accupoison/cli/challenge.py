@@ -43,8 +43,8 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
     on cifar10, cifar100, tinyimagenet. The metric with the best cross-validated accuracy answers tasks 1 and 2,
     whether the network is right answers task 3. Nothing in the pickles is executed.
     """
-    from accupoison.audit.challenge import NETWORKS, attack_cells
-    from accupoison.audit.output import write_challenge
+    from accupoison.audit.challenge.answer import NETWORKS, attack_cells
+    from accupoison.audit.writers import write_challenge
     from accupoison.errors import InputError, did_you_mean
     from accupoison.study.tables import markdown
 
@@ -92,7 +92,7 @@ def make(
     **flags: Any,  # noqa: ANN401
 ) -> None:
     """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
-    from accupoison.audit.challenge_make import make_cell
+    from accupoison.audit.challenge.make import make_cell
     from accupoison.config.layers import plain, preset
     from accupoison.config.schema import burnin_config
 

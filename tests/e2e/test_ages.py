@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from accupoison.audit.online.run import RunAudit, audit_run
 from accupoison.audit.roc import roc_summary
-from accupoison.audit.run import RunAudit, audit_run
 from tests.e2e.conftest import BURNIN, ONLINE, SET, done, refused
 
 FEW = (SET, "data.burnin=60", SET, "evaluate.monitor=false")

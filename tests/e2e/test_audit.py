@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from accupoison.audit.metric import scores
+from accupoison.audit.online.run import audit_run
 from accupoison.audit.roc import roc_summary
-from accupoison.audit.run import audit_run
 from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, call, done, refused, resaved
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from accupoison.audit.challenge import METRICS
-from accupoison.audit.pickles import read_pickle
+from accupoison.audit.challenge.answer import METRICS
+from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.errors import InputError
 from accupoison.records.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused

@@ -124,7 +124,7 @@ def test_a_directory_goes_on_with_the_same_contents_alone(place: Path) -> None:
 
 KILLED = """
 import os, signal
-from accupoison.audit import offline
+from accupoison.audit.offline import shadow_models as offline
 from accupoison.cli import main
 def make_world(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

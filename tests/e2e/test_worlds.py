@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from accupoison.audit.worlds import Transfer
+from accupoison.audit.online.replays import Transfer
 from accupoison.data import load
 from accupoison.loop.context import StepContext
 from accupoison.runs.replay import load_batch

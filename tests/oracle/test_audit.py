@@ -14,9 +14,9 @@ from accupoison.audit.lira import VARIANTS, lira_scores
 from accupoison.audit.metric import logit_scores, predict, scores, thresholded_accuracy, thresholds
 from accupoison.audit.neural import neural_scores
 from accupoison.audit.predictions import read_predictions
-from accupoison.audit.results import Samples, audit_samples, evaluate_attack
 from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import epsilon_lower_bound, predictive_value, roc_summary
+from accupoison.audit.samples import Samples, audit_samples, evaluate_attack
 from accupoison.errors import InputError
 
 LOCATION = Path(os.environ.get("ACCUPOISON_DATA", "data")) / "location_predictions.npz"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accupoison.audit.exposure import exposed, exposure
+from accupoison.audit.privacy_score import exposed, exposure
 
 
 def models(distance: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

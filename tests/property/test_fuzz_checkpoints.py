@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.audit.pickles import read_pickle
+from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.models import ModelSpec, build_model

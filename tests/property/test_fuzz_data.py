@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from accupoison.audit.pickles import read_pickle
+from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.audit.predictions import read_predictions
 from accupoison.data import load
 from accupoison.records.ledger import COLUMNS, ROW, Ledger

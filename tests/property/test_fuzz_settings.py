@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from accupoison.audit.run import config_of
+from accupoison.audit.online.run import config_of
 from accupoison.cli.commands import _base
 from accupoison.config import layers as config
 from accupoison.config.schema import at_home, burnin_config, online_config

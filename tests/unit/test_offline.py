@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from accupoison.audit.offline import QUERIES, OfflineConfig, ShadowSettings, divide, members_of, signals, world_path
-from accupoison.audit.victims import attack_victims
+from accupoison.audit.attack_suite import attack_victims
+from accupoison.audit.offline.shadow_models import (
+    QUERIES,
+    OfflineConfig,
+    ShadowSettings,
+    divide,
+    members_of,
+    signals,
+    world_path,
+)
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.learner import view_of

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from accupoison.audit.pairs import pair
-from accupoison.audit.worlds import WorldSettings
+from accupoison.audit.online.pairs import pair
+from accupoison.audit.online.replays import WorldSettings
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
 from accupoison.errors import InputError

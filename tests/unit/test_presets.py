@@ -5,7 +5,7 @@ import math
 import pytest
 
 from accupoison.attacks import ATTACKS
-from accupoison.audit.offline import offline_config
+from accupoison.audit.offline.shadow_models import offline_config
 from accupoison.cli import cli
 from accupoison.cli.options import FLAGS
 from accupoison.config.layers import Layer, plain, preset, presets

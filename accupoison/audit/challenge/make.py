@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.challenge import CLASSES, IMAGENET, NETWORKS
+from accupoison.audit.challenge.answer import CLASSES, IMAGENET, NETWORKS
 from accupoison.config.layers import Layer
 from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.data import STATS, DataSet

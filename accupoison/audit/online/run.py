@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.audit.metric import TINY
-from accupoison.audit.results import Samples
 from accupoison.audit.roc import RocSummary, roc_summary
+from accupoison.audit.samples import Samples
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError

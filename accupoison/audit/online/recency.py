@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from accupoison.audit.output import save_figure, write_csv
+from accupoison.audit.online.run import audit_run, values_of
 from accupoison.audit.roc import roc_summary
-from accupoison.audit.run import audit_run, values_of
+from accupoison.audit.writers import save_figure, write_csv
 from accupoison.errors import InputError
 from accupoison.records.files import write_json
 from accupoison.study.collect import Run

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from accupoison.audit.results import EXPOSED, LEAST
+from accupoison.audit.samples import EXPOSED, LEAST
 
 FEWEST = 4
 """So many models must have a sample, and so many lack it, for an exposure."""

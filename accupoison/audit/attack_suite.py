@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accupoison.audit.exposure import exposed
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores, thresholds
 from accupoison.audit.neural import neural_scores
-from accupoison.audit.offline import OfflineConfig, divide, world_path
+from accupoison.audit.offline.shadow_models import OfflineConfig, divide, world_path
+from accupoison.audit.privacy_score import exposed
 from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import PRIORS, RocSummary, epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.data import DataSet
@@ -247,7 +247,7 @@ def _rmia_bound(shadows: Sequence[World], slope: float | None) -> float:
 
 
 def exposure_of(worlds: Sequence[World], ids: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what :func:`~accupoison.audit.exposure.exposed` makes of the plain query."""
+    """Return what :func:`~accupoison.audit.privacy_score.exposed` makes of the plain query."""
     return exposed(np.stack([w.phi[:, 0] for w in worlds]), np.stack([w.keep for w in worlds]), ids, labels)
 
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.offline import MOST, check_queries, share_of_ceiling, signals
-from accupoison.audit.pairs import Pairs, pair
-from accupoison.audit.run import config_of, finished
-from accupoison.audit.victims import Attacker, Outcome, World, collect, exposure_of, facts, read_world
+from accupoison.audit.attack_suite import Attacker, Outcome, World, collect, exposure_of, facts, read_world
+from accupoison.audit.offline.shadow_models import MOST, check_queries, share_of_ceiling, signals
+from accupoison.audit.online.pairs import Pairs, pair
+from accupoison.audit.online.run import config_of, finished
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
@@ -47,7 +47,7 @@ class WorldSettings:
             sent (``evaluate.save_batches``) to whoever stands in each place.
         burnin: "shared": all worlds start from the run's base model, so the auditor knows the weights before the
             stream. "own": each makes a base model of its own by the same recipe.
-        queries: What is asked about each sample; see :data:`accupoison.audit.offline.QUERIES`.
+        queries: What is asked about each sample; see :data:`accupoison.audit.offline.shadow_models.QUERIES`.
     """
 
     count: int = 16

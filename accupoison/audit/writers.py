@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_curve
 
-from accupoison.audit.challenge import Cell
+from accupoison.audit.attack_suite import Outcome
+from accupoison.audit.challenge.answer import Cell
 from accupoison.audit.events import write_events
-from accupoison.audit.results import AttackResult, Samples, table
 from accupoison.audit.roc import RocSummary
-from accupoison.audit.victims import Outcome
+from accupoison.audit.samples import AttackResult, Samples, table
 from accupoison.records.files import write_atomically, write_json
 
 FLOOR = 1e-4

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.audit.metric import scores, thresholds
-from accupoison.audit.pickles import read_pickle
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError

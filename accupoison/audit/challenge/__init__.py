@@ -1,0 +1,1 @@
+"""The membership inference challenge of 2022."""

@@ -1,0 +1,1 @@
+"""Audits of a way of training, with shadow models."""

@@ -1,1 +1,0 @@
-"""From finished runs to tables with intervals and a figure of the curves."""
