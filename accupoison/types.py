@@ -41,7 +41,7 @@ def check_range(x: Tensor, *, finite: bool = False) -> None:
     if low < 0 or high > 1 or (finite and low != low):
         raise RangeError(
             f"images outside [0, 1]{' (or NaN)' * finite}: from {low:.4g} to {high:.4g}; give pixels in [0, 1] and "
-            "normalise inside the model (accupoison.models.parts.Normalize), or, for features of another range, "
+            "normalise inside the model (accupoison.models.layers.Normalize), or, for features of another range, "
             "Batch(..., bounded=False)"
         )
 

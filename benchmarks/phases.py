@@ -20,7 +20,7 @@ from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.measure.accuracy import evaluate
 from accupoison.measure.hardware import ceiling, flops, seconds
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.runs.base_model import place
 from accupoison.types import Batch, Grads, ModelView
 from accupoison.updates import SGD

@@ -19,7 +19,7 @@ from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.measure.hardware import seconds
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.runs.base_model import place
 from accupoison.types import Batch
 from accupoison.updates import DPSGD

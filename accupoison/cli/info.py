@@ -36,7 +36,7 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison.data.sources import data_names
     from accupoison.data.stream import KINDS
     from accupoison.loop.schedule import TRIGGERS
-    from accupoison.models import model_names
+    from accupoison.models.factory import model_names
 
     parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))

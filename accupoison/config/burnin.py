@@ -9,7 +9,8 @@ from accupoison.data.splits import PROTOCOLS
 from accupoison.defenses.clip import check_clipping
 from accupoison.device import device_parts
 from accupoison.errors import InputError, did_you_mean
-from accupoison.models import check_norm, model_names
+from accupoison.models.factory import model_names
+from accupoison.models.layers import check_norm
 
 UPDATES = ("sgd", "dpsgd")
 LARGEST = 1e38

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from accupoison.models.parts import Normalize, norm_layer
+from accupoison.models.layers import Normalize, norm_layer
 
 
 class MLP(nn.Module):

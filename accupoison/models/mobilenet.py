@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.parts import Normalize, kaiming, norm_layer
+from accupoison.models.layers import Normalize, kaiming, norm_layer
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride (Sandler et al., CVPR 2018, Table 2), the first two strides taken away."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.parts import Normalize, kaiming, norm_layer
+from accupoison.models.layers import Normalize, kaiming, norm_layer
 
 
 class BasicBlock(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from accupoison.models.parts import Normalize, kaiming, norm_layer
+from accupoison.models.layers import Normalize, kaiming, norm_layer
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Channels, in multiples of the width, and convolutions of each stage (Simonyan and Zisserman, ICLR 2015, D)."""

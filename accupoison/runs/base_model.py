@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 

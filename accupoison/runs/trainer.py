@@ -16,7 +16,7 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.measure.dp_accountant import epsilon_of
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.rng import derive, generator, global_seed
 from accupoison.runs.base_model import BaseModel, data_identity, place, spec_for
 from accupoison.runs.model_check import check_images

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accupoison.data.published import PUBLISHED
 from accupoison.data.sources import NAMES
-from accupoison.models import IMAGE_MODELS, MODELS
+from accupoison.models.factory import IMAGE_MODELS, MODELS
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import SET, done, refused

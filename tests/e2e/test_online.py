@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from accupoison.accel import double_backward as derivatives
 from accupoison.accel.dispatch import ONCE, Kernels, convolve, normalise, pool
 from accupoison.learner import view_of
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from tests.nets import normal, random_batch
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -14,7 +14,7 @@ from accupoison.accel.dispatch import convolve
 from accupoison.accel.prepared import Prepared, keeping, prepared
 from accupoison.gradients import frozen
 from accupoison.learner import view_of
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from tests.nets import normal, random_batch, random_net
 
 NETWORKS = {

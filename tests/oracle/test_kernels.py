@@ -13,7 +13,7 @@ from accupoison.accel import double_backward as derivatives
 from accupoison.accel import winograd
 from accupoison.accel.dispatch import Kernels, convolve
 from accupoison.learner import view_of
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from tests.nets import normal, random_batch
 
 NETWORKS = {

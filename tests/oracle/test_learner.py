@@ -12,7 +12,7 @@ from accupoison.accel.dispatch import Kernels
 from accupoison.defenses import Defense
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.testing import unchanged
 from accupoison.types import ModelView
 from accupoison.updates import SGD

@@ -18,7 +18,7 @@ from accupoison.gradients import gradient
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.measure.dp_accountant import epsilon_of, gaussian_delta, gaussian_epsilon
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Grads
 from accupoison.updates import DPSGD, SGD, check_private, private_gradients

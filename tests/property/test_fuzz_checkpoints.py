@@ -14,7 +14,7 @@ import torch
 from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.errors import InputError
 from accupoison.learner import Learner
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights
 from accupoison.runs.base_model import BaseModel

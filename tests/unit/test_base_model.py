@@ -16,7 +16,7 @@ from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
 from accupoison.learner import Learner
-from accupoison.models import IMAGE_MODELS, ModelSpec, build_model
+from accupoison.models.factory import IMAGE_MODELS, ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights, put_into
 from accupoison.runs.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for

@@ -34,7 +34,7 @@ def test_normalised_images_are_refused_with_the_fix() -> None:
     for make in (batch.with_x, lambda x: replace(batch, x=x), lambda x: Batch(x, batch.y, batch.ids)):
         with pytest.raises(RangeError, match=r"^images outside \[0, 1\]: from -\d.* to 2\.\d+; give pixels") as caught:
             make(normalised(batch))
-        assert "normalise inside the model (accupoison.models.parts.Normalize)" in str(caught.value)
+        assert "normalise inside the model (accupoison.models.layers.Normalize)" in str(caught.value)
         assert "Batch(..., bounded=False)" in str(caught.value)
     with pytest.raises(RangeError, match=r"images of type torch.uint8, not floating point; divide 8-bit pixels by 255"):
         batch.with_x((batch.x * 255).byte())

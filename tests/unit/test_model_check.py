@@ -14,7 +14,7 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.learner import Learner
-from accupoison.models import MODELS, ModelSpec, build_model
+from accupoison.models.factory import MODELS, ModelSpec, build_model
 from accupoison.runs.model_check import check_images
 from tests.unit.test_base_model import data
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.errors import InputError
-from accupoison.models import IMAGE_MODELS, NORMS, ModelSpec, build_model
-from accupoison.models.parts import Normalize
+from accupoison.models.factory import IMAGE_MODELS, ModelSpec, build_model
+from accupoison.models.layers import NORMS, Normalize
 
 
 def norm_keys(name: str) -> set[str]:

@@ -15,7 +15,7 @@ from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
 from accupoison.measure.accuracy import CHUNK
-from accupoison.models import ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records.foreign import load_weights, put_into
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200}
