@@ -5,9 +5,9 @@ import pkgutil
 
 from accupoison.attacks.accumulative import Accumulative
 from accupoison.attacks.base import ATTACKS, Attack
-from accupoison.attacks.clean import Clean
-from accupoison.attacks.direct import Direct
+from accupoison.attacks.greedy import Direct
 from accupoison.attacks.noise import Noise
+from accupoison.attacks.none import Clean
 
 __all__ = ["ATTACKS", "Accumulative", "Attack", "Clean", "Direct", "Noise"]
 

@@ -11,7 +11,7 @@ import torch
 from accupoison.data.dataset import DataSet, Stats
 from accupoison.data.folders import read_image_folder, read_tiny_imagenet
 from accupoison.data.npz import read_npz
-from accupoison.data.published import PUBLISHED, read_published
+from accupoison.data.torchvision_sets import PUBLISHED, read_published
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import holds, reason
 from accupoison.registry import plugins

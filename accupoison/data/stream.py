@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from accupoison.data.corruptions import NAMES, Shift
 from accupoison.data.dataset import DataSet
-from accupoison.data.shift import NAMES, Shift
 from accupoison.data.splits import Splits
 from accupoison.errors import InputError
 from accupoison.rng import generator

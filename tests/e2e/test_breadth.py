@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accupoison.data.published import PUBLISHED
 from accupoison.data.sources import NAMES
+from accupoison.data.torchvision_sets import PUBLISHED
 from accupoison.models.factory import IMAGE_MODELS, MODELS
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from accupoison.data import DataSet, load
-from accupoison.data.published import PUBLISHED
+from accupoison.data.torchvision_sets import PUBLISHED
 from accupoison.errors import InputError
 
 RNG = np.random.default_rng(0)

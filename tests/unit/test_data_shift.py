@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from accupoison.data import Shift
-from accupoison.data.shift import NAMES
+from accupoison.data.corruptions import NAMES
 from accupoison.errors import InputError
 
 LAST = 10
