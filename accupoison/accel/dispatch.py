@@ -2,8 +2,8 @@
 
 A convolution of a map of a few pixels: most taps of a 3x3 kernel meet padding on a 2x2 map, and oneDNN multiplies by
 the zeros all the same, a few rows at a time. One of a somewhat larger map of many channels
-(:mod:`accupoison.accel.winograd`). And second derivatives (:mod:`accupoison.accel.double_backward`). ``benchmarks/alternatives.py``
-times what gains by them beside PyTorch's own.
+(:mod:`accupoison.accel.winograd`). And second derivatives (:mod:`accupoison.accel.double_backward`).
+``benchmarks/alternatives.py`` times what gains by them beside PyTorch's own.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,25 +1,26 @@
-"""What an audit leaves: JSON, CSV and figures."""
+"""What an audit leaves: JSON, CSV, figures, and an event file for TensorBoard."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_curve
+from torch.utils.tensorboard import SummaryWriter
 
 from accupoison.audit.attack_suite import Outcome
 from accupoison.audit.challenge.answer import Cell
-from accupoison.audit.events import write_events
 from accupoison.audit.roc import RocSummary
 from accupoison.audit.samples import AttackResult, Samples, table
-from accupoison.records.files import write_atomically, write_json
+from accupoison.records.files import write_atomically, write_json, writing
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
@@ -180,3 +181,39 @@ def write_ages(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary
     save_figure(figure, folder / "age.png")
     by_age = {f"{name}/auc_by_age": [(age, one.auc) for age, one in points] for name, points in curves.items()}
     write_events(folder, {}, by_age, ("age.png",))
+
+
+SUFFIX = ".audit"
+"""Tells an audit's event files from those of a run in the same directory."""
+
+
+def write_events(
+    folder: Path,
+    values: Mapping[str, float],
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    pictures: Iterable[str] = (),
+) -> None:
+    """Write an event file in ``folder`` in the place of those of an earlier audit.
+
+    Args:
+        folder: Where the audit's other files are.
+        values: A number by name, such as ``loss/auc``; shown under ``audit/``.
+        curves: (x, value) pairs by name, such as an AUC against ages.
+        pictures: Names of PNG files in ``folder``.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
+            old.unlink()
+        with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+            for name, value in values.items():
+                writer.add_scalar(f"audit/{name}", value)
+            for name, points in (curves or {}).items():
+                for x, value in points:
+                    writer.add_scalar(f"audit/{name}", value, x)
+            for name in pictures:
+                image = matplotlib.image.imread(folder / name)[..., :3]
+                writer.add_image(f"audit/{Path(name).stem}", image, dataformats="HWC")

@@ -109,8 +109,7 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
     samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
     """
-    from accupoison.audit.predictions import read_predictions
-    from accupoison.audit.samples import audit_samples
+    from accupoison.audit.samples import audit_samples, read_predictions
     from accupoison.audit.writers import write_results
 
     samples, shadow = read_predictions(file)
@@ -163,7 +162,7 @@ def offline(
     from accupoison.audit.offline.shadow_models import offline_config, run_offline
     from accupoison.audit.writers import write_victims
     from accupoison.config.layers import plain, preset
-    from accupoison.runs.open_data import open_data
+    from accupoison.runs.base_model import open_data
     from accupoison.study.tables import markdown
 
     config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)])

@@ -57,8 +57,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     """
     from accupoison.config.layers import read_toml
     from accupoison.records.files import write_atomically
-    from accupoison.study.claims import read_claims
-    from accupoison.study.claims_table import claims_table
+    from accupoison.study.claims import claims_table, read_claims
     from accupoison.study.figures import curves
     from accupoison.study.tables import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
 

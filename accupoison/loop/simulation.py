@@ -16,8 +16,8 @@ from accupoison.errors import InputError, RangeError
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.loop.discrepancy_probe import probe
+from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import CRAFTED, Plan
-from accupoison.records.ledger import Pseudonyms
 from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict, check_range
 from accupoison.updates import SGD

@@ -1,7 +1,7 @@
-"""The base checkpoint: what a burn-in leaves and a stream starts from."""
+"""The base checkpoint, what a burn-in leaves and a stream starts from, and the data it was made from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.config.schema import DataSettings, ModelSettings
-from accupoison.data import STATS, DataSet
+from accupoison.data import STATS, DataSet, Splits, SplitSizes, load, split
 from accupoison.errors import InputError
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
@@ -231,3 +231,18 @@ def _is_sgd(state: object) -> bool:
         return False
     buffers = [each["momentum_buffer"] for each in state["state"].values()]
     return all(key >= 0 for key in state["state"]) and all(b is None or is_dense(b) for b in buffers)
+
+
+def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Splits]:
+    """Return the data set on ``device``, and who gets which of its images.
+
+    Raises:
+        InputError: The data are not there, damaged, or too few.
+    """
+    folder = None if settings.dir is None else Path(settings.dir)
+    data = load(settings.name, data_dir=folder, offline=settings.offline)
+    if settings.flip is not None:
+        data = replace(data, flip=settings.flip)
+    sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
+    parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, held_out=settings.held_out)
+    return data.to(device), replace(parts, note=f"{data.note} {parts.note}".strip())

@@ -16,10 +16,9 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.simulation import Simulation
-from accupoison.runs.base_model import BaseModel, default_place
+from accupoison.runs.base_model import BaseModel, default_place, open_data
 from accupoison.runs.burnin import EARLY, FINAL
 from accupoison.runs.model_check import check_images
-from accupoison.runs.open_data import open_data
 from accupoison.runs.replay import replay_of
 from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, SGD, check_private

@@ -18,9 +18,8 @@ from accupoison.learner import Learner
 from accupoison.measure.dp_accountant import epsilon_of
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.rng import derive, generator, global_seed
-from accupoison.runs.base_model import BaseModel, data_identity, place, spec_for
+from accupoison.runs.base_model import BaseModel, data_identity, open_data, place, spec_for
 from accupoison.runs.model_check import check_images
-from accupoison.runs.open_data import open_data
 from accupoison.types import Batch, Forward, Grads
 from accupoison.updates import check_private, private_gradients
 

@@ -1,11 +1,15 @@
-"""What a grid claims: one trigger does more harm than another."""
+"""What a grid claims, one trigger does more harm than another, and what its runs say of it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from accupoison.errors import InputError
 from accupoison.records.files import directory_name
+from accupoison.study.collect import Run
+from accupoison.study.outcomes import Estimate, estimate, trigger_effect
+from accupoison.study.tables import in_points, markdown
 
 Outcome = tuple[str, str]
 """Experiment and trigger."""
@@ -53,3 +57,68 @@ def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
 def _outcome(value: Sequence[str]) -> Outcome:
     experiment, trigger = map(str, value)
     return directory_name(experiment), trigger
+
+
+Pair = tuple[str, int]
+"""Base model and seed."""
+Effects = dict[Pair, tuple[float, float, float]]
+"""Trigger effect net of the coast step, drop, and minus the accuracy after the trigger, by pair."""
+REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
+"""What a sweep adds to the name of an experiment: base model and seed."""
+
+
+def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
+    """Return one row a claim: both trigger effects net of the coast step, and three paired differences with verdicts.
+
+    The first difference is that of the effects: what the trigger does, and nothing else. The second is that of the
+    drops as papers report them, accuracy before the trigger minus accuracy after it, in which the momentum of the steps
+    before counts as the trigger's. The third is that of the accuracies after the trigger: all harm, the accumulation's
+    too. A claim holds if the 95% t-interval over base models lies above zero; it fails if it lies below.
+
+    Raises:
+        InputError: The runs of a claim are not there, or two runs would serve for one.
+    """
+    found: dict[Outcome, Effects] = {}
+    for run in runs:
+        name = REPLICATE.sub("", run.path.name)
+        for trigger in run.config.trigger.deliver:
+            effect, after = trigger_effect(run, trigger), run.after(trigger)
+            if effect is not None and after is not None:
+                drop, pair = float(run.summary["before"]["acc"]) - after, (run.burnin, run.config.run.seed)
+                if pair in found.setdefault((name, trigger), {}):
+                    raise InputError(f"{run.path} and another run are both {name} on the same stream; report one sweep")
+                found[name, trigger][pair] = effect, drop, -after
+    header = ["claim", "trigger effect", "against", "net of coast", "drop", "accuracy after", "n"]
+    return markdown(header, [_row(claim, found) for claim in claims])
+
+
+def _row(claim: Claim, found: Mapping[Outcome, Effects]) -> list[str]:
+    for outcome in (claim.more, claim.less):
+        if outcome is not None and outcome not in found:
+            raise InputError(
+                f"no run of {outcome[0]} with the triggers {outcome[1]} and coast has ended; sweep the grid"
+            )
+    more = found[claim.more]
+    less = dict.fromkeys(more, (0.0, 0.0, 0.0)) if claim.less is None else found[claim.less]
+    pairs = sorted(set(more) & set(less))
+
+    def over(value: Callable[[Pair], float]) -> Estimate | None:
+        return estimate((pair[0], value(pair)) for pair in pairs)
+
+    differences = [over(lambda pair, k=k: more[pair][k] - less[pair][k]) for k in range(3)]  # type: ignore[misc]
+    effect = differences[0]
+    against = "0" if claim.less is None else in_points(over(lambda pair: less[pair][0]))
+    judged = [f"{in_points(difference)} {verdict(difference)}".strip() for difference in differences]
+    if claim.less is None:
+        judged[2] = ""  # an accuracy alone is no difference
+    count = "" if effect is None else f"{effect.burnins} / {effect.runs}"
+    return [claim.text, in_points(over(lambda pair: more[pair][0])), against, *judged, count]
+
+
+def verdict(difference: Estimate | None) -> str:
+    """Return what an interval says of the claim that the true value is above zero."""
+    if difference is None or not difference.half >= 0:
+        return "not tested"
+    if difference.mean - difference.half > 0:
+        return "holds"
+    return "fails" if difference.mean + difference.half < 0 else "not shown"

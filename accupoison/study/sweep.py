@@ -11,10 +11,10 @@ from accupoison.errors import InputError
 from accupoison.records.files import expect, read_json
 from accupoison.records.run_directory import CONFIG, ENV, RunDirectory, differences
 from accupoison.records.tags import SUMMARY
+from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.interrupt import interruptible
 from accupoison.runs.online import INPUTS, OnlineRun, check_inputs, input_digests
-from accupoison.runs.open_data import open_data
 from accupoison.runs.workers import carry_out
 from accupoison.study.grid import Grid, RunSpec
 

@@ -142,7 +142,7 @@ def test_other_commands_say_that_the_same_command_goes_on(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(import_module("accupoison.study.collect"), "collect", interrupt)
-    for function in ("audit.run.audit_run", "sweep.read_grid", "config.read_toml"):
+    for function in ("audit.online.run.audit_run", "study.grid.read_grid", "config.layers.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)
     result = call(*words)
     assert (result.exit_code, result.stderr) == (130, ON)
@@ -224,7 +224,7 @@ def test_a_demo_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.chdir(tmp_path)
     places: list[Path] = []
-    monkeypatch.setattr("accupoison.sweep.run_grid", run_grid)
+    monkeypatch.setattr("accupoison.study.sweep.run_grid", run_grid)
     for _ in range(2):
         assert call("demo", "--quiet").exit_code == 130
     Path("logs/demo/curves.png").touch()

@@ -13,10 +13,9 @@ from sklearn.metrics import roc_auc_score
 from accupoison.audit.lira import VARIANTS, lira_scores
 from accupoison.audit.metric import logit_scores, predict, scores, thresholded_accuracy, thresholds
 from accupoison.audit.neural import neural_scores
-from accupoison.audit.predictions import read_predictions
 from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import epsilon_lower_bound, predictive_value, roc_summary
-from accupoison.audit.samples import Samples, audit_samples, evaluate_attack
+from accupoison.audit.samples import Samples, audit_samples, evaluate_attack, read_predictions
 from accupoison.errors import InputError
 
 LOCATION = Path(os.environ.get("ACCUPOISON_DATA", "data")) / "location_predictions.npz"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from accupoison.audit.challenge.safe_pickle import read_pickle
-from accupoison.audit.predictions import read_predictions
+from accupoison.audit.samples import read_predictions
 from accupoison.data import load
 from accupoison.records.ledger import COLUMNS, ROW, Ledger
 from accupoison.runs.replay import load_batch

@@ -9,8 +9,7 @@ import pytest
 from accupoison.config.layers import read_toml
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
-from accupoison.study.claims import read_claims
-from accupoison.study.claims_table import claims_table, verdict
+from accupoison.study.claims import claims_table, read_claims, verdict
 from accupoison.study.collect import Run
 from accupoison.study.grid import read_grid
 from accupoison.study.outcomes import Estimate

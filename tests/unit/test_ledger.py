@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.records.ledger import PHASES, ROW, Ledger, Pseudonyms
+from accupoison.loop.pseudonyms import Pseudonyms
+from accupoison.records.ledger import PHASES, ROW, Ledger
 from accupoison.types import Batch, Phase, Step, Verdict
 
 FLAGS = ("offered", "sent", "changed", "corrected", "used")

@@ -10,14 +10,13 @@ from torch import nn
 
 from accupoison.audit.attack_suite import attack_victims
 from accupoison.audit.offline.shadow_models import (
-    QUERIES,
     OfflineConfig,
     ShadowSettings,
     divide,
     members_of,
-    signals,
     world_path,
 )
+from accupoison.audit.signals import QUERIES, signals
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.learner import view_of

@@ -10,7 +10,7 @@ from accupoison.audit.online.replays import WorldSettings
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
 from accupoison.errors import InputError
-from accupoison.runs.open_data import open_data
+from accupoison.runs.base_model import open_data
 
 SIZES = {"name": "digits", "burnin": 200, "stream": 300, "trigger": 20, "val": 20, "trusted": 20, "monitor": 20}
 

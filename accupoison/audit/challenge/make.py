@@ -16,7 +16,7 @@ from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import write_atomically
 from accupoison.rng import derive, generator
-from accupoison.runs.open_data import open_data
+from accupoison.runs.base_model import open_data
 from accupoison.runs.trainer import Burnin
 
 NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
 from accupoison.audit.attack_suite import Attacker, Outcome, World, collect, exposure_of, facts, read_world
-from accupoison.audit.offline.shadow_models import MOST, check_queries, share_of_ceiling, signals
+from accupoison.audit.offline.shadow_models import MOST, share_of_ceiling
 from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
+from accupoison.audit.signals import check_queries, signals
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
@@ -24,10 +25,10 @@ from accupoison.loop.schedule import CRAFTED
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.rng import derive
+from accupoison.runs.base_model import open_data
 from accupoison.runs.build import Built, build_simulation, find_checkpoint
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.online import input_digests
-from accupoison.runs.open_data import open_data
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.runs.workers import carry_out
 from accupoison.types import Access, Batch, Context, ModelView, Verdict
@@ -47,7 +48,7 @@ class WorldSettings:
             sent (``evaluate.save_batches``) to whoever stands in each place.
         burnin: "shared": all worlds start from the run's base model, so the auditor knows the weights before the
             stream. "own": each makes a base model of its own by the same recipe.
-        queries: What is asked about each sample; see :data:`accupoison.audit.offline.shadow_models.QUERIES`.
+        queries: What is asked about each sample; see :data:`accupoison.audit.signals.QUERIES`.
     """
 
     count: int = 16
