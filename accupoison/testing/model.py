@@ -18,7 +18,7 @@ ROWS, CLASSES = 4, 5
 def check_model(make: Callable[..., nn.Module], shape: tuple[int, ...] = (3, 32, 32)) -> None:
     """Try a model as burn-in, loop and attacks use it.
 
-    It must do what every run asks of a model (:func:`~accupoison.runs.model_check.check_network`): logits in both modes, no
+    It must do what every run asks of it (:func:`~accupoison.runs.model_check.check_network`): logits in both modes, no
     random number and no other row in an answer in eval mode, a gradient for every parameter. And that gradient must be
     differentiable again down to the pixels, where it is not zero, as accumulative poisoning needs it.
 
