@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -53,7 +54,8 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            click.echo("interrupted; the same command goes on with what is left", err=True)
+            with suppress(OSError):  # the terminal may be what has gone
+                click.echo("interrupted; the same command goes on with what is left", err=True)
             ctx.exit(exit_code(error))
         except InputError as error:
             raise Failure(str(error)) from error

@@ -3,9 +3,9 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -18,12 +18,32 @@ if TYPE_CHECKING:  # takes seconds to load, which --help can do without
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
+class _Terminal:
+    """Standard error as a progress bar sees it; that the terminal has gone must not keep a run from being saved."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        """Write, if there still is a terminal."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if there still is a terminal."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 @contextmanager
 def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function to call with (steps done, steps in all, a few words)."""
-    words, hidden = "", hidden or not sys.stderr.isatty()
+    words, hidden, file = "", hidden or not sys.stderr.isatty(), cast(TextIO, _Terminal(sys.stderr))
     with click.progressbar(
-        range(1), label=label, file=sys.stderr, hidden=hidden, item_show_func=lambda _: words, show_pos=True
+        range(1), label=label, file=file, hidden=hidden, item_show_func=lambda _: words, show_pos=True
     ) as bar:
 
         def show(done: int, total: int, text: str) -> None:

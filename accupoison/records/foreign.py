@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +19,26 @@ from accupoison.records.files import reason
 
 KEYS = ("net", "state_dict", "model_state_dict", "model", "weights")
 """Where other programs keep a state dict, if it is not the whole file."""
-_NUMPY: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
+
+
+class _Nothing:
+    """Stands for what NumPy has put into a file: nobody asks for it, and its pickles can lie about pointers."""
+
+    def __new__(cls, *_: object) -> "_Nothing":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore what it was."""
+
+
+_NUMPY = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
 HARMLESS: list[Any] = [
     argparse.Namespace,  # the arguments of a training script
     *(collections.defaultdict, frozenset, list, dict, int, float),
-    *(np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}),
-    *((f, f"numpy.{core}.multiarray.{name}") for name, f in _NUMPY.items() for core in ("core", "_core")),
+    *((_Nothing, name) for name in ("numpy.dtype", "numpy.ndarray")),
+    *((_Nothing, f"numpy.{core}.{name}") for name in _NUMPY for core in ("core", "_core")),
 ]
-"""What may be looked up beside what torch allows: it makes containers, numbers and arrays, and does nothing else."""
+"""What may be looked up beside what torch allows: it makes containers and numbers, and does nothing else."""
 LARGEST_RATE = 1e30
 SAVE = "torch.save(model.state_dict(), ...)"
 
@@ -58,6 +69,8 @@ def read_torch(path: Path) -> object:
         InputError: The file is missing or damaged, or asks for what could do anything, which the message names.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read {path} (it is no regular file); check the path and its permissions")
         file = path.open("rb")
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; check the path") from None
@@ -105,8 +118,6 @@ def _copy(file: IO[bytes]) -> IO[bytes] | None:
     copy = io.BytesIO()
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as sound:
         for part in archive.infolist():
-            if part.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing
-                raise zipfile.BadZipFile(part.filename)
             sound.writestr(part.filename, archive.read(part))
         if not any(name.endswith("/data.pkl") for name in archive.namelist()):
             raise zipfile.BadZipFile("of another program")
@@ -140,8 +151,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def stripped(name: str) -> str:
-    """Return the name of a tensor without what ``DataParallel`` and ``torch.compile`` put before it."""
-    return re.sub(r"^(?:module\.|_orig_mod\.)+", "", name)
+    """Return the name of a tensor without what ``DataParallel``, ``torch.compile`` and Lightning put before it."""
+    return re.sub(r"^(?:module\.|_orig_mod\.|model\.)+", "", name)
 
 
 def is_dense(value: object) -> bool:
@@ -189,16 +200,19 @@ def put_into(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     if "fc.weight" in names and "linear.weight" not in names and "fc.weight" not in weights:
         names |= {f"linear.{part}": names[f"fc.{part}"] for part in ("weight", "bias") if f"fc.{part}" in names}
     found = {name if name in own else names.get(stripped(name), name): value for name, value in weights.items()}
+    if len(found) < len(weights):
+        return "two of its tensors have the same name but for a prefix"
+    unknown = next((name for name in found if name not in own), None)
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):  # PyTorch has it since 0.4.1; only a count
             found.setdefault(name, value)
         if name not in found:
-            return f"{name} is missing"
+            return f"{name} is missing" + (f" (it has {unknown})" if unknown else "")
         if found[name].shape != value.shape:
             return f"{name} is {list(found[name].shape)} where the network has {list(value.shape)}"
         if found[name].is_floating_point() < value.is_floating_point():
             return f"{name} is of {found[name].dtype} where the network has {value.dtype}"
-    if unknown := next((name for name in found if name not in own), None):
+    if unknown:
         return f"{unknown} is not in the network"
     model.load_state_dict(found)
     return None

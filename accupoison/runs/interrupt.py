@@ -2,11 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+SAME = 1.0
+"""Seconds within which a repeated signal is the same request."""
 
 
 class Interruption(KeyboardInterrupt):
@@ -42,6 +47,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.since = 0.0
 
     def __call__(self) -> bool:
         """Return whether one has."""
@@ -54,11 +60,15 @@ class StopRequest:
 
 
 @contextmanager
-def interruptible(note: bytes = b"") -> Iterator[StopRequest]:
+def interruptible(note: bytes = b"", *, patient: bool = False) -> Iterator[StopRequest]:
     """Give a request that the first signal makes, so that the work at hand can be saved; a second signal raises.
+
+    SIGTERM and SIGHUP within a second of the first one are the same request: ``timeout`` and clusters send them to a
+    process and to its group.
 
     Args:
         note: Written to standard error at the first signal.
+        patient: A second signal does nothing either: for workers, whose parent decides.
 
     Raises:
         Interruption: At the second signal.
@@ -67,9 +77,12 @@ def interruptible(note: bytes = b"") -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if request():
+            if patient or (number != signal.SIGINT and time.monotonic() < request.since + SAME):
+                return
             raise Interruption(number)
-        request.number = number
-        os.write(2, note)  # the signal may have come in the middle of a print, which cannot be entered twice
+        request.number, request.since = number, time.monotonic()
+        with suppress(OSError):  # the terminal may be what has gone
+            os.write(2, note)  # the signal may have come in the middle of a print, which cannot be entered twice
 
     heard = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, ask) for number in heard}

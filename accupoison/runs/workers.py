@@ -39,9 +39,9 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[str]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
-        with _signals_blocked():  # in the new processes, too: a Ctrl-C in the terminal is for this one alone
-            futures = [pool.submit(_do, *task) for task in tasks]
         try:
+            with _signals_blocked():  # in the new processes, too: a Ctrl-C in the terminal is for this one alone
+                futures = [pool.submit(_do, *task) for task in tasks]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:

@@ -1,6 +1,7 @@
 """Carry out a grid on this machine."""
 
 from collections.abc import Callable, Sequence
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
 
 def _make_burnin(place: Path, settings: BurninConfig) -> str:
     resume = RunDirectory.holds_run(place)
-    with interruptible() as asked:
+    with interruptible(patient=parent_process() is not None) as asked:
         run_burnin(settings, place, resume=resume, progress=_silent, should_stop=asked)
     asked.check()
     return place.name
@@ -70,7 +71,7 @@ def _make_burnin(place: Path, settings: BurninConfig) -> str:
 
 def _make_run(spec: RunSpec, root: Path) -> str:
     resume = RunDirectory.holds_run(spec.out)
-    with interruptible() as asked:
+    with interruptible(patient=parent_process() is not None) as asked:
         OnlineRun(spec.config, root, spec.out, resume=resume).run(_silent, asked)
     asked.check()
     return spec.out.name
