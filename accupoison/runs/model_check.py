@@ -44,8 +44,9 @@ def check_images(
     try:
         check_network(model, batch, data.num_classes, rows=rows, kind=data.kind, fresh=fresh, crafted=crafted)
     except _FaultError as error:
-        other = "another model, such as mlp" if data.features else "another model"
-        raise InputError(f"model {name} {error}{'' if '; ' in str(error) else f'; choose {other}'}") from error
+        if data.features:  # a network for images is the likeliest mistake
+            raise InputError(f"model {name} {error}; choose another model, such as mlp") from error
+        raise InputError(f"model {name} {error}{'' if '; ' in str(error) else '; choose another model'}") from error
 
 
 class _FaultError(ValueError):
