@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,13 @@ def burnin(
     hint = "the same command" if resume_or_start else _resume_command("burnin", target)
     with _stoppable(ctx, hint, target) as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
         summary = run_burnin(settings, target, resume=again, progress=show, should_stop=asked)
-    if as_json:
-        click.echo(json_text({"run": str(target), **summary}))
-    elif summary["status"] == "finished":
-        click.echo(
-            f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs; wrote {target}/final.pt"
-        )
-        _note(summary["note"])
+    with _said_or_not(asked):
+        if as_json:
+            click.echo(json_text({"run": str(target), **summary}))
+        elif summary["status"] == "finished":
+            reached = f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs"
+            click.echo(f"{reached}; wrote {target}/final.pt")
+            _note(summary["note"])
     _end(ctx, summary["status"], hint, asked)
 
 
@@ -101,7 +101,8 @@ def burnin(
     "--checkpoint",
     "--weights",
     type=click.Path(path_type=Path),
-    help="The base model, if not the default one; a state dict of your own with --model, --width and --norm.",
+    help="The base model, if not the default one; a state dict of your own with --model, --width, --norm and "
+    "--set optim.lr=RATE.",
 )
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
@@ -150,22 +151,23 @@ def online(
     while True:
         target = resume or out or (place if resume_or_start else next_free(place))
         again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
+        hint = "the same command" if resume_or_start else _resume_command("online", target)
         try:
-            run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
+            with _stoppable(ctx, hint, target) as asked:
+                run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
+                with progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
+                    summary = run.run(show, asked)
             break
         except TakenError:
             if resume_or_start or target in (resume, out):
                 raise  # else another process took the name in the meantime
-    hint = "the same command" if resume_or_start else _resume_command("online", target)
-    with _stoppable(ctx, hint, target) as asked, progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
-        summary = run.run(show, asked)
-    if as_json:
-        click.echo(json_text({"run": str(target), **summary}))
-    else:
-        click.echo(
-            f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {shlex.quote(str(target.parent))}"
-        )
-        _note(run.note)
+    with _said_or_not(asked):
+        if as_json:
+            click.echo(json_text({"run": str(target), **summary}))
+        else:
+            logs = shlex.quote(str(target.parent))
+            click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {logs}")
+            _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 
 
@@ -225,11 +227,18 @@ def _stoppable(ctx: click.Context, hint: str, target: Path) -> Iterator[StopRequ
     except KeyboardInterrupt as error:
         if not RunDirectory.holds_run(target):  # nothing to go on with yet
             raise
-        click.echo(f"stopped at once; go on from the last save with: {hint}", err=True)
+        with suppress(OSError):
+            click.echo(f"stopped at once; go on from the last save with: {hint}", err=True)
         ctx.exit(exit_code(error))
+
+
+def _said_or_not(asked: StopRequest) -> AbstractContextManager[None]:
+    """Let nothing depend on the terminal where a signal has asked to stop: it may be what has gone."""
+    return suppress(OSError) if asked() else nullcontext()
 
 
 def _end(ctx: click.Context, status: str, hint: str, asked: StopRequest) -> None:
     if status == "interrupted" and asked.number is not None:
-        click.echo(f"interrupted and saved; go on with: {hint}", err=True)
+        with suppress(OSError):
+            click.echo(f"interrupted and saved; go on with: {hint}", err=True)
         ctx.exit(exit_code(Interruption(asked.number)))

@@ -7,6 +7,8 @@ from accupoison.errors import InputError, did_you_mean
 TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
 CRAFTED = frozenset({"adversarial", "optimised"})
 """The triggers that an attack makes."""
+MOST = 10**9
+"""Steps of a run; the ledger counts them in 32 bits."""
 AUGMENT = ("before", "after", "none")
 
 
@@ -38,6 +40,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.horizon < 0 or self.after < 0:
             raise InputError(f"{self.horizon} steps and {self.after} after the trigger: neither may be negative")
+        if self.horizon + self.after > MOST:
+            raise InputError(f"{self.horizon} steps and {self.after} after the trigger: together at most {MOST}")
         if self.updates < 1:
             raise InputError(
                 f"trigger.updates {self.updates} is below 1; give the number of updates on the trigger batch"

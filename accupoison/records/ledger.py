@@ -145,18 +145,18 @@ class Ledger:
             found = None
         except OSError as error:
             raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
-        # too few, beside a saved ledger: a resumed run was killed while it wrote its first rows anew
-        if found is None or (len(found) < rows and saved.exists()):
+        # other rows, beside a saved ledger: a resumed run was killed while it wrote its first rows anew
+        sound = found is not None and len(found) == rows and _is(found, digest)
+        if found is None or (not sound and saved.exists()):
             source, found = saved, cls.load(saved).rows[:rows].copy()
         else:
             source, ledger._appended = appended, len(found)
         if len(found) < rows:
             raise InputError(f"the ledger has {len(found)} rows, not the {rows} of the checkpoint; start the run anew")
-        content = hashlib.sha256(found.tobytes())
-        if digest is not None and content.hexdigest() != digest:
+        if not _is(found, digest):
             raise InputError(f"{source} is not as the run has written it; restore a copy or start the run anew")
         if source == appended:
-            ledger._digest = content
+            ledger._digest = hashlib.sha256(found.tobytes())
         ledger._rows, ledger._size, ledger._branches = found, rows, list(branches)
         return ledger
 
@@ -218,6 +218,11 @@ def _misfit(stored: dict[str, NDArray[Any]]) -> str:
         if stored["id"].size and stored[name].max() >= count:
             return f"{name} {stored[name].max()} of {count}"
     return "a step is negative" if (stored["step"] < 0).any() else ""
+
+
+def _is(rows: NDArray[np.void], digest: str | None) -> bool:
+    """Return whether rows have this digest; those of runs of older versions have none."""
+    return digest is None or hashlib.sha256(rows.tobytes()).hexdigest() == digest
 
 
 def _match(ids: Tensor, others: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from accupoison.config.layers import plain
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
 from accupoison.measure.accuracy import evaluate, monitor
+from accupoison.records.checkpoint import reading_payload
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.records.tags import SUMMARY
@@ -71,9 +72,10 @@ def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
     if state is None and (run.path / SUMMARY).exists():
         raise InputError(f"{run.path} has lost its {STATE}; restore a copy or start the burn-in anew")
     if state is not None:
-        check_contents(run.path, burnin.data.name, state["data"], burnin.data.fingerprint())
-        burnin.learner.restore(state["learner"])
-        burnin.step, burnin.sums, burnin.best = state["step"], tuple(state["sums"]), tuple(state["best"])
+        with reading_payload(run.path / STATE):
+            check_contents(run.path, burnin.data.name, state["data"], burnin.data.fingerprint())
+            burnin.learner.restore(state["learner"])
+            burnin.step, burnin.sums, burnin.best = state["step"], tuple(state["sums"]), tuple(state["best"])
     return state
 
 

@@ -19,10 +19,11 @@ from accupoison.gradients import gradient
 from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Meter
 from accupoison.measure.membership import membership_auc
-from accupoison.records.files import writing
+from accupoison.records.checkpoint import reading_payload
+from accupoison.records.files import read_json, writing
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import RunRecorder
-from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.build import build_simulation, find_checkpoint
 from accupoison.runs.burnin import Progress, never
@@ -46,6 +47,12 @@ def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, 
     if config.stream.replay is not None:
         digests["replay"] = digest(Path(config.stream.replay))
     return digests
+
+
+def recorded_inputs(run: Path) -> dict[str, str]:
+    """Return :func:`input_digests` as they were when ``run`` was started."""
+    env = read_json(run / ENV)
+    return {name: env[name] for name in INPUTS if name in env}
 
 
 def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found: dict[str, str]) -> None:
@@ -107,13 +114,16 @@ class OnlineRun:
         evaluate, stop, held_out = self.config.evaluate, self.config.stop, self.config.data.held_out
         self.meter = Meter(self.simulation, data, splits, evaluate, stop, held_out)
         self.ledger, at = Ledger(), None
+        if state is None and resume:  # it was killed before its first save
+            check_inputs(self.out, self.config, recorded_inputs(self.out), self._inputs)
         if state is not None:
-            check_inputs(self.out, self.config, state["inputs"], self._inputs)
-            self._diverged = state["diverged"]
-            self.simulation.restore(state["simulation"])
-            self.meter.restore(state["meter"])
-            self.ledger = stored_ledger(self.out, state)
-            at = (state["offset"], self.meter.trunk_steps)
+            with reading_payload(self.out / STATE):
+                check_inputs(self.out, self.config, state["inputs"], self._inputs)
+                self._diverged = state["diverged"]
+                self.simulation.restore(state["simulation"])
+                self.meter.restore(state["meter"])
+                self.ledger = stored_ledger(self.out, state)
+                at = (state["offset"], self.meter.trunk_steps)
         u = self.config.update
         bounded = DEFENSES.get(self.config.defense.name).couples is False
         noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows may depend on each other

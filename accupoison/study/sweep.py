@@ -10,12 +10,12 @@ from accupoison.config.layers import plain
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
 from accupoison.records.files import expect, read_json
-from accupoison.records.run_directory import CONFIG, ENV, RunDirectory, differences
+from accupoison.records.run_directory import CONFIG, RunDirectory, differences
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.interrupt import interruptible
-from accupoison.runs.online import INPUTS, OnlineRun, check_inputs, input_digests
+from accupoison.runs.online import OnlineRun, check_inputs, input_digests, recorded_inputs
 from accupoison.runs.workers import carry_out
 from accupoison.study.grid import Grid, RunSpec
 
@@ -54,11 +54,11 @@ def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
     """Raise InputError if a finished run was made from other data or checkpoints than are there now."""
     known: dict[str, dict[str, str]] = {}
     for spec in finished:
-        config, env = spec.config, read_json(spec.out / ENV)
+        config = spec.config
         key = f"{config.data} {config.start} {config.model} {config.stream.replay}"
         if key not in known:
             known[key] = input_digests(config, root, open_data(config.data, torch.device("cpu"))[0])
-        check_inputs(spec.out, config, {name: env[name] for name in INPUTS if name in env}, known[key])
+        check_inputs(spec.out, config, recorded_inputs(spec.out), known[key])
 
 
 def _make_burnin(place: Path, settings: BurninConfig) -> str:

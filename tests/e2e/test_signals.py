@@ -1,9 +1,12 @@
 """Ctrl-C, SIGTERM and SIGHUP stop a command alike: what can be saved is, and the command says how to go on."""
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ from accupoison.records import checkpoint
 from accupoison.runs.interrupt import SIGNALS
 from accupoison.runs.online import OnlineRun
 from accupoison.runs.trainer import Burnin
+from accupoison.runs.workers import carry_out
 from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, SET, call, done, outcome, refused
 
-SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 2), (signal.SIGINT, 2, 130, 2)]
+SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 3), (signal.SIGINT, 2, 130, 2)]
+"""Signal, times, exit code, steps saved: SIGTERM twice at once, as ``timeout`` sends it, is one request."""
 
 
 def steps_of(run: str) -> int:
@@ -48,7 +53,7 @@ def test_a_stream(
     assert [signal.getsignal(n) for n in SIGNALS] == before
     assert result.exit_code == code
     assert "stopping after this step; press Ctrl-C again to stop at once" in capfd.readouterr().err
-    said = "interrupted and saved; go on with" if times == 1 else "stopped at once; go on from the last save with"
+    said = "interrupted and saved; go on with" if saved == 3 else "stopped at once; go on from the last save with"
     assert result.stderr == f"{said}: python cli.py online --resume run\n"
     assert steps_of("run") == saved
     done("online", "--resume", "run", "--quiet")
@@ -234,3 +239,71 @@ def test_a_demo_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_root_command_is_the_package() -> None:
     assert (ROOT / "cli.py").read_text().count("\n") < 10
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_a_terminal_that_goes_away(work: Path) -> None:
+    """What a lost ssh does: SIGHUP, and from then on nothing can be printed; the run is saved all the same."""
+    done(*ONLINE, "--out", "whole")
+    parent, child = os.openpty()
+    words = [word for word in ONLINE if word != "--quiet"]
+    program = HANGING.format(words=[*words, SET, "run.save_every=5", "--out", "run"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    )
+    os.close(child)
+    with suppress(OSError):
+        while b"hang up now" not in os.read(parent, 4096):
+            pass
+    os.close(parent)
+    Path("hung up").touch()
+    assert process.wait() == 129
+    assert 1 <= steps_of("run") <= 4
+    done("online", "--resume", "run", "--quiet")
+    assert outcome(Path("run")) == outcome(Path("whole"))
+
+
+HANGING = """
+import fcntl, os, signal, sys, termios
+from pathlib import Path
+from accupoison.cli import main
+from accupoison.runs.online import OnlineRun
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its terminal, so that it hears when that goes
+record = OnlineRun._record
+def watched(run, step):
+    record(run, step)
+    if run.meter.steps == 2:
+        os.write(1, b"hang up now")
+        while not Path("hung up").exists():
+            pass
+OnlineRun._record = watched
+sys.argv = ["accupoison", *{words}]
+main()
+"""
+
+
+def test_a_signal_while_tasks_are_handed_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    submit = ProcessPoolExecutor.submit
+    handed: list[object] = []
+
+    def sending_third(pool: ProcessPoolExecutor, *arguments: Any) -> Any:  # noqa: ANN401
+        handed.append(arguments)
+        if len(handed) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", sending_third)
+    tasks = [(touch, (str(tmp_path / str(number)),)) for number in range(6)]
+    with pytest.raises(KeyboardInterrupt):
+        list(carry_out(tasks, 2))
+    assert len(list(tmp_path.iterdir())) < 6
+
+
+def touch(path: str) -> str:
+    Path(path).touch()
+    return path

@@ -18,9 +18,10 @@ from accupoison.errors import InputError
 from accupoison.gradients import frozen
 from accupoison.measure.accuracy import CHUNK
 from accupoison.measure.membership import evenly, never_learnt
+from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
-from accupoison.records.run_directory import CONFIG, RunDirectory
+from accupoison.records.run_directory import CONFIG, STATE, RunDirectory
 from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
@@ -111,12 +112,15 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
     """
     built = build_simulation(config, root)
     state = RunDirectory.read_state(run)
-    if state is None or state["simulation"]["branch"] < len(config.trigger.deliver):
+    with reading_payload(run / STATE):
+        ended = state is not None and state["simulation"]["branch"] >= len(config.trigger.deliver)
+    if state is None or not ended:
         raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {shlex.quote(str(run))}")
-    check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
-    before = built.simulation.learner.snapshot()
-    built.simulation.restore(state["simulation"])
-    return built, stored_ledger(run, state), before
+    with reading_payload(run / STATE):
+        check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
+        before = built.simulation.learner.snapshot()
+        built.simulation.restore(state["simulation"])
+        return built, stored_ledger(run, state), before
 
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
