@@ -1,6 +1,7 @@
 """The main job: ``burnin`` and ``online``."""
 
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -238,7 +239,7 @@ def _said_or_not(asked: StopRequest) -> AbstractContextManager[None]:
 
 
 def _end(ctx: click.Context, status: str, hint: str, asked: StopRequest) -> None:
-    if status == "interrupted" and asked.number is not None:
+    if status == "interrupted":
         with suppress(OSError):
             click.echo(f"interrupted and saved; go on with: {hint}", err=True)
-        ctx.exit(exit_code(Interruption(asked.number)))
+        ctx.exit(exit_code(Interruption(asked.number or signal.SIGINT)))

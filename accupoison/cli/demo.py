@@ -50,12 +50,12 @@ def demo(jobs: int | None, quiet: bool) -> None:
 
 
 def _place() -> "tuple[Path, FileLock]":
-    """Return the first directory that holds no complete demo and no other process is busy with, and its lock."""
+    """Return the first directory that is new, or holds a demo that was cut off, and its lock; no other process has it."""
     from accupoison.records.run_directory import TakenError, lock_directory
 
     for number in itertools.count(1):
         place = LOGS / ("demo" if number == 1 else f"demo-{number}")
-        if not (place / PICTURE).exists():
+        if not place.exists() or (any(place.iterdir()) and not (place / PICTURE).exists()):
             try:
                 return place, lock_directory(place)
             except TakenError:

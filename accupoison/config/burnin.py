@@ -240,7 +240,7 @@ def check_seed(name: str, seed: int) -> None:
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:
     """Raise InputError unless the optimiser's numbers make sense."""
     if lr is not None and not 0 < lr < LARGEST:
-        what = "is too large" if lr > 0 else "is not a number above 0"
+        what = "is too large" if 0 < lr < math.inf else "is not a number above 0"
         raise InputError(f"{section}.{key} {lr} {what}; give a learning rate such as 0.1")
     if not 0 <= momentum < 1:
         raise InputError(f"{section}.momentum {momentum} is outside [0, 1); 0.9 is usual")

@@ -14,7 +14,7 @@ from accupoison.defenses import DEFENSES
 from accupoison.errors import InputError
 from accupoison.records.files import as_json
 
-PLACE = ["--out", "--resume", "--config", "--set", "--dry-run"]
+PLACE = ["--out", "--resume", "--resume-or-start", "--config", "--set", "--dry-run"]
 OUTPUT = ["--quiet", "--json"]
 UPDATE = ["--update", "--noise-multiplier", "--max-grad-norm"]
 SHARED = [
