@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint types docs bench
+.PHONY: demo test test-cuda coverage lint types docs bench
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
+
+test-cuda: $(VENV)/installed
+	$(RUN) -m pytest -m cuda
+
+coverage: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --cov=accupoison --cov-fail-under=95 --cov-report=term:skip-covered
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -1,3 +1,3 @@
 """Simulate poisoning of models that learn from a stream, defend against it, and measure both."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -50,7 +50,7 @@ def demo(jobs: int | None, quiet: bool) -> None:
 
 
 def _place() -> "tuple[Path, FileLock]":
-    """Return the first directory that is new, or holds a demo that was cut off, and its lock; no other process has it."""
+    """Return the first directory that is new or holds a demo that was cut off, with a lock on it."""
     from accupoison.records.run_directory import TakenError, lock_directory
 
     for number in itertools.count(1):

@@ -37,6 +37,7 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison.data.stream import KINDS
     from accupoison.loop.schedule import TRIGGERS
     from accupoison.models.factory import model_names
+    from accupoison.study.grid import shipped_grids
 
     parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
@@ -47,6 +48,7 @@ def _everything() -> dict[str, dict[str, str]]:
         "models": (*model_names(), "package.module:factory"),
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
+        "grids": shipped_grids(),
         "checkpoints": checkpoints or ["none yet: python cli.py burnin"],
     }
     return parts | {title: dict.fromkeys(names, "") for title, names in plain.items()}

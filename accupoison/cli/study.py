@@ -20,14 +20,15 @@ from accupoison.errors import InputError
 def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
     """Carry out grids of burn-ins and streams, one after the other; what is finished already is left alone.
 
-    GRIDS are TOML files such as grids/integrity.toml; the runs of that one go to logs/integrity. Interrupt it at will:
-    the same command goes on.
+    GRIDS are TOML files of your own or names of those that ship (see list), such as integrity, whose runs go to
+    logs/integrity. Interrupt it at will: the same command goes on.
     """
     from accupoison.config.layers import read_toml
-    from accupoison.study.grid import read_grid
+    from accupoison.study.grid import find_grid, read_grid
     from accupoison.study.sweep import run_grid
 
-    plans = {grid: read_grid(read_toml(grid), CHECKPOINTS, (out or LOGS) / grid.stem) for grid in grids}
+    files = [find_grid(grid) for grid in grids]
+    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem) for file in files}
     for grid, plan in plans.items():
         if dry_run:
             click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
@@ -59,6 +60,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     from accupoison.records.files import write_atomically
     from accupoison.study.claims import claims_table, read_claims
     from accupoison.study.figures import curves
+    from accupoison.study.grid import find_grid
     from accupoison.study.tables import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
 
     if as_json and claims is not None:
@@ -67,7 +69,7 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
-    said = [] if claims is None else read_claims(read_toml(claims))
+    said = [] if claims is None else read_claims(read_toml(find_grid(claims)))
     parts = [
         claims_table(said, runs) if said else "",
         outcome_table(runs),

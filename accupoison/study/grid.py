@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import accupoison
 from accupoison.config import layers as config
 from accupoison.config.burnin import check_seed
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
@@ -26,6 +27,28 @@ MOST = 100_000
 """Runs of a grid; more are a typing error."""
 LONGEST = 200
 """Letters in the name of a run; file systems take 255, and files of a run add to it."""
+
+
+SHIPPED = Path(accupoison.__file__).parent / "grids"
+
+
+def shipped_grids() -> list[str]:
+    """Return the names of the grids that ship."""
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.toml"))
+
+
+def find_grid(path: Path) -> Path:
+    """Return the file of a grid: ``path`` itself, or the one that ships by that name, such as ``datasets/mnist``.
+
+    Raises:
+        InputError: There is neither.
+    """
+    name = path.as_posix().removeprefix("grids/").removesuffix(".toml")  # where they were in a checkout
+    if path.exists():
+        return path
+    if name not in shipped_grids():
+        raise InputError(f"there is no grid {str(path)!r}{did_you_mean(name, shipped_grids())}, or give a TOML file")
+    return (SHIPPED / name).with_suffix(".toml")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from accupoison.config.schema import online_config
 from accupoison.errors import InputError
 from accupoison.study.claims import claims_table, read_claims, verdict
 from accupoison.study.collect import Run
-from accupoison.study.grid import read_grid
+from accupoison.study.grid import find_grid, read_grid
 from accupoison.study.outcomes import Estimate
 
 COASTING = 0.03
@@ -94,7 +94,7 @@ def test_two_sweeps_of_one_name_and_claims_that_are_no_list_are_refused() -> Non
 
 
 def test_the_claims_that_ship_are_about_runs_of_their_grid() -> None:
-    text = read_toml(ROOT / "grids" / "pang.toml")
+    text = read_toml(find_grid(Path("pang")))
     grid = read_grid(text, Path("checkpoints"), Path("logs"))
     effects = {(spec.out.name.rsplit("-b", 1)[0], name) for spec in grid.runs for name in spec.config.trigger.deliver}
     for claim in read_claims(text):

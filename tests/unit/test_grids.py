@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from accupoison.config.layers import plain, read_toml
-from accupoison.study.grid import read_grid
+from accupoison.errors import InputError
+from accupoison.study.grid import find_grid, read_grid, shipped_grids
 
-ROOT = Path(__file__).parent.parent.parent
-GRIDS = sorted((ROOT / "grids").rglob("*.toml"))
+GRIDS = [find_grid(Path(name)) for name in shipped_grids()]
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -29,3 +29,15 @@ def test_a_run_may_divide_the_data_in_its_own_way() -> None:
     (spec,) = read_grid(text, Path("checkpoints"), Path("logs")).runs
     data = spec.config.data
     assert (data.burnin, data.val, data.stream, data.monitor) == (70, 9, 50, 2000)
+
+
+def test_a_grid_goes_by_its_name_and_by_its_old_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "integrity" in shipped_grids()
+    for name in ("integrity", "integrity.toml", "grids/integrity.toml"):
+        assert find_grid(Path(name)).read_text().startswith("#")
+    assert find_grid(Path("datasets/mnist")).name == "mnist.toml"
+    Path("integrity").write_text("mine")
+    assert find_grid(Path("integrity")).read_text() == "mine"
+    with pytest.raises(InputError, match="there is no grid 'integrty'; did you mean integrity"):
+        find_grid(Path("integrty"))
