@@ -1,13 +1,20 @@
-"""The one exception that stands for bad input rather than for a bug."""
+"""Exceptions that stand for bad input, and for components that break their word, rather than for a bug here."""
 
 import difflib
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something the user gave cannot be used.
 
     The message is one sentence that names the value and the fix; the command line prints it and exits with code 2.
+    """
+
+
+class ComponentError(Exception):
+    """An attack or a defence returned a batch that no step can go on with: who, and what is wrong with it.
+
+    Other exceptions in the code of a component pass on with their traceback: they are bugs, and their authors want it.
     """
 
 

@@ -19,21 +19,27 @@ C = TypeVar("C", bound=type)
 
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Return what installed packages offer under the entry point group ``accupoison.<group>``, by name."""
-    return {found.name: found for found in entry_points(group=f"accupoison.{group}")}
+    return {found.name: found for found in _offered(group)}
+
+
+def _offered(group: str) -> list[EntryPoint]:
+    """Return the entry points of a group; ``accupoison.defences`` is another spelling of ``accupoison.defenses``."""
+    groups = [group, *(["defences"] if group == "defenses" else [])]
+    return [found for name in groups for found in entry_points(group=f"accupoison.{name}")]
 
 
 class Registry(Generic[T]):
     """Dataclass components of one kind, looked up without regard to case.
 
-    Packages of other people add theirs by an entry point of the group ``accupoison.<kind>s``, loaded at the first
-    look-up.
+    Packages of other people add theirs by an entry point (see :func:`plugins`), loaded at the first look-up.
 
     Args:
         kind: What the components are, as error messages name them ("attack").
+        group: Of the entry points, after ``accupoison.``; default: the plural of ``kind``.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, group: str | None = None) -> None:
+        self.kind, self.group = kind, group or f"{kind}s"
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, str] = {}
         self._searched = False
@@ -97,7 +103,7 @@ class Registry(Generic[T]):
     def _search(self) -> None:
         if not self._searched:
             self._searched = True
-            for found in entry_points(group=f"accupoison.{self.kind}s"):
+            for found in _offered(self.group):
                 try:
                     found.load()
                 except Exception as error:  # it is somebody's own and may raise anything

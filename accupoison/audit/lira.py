@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import log_ndtr
 
 from accupoison.errors import InputError, did_you_mean
 
@@ -48,12 +48,18 @@ def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: 
     if online:
         in_mean, in_std = fit(signals, kept, fixed, "with")
         out_std = in_std if fixed and form == "released" else out_std
-        ratio = stats.norm.logpdf(observed, in_mean, in_std) - stats.norm.logpdf(observed, out_mean, out_std)
+        ratio = _log_density(observed, in_mean, in_std) - _log_density(observed, out_mean, out_std)
     elif form == "released":
-        ratio = -stats.norm.logpdf(observed, out_mean, out_std)
+        ratio = -_log_density(observed, out_mean, out_std)
     else:
-        ratio = stats.norm.logcdf(observed, out_mean, out_std)
+        ratio = log_ndtr((observed - out_mean) / out_std)
     return np.asarray(ratio.mean(axis=1), dtype=np.float64)
+
+
+def _log_density(x: Floats, mean: Floats, std: Floats) -> Floats:
+    """Return the log density of normal distributions at ``x``."""
+    density: Floats = -(((x - mean) / std) ** 2) / 2 - 0.5 * np.log(2 * np.pi) - np.log(std)
+    return density
 
 
 def _checked(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Floats]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from accupoison.audit.samples import EXPOSED, LEAST
 
@@ -48,6 +47,8 @@ def exposed(
         ids: Names of the samples [N].
         labels: Their classes [N].
     """
+    from sklearn.metrics import roc_auc_score  # here, because it takes a second to load
+
     distance = exposure(phi, keep)
     order = np.argsort(-np.nan_to_num(distance, nan=-np.inf), kind="stable")[:EXPOSED]
     most = [

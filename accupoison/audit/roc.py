@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.metrics import roc_curve
 
 from accupoison.errors import InputError
 
@@ -59,6 +57,9 @@ def roc_summary(
     Raises:
         InputError: Lengths differ, a score is NaN, or there are no members or no others.
     """
+    from scipy.stats import rankdata  # here, as both take seconds to load
+    from sklearn.metrics import roc_curve
+
     s, m = np.asarray(score, dtype=np.float64), np.asarray(member, dtype=bool)
     if s.shape != m.shape or s.ndim != 1:
         raise InputError(f"{list(s.shape)} scores and {list(m.shape)} memberships do not line up; give [N] each")
@@ -67,7 +68,7 @@ def roc_summary(
     positives, negatives = int(m.sum()), int((~m).sum())
     if not positives or not negatives:
         raise InputError(f"{positives} of {len(m)} samples are members; both members and others are needed")
-    ranks = stats.rankdata(s)  # infinite scores have ranks, which is all that a ROC curve needs
+    ranks = rankdata(s)  # infinite scores have ranks, which is all that a ROC curve needs
     fpr, tpr, _ = roc_curve(m, ranks, drop_intermediate=False)
     auc, interval = _auc(ranks, m)
     found: dict[float, float | None] = {}
@@ -85,7 +86,9 @@ def roc_summary(
 
 def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the exact interval of a proportion (Clopper and Pearson 1934)."""
-    found = stats.binomtest(hits, trials).proportion_ci(confidence, method="exact")
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, trials).proportion_ci(confidence, method="exact")
     return float(found.low), float(found.high)
 
 
@@ -122,17 +125,21 @@ def epsilon_lower_bound(
 
 
 def _one_sided(hits: int, trials: int, confidence: float, alternative: str) -> float:
-    found = stats.binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
     return float(found.low if alternative == "greater" else found.high)
 
 
 def _auc(ranks: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, Interval]:
     """Return the AUC and DeLong's interval from mid-ranks; O(n log n)."""
+    from scipy.stats import norm, rankdata
+
     m, n = int(member.sum()), int((~member).sum())
-    above = (ranks[member] - stats.rankdata(ranks[member])) / n  # share of the others below each member
-    below = 1 - (ranks[~member] - stats.rankdata(ranks[~member])) / m
+    above = (ranks[member] - rankdata(ranks[member])) / n  # share of the others below each member
+    below = 1 - (ranks[~member] - rankdata(ranks[~member])) / m
     auc = float(above.mean())
     if min(m, n) < 2:
         return auc, (0.0, 1.0)
-    half = float(stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
+    half = float(norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
     return auc, (max(0.0, auc - half), min(1.0, auc + half))

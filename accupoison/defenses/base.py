@@ -72,5 +72,5 @@ class Defense:
         restore_component(self, state)
 
 
-DEFENSES = Registry("defence")
+DEFENSES = Registry("defence", "defenses")
 DEFENSES.register("ST", "none", "standard")(Defense)

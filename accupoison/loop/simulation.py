@@ -12,7 +12,7 @@ from torch import Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
-from accupoison.errors import InputError, RangeError
+from accupoison.errors import ComponentError, RangeError
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.loop.discrepancy_probe import probe
@@ -221,12 +221,12 @@ class Simulation:
                 return clean
         check_batch(sent, _name(self.attack), bounded=clean.bounded)
         if sent.x.shape != clean.x.shape:
-            raise ValueError(f"{_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
+            raise ComponentError(f"{_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
         moving = phase is Phase.FIRE and self.access.reoptimise and self.attack.recentre
         if self.attack.bounded and not moving:
             distance = _farthest(sent, clean)
             if distance > self.attack.eps + SLACK:
-                raise ValueError(f"{_name(self.attack)} moved a pixel by {distance} over its eps")
+                raise ComponentError(f"{_name(self.attack)} moved a pixel by {distance} over its eps")
         return sent
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
@@ -256,19 +256,19 @@ def _farthest(batch: Batch, origin: Batch) -> float:
 
 
 def check_batch(batch: Batch, who: str, *, bounded: bool = True) -> None:
-    """Raise ValueError unless the images are float32, finite and, if ``bounded``, in [0, 1]; ``who`` made them.
+    """Raise ComponentError unless the images are float32, finite and, if ``bounded``, in [0, 1]; ``who`` made them.
 
     A :class:`~accupoison.types.Batch` lets NaN pass, and its tensor can be changed after it was checked.
     """
     if batch.x.dtype != torch.float32:
-        raise ValueError(f"{who} returned images of type {batch.x.dtype}, not float32")
+        raise ComponentError(f"{who} returned images of type {batch.x.dtype}, not float32")
     if not bounded and not bool(batch.x.isfinite().all()):
-        raise ValueError(f"{who} returned inputs that are not finite numbers")
+        raise ComponentError(f"{who} returned inputs that are not finite numbers")
     if bounded:
         try:
             check_range(batch.x, finite=True)
         except RangeError as error:
-            raise ValueError(f"{who} returned {error.what}") from error
+            raise ComponentError(f"{who} returned {error.what}") from error
 
 
 def _name(component: Attack | Defense) -> str:
@@ -277,15 +277,11 @@ def _name(component: Attack | Defense) -> str:
 
 @contextmanager
 def _blaming(component: Attack | Defense) -> Iterator[None]:
-    """Name the component in whose code a ValueError was raised: batches are checked where they are made."""
+    """Name the component in whose code a batch left its range: batches are checked where they are made."""
     try:
         yield
-    except InputError:
-        raise
     except RangeError as error:
-        raise ValueError(f"{_name(component)} returned {error.what}") from error
-    except ValueError as error:
-        raise ValueError(f"{_name(component)} failed ({error})") from error
+        raise ComponentError(f"{_name(component)} returned {error.what}") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from accupoison.config.threat_model import threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.defenses import DEFENSES
-from accupoison.errors import InputError
+from accupoison.errors import ComponentError, InputError
 from accupoison.gradients import gradient
 from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Meter
@@ -188,9 +188,7 @@ class OnlineRun:
         while True:
             try:
                 yield from self.simulation.run()
-            except InputError:
-                raise
-            except ValueError as error:
+            except ComponentError as error:
                 view, val = self.simulation.learner.view(), self.simulation.access.val
                 if all(bool(g.isfinite().all()) for g in gradient(view, val.x, val.y)):
                     raise InputError(f"{error}; mend it, or choose another") from error

@@ -139,3 +139,15 @@ def test_state_is_a_copy_that_brings_back_none() -> None:
     restore_component(widget, empty)
     assert widget.made is None
     assert widget.count == 0
+
+
+def test_both_spellings_of_defences(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return []
+
+    monkeypatch.setattr("accupoison.registry.entry_points", entry_points)
+    Registry("defence", "defenses").names()
+    assert asked == ["accupoison.defenses", "accupoison.defences"]

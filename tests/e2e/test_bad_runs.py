@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from accupoison.attacks import Noise
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.records import checkpoint
@@ -20,9 +22,9 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
 from accupoison.runs.online import OnlineRun
-from accupoison.types import Batch, Context, Step, Verdict
+from accupoison.types import Batch, Context, ModelView, Step, Verdict
 from accupoison.updates import SGD
-from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, done, outcome, refused, resaved, sentence
+from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused, resaved, sentence
 
 
 def test_a_place_that_is_taken(work: Path) -> None:
@@ -267,3 +269,19 @@ def test_a_checkpoint_that_diverged(work: Path) -> None:
     for attack in ("accumulative", "noise"):
         result = done(*ONLINE, "--checkpoint", path, "--attack", attack, "--json")
         assert json.loads(result.stdout)["status"] == "diverged"
+
+
+def test_a_bug_in_a_component_keeps_its_traceback(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(attack: Noise, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
+        raise ValueError("a bug of its author")
+
+    monkeypatch.setattr(Noise, "perturb", broken)
+    error = call(*ONLINE, "--attack", "noise").exception
+    assert isinstance(error, ValueError)
+    assert str(error) == "a bug of its author"
+
+
+def test_a_component_that_breaks_its_word_is_one_sentence(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Noise, "perturb", lambda attack, view, batch, ctx: batch.x * 0)
+    text = refused(*ONLINE, "--attack", "noise")
+    assert re.match("Error: attack Noise moved a pixel by .* over its eps; mend it, or choose another", text)

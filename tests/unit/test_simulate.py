@@ -8,7 +8,7 @@ from torch import Tensor
 from accupoison.attacks import Attack, Noise
 from accupoison.data import crop_flip, quantise
 from accupoison.defenses import Defense
-from accupoison.errors import InputError
+from accupoison.errors import ComponentError, InputError
 from accupoison.loop.discrepancy_probe import probe
 from accupoison.loop.schedule import Plan
 from accupoison.loop.simulation import Simulation
@@ -198,7 +198,7 @@ class Overdone(Careless):
 def test_broken_components_are_stopped(attack: Attack | str, defense: Defense | str, words: str) -> None:
     simulated: Simulation = simulation(attack, defense, quantise=False)
     before = simulated.learner.state()
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ComponentError, match=words):
         next(simulated.run())
     assert same(simulated.learner.state(), before)
 
