@@ -1,5 +1,6 @@
 """Accumulative poisoning: each batch tilts the model so that the trigger will do more harm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,7 @@ def craft_accumulative(
     gamma: float = 1.0,
     train: bool = False,
     round_sign: bool = False,
+    on_alignment: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Poison a batch so that a step on it prepares the model for the trigger (Pang et al. 2021, Eq. 9).
 
@@ -74,31 +76,20 @@ def craft_accumulative(
         gamma: Weight of the clean batch's term, which keeps the poisoned step close to an ordinary one.
         train: Use batch statistics in place of the running ones.
         round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
+        on_alignment: Told the alignment that the attack works on; not with the objective "normal".
 
     Returns:
         The poisoned images [B, ...], detached.
     """
-    second = None if objective == "normal" else tilt(view, trigger, val, train=train)[0]
-    goal = _direction(view, batch, second, objective=objective, gamma=gamma, train=train)
-    return _follow(view, batch, goal, eps=eps, steps=steps, train=train, round_sign=round_sign)
-
-
-def _direction(
-    view: ModelView, batch: Batch, second: Grads | None, *, objective: str, gamma: float, train: bool
-) -> Grads:
-    """Return what the gradient of the poisoned batch should agree with."""
     parts: list[Grads] = []
     if objective != "second":
         parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
-    if second is not None:
+    if objective != "normal":
+        second, value = tilt(view, trigger, val, train=train)
         parts.append(unit(second))
-    return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
-
-
-def _follow(
-    view: ModelView, batch: Batch, goal: Grads, *, eps: float, steps: int, train: bool, round_sign: bool
-) -> Tensor:
-    """Return the images of ``batch`` moved so that their gradient points along ``goal``."""
+        if on_alignment is not None:
+            on_alignment(value)
+    goal = tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
 
     def agreement(x: Tensor) -> Tensor:
         return inner(unit(gradient(view, x, batch.y, train=train, graph=True)), goal)
@@ -135,10 +126,16 @@ class Accumulative(Attack):
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images moved toward the trigger's purpose; logs the alignment it works on."""
-        train, second = self.in_train_mode, None
-        aimed = self.access.trigger if self.aim == "clean" else self.aimed(view, ctx)
-        if self.objective != "normal":
-            second, value = tilt(view, aimed, self.val(ctx), train=train)
-            ctx.log("attack/alignment", value)
-        goal = _direction(view, batch, second, objective=self.objective, gamma=self.gamma, train=train)
-        return _follow(view, batch, goal, eps=self.eps, steps=self.steps, train=train, round_sign=self.round_sign)
+        return craft_accumulative(
+            view,
+            self.access.trigger if self.aim == "clean" else self.aimed(view, ctx),
+            batch,
+            self.val(ctx),
+            eps=self.eps,
+            steps=self.steps,
+            objective=self.objective,
+            gamma=self.gamma,
+            train=self.in_train_mode,
+            round_sign=self.round_sign,
+            on_alignment=lambda value: ctx.log("attack/alignment", value),
+        )
