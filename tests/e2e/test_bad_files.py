@@ -64,7 +64,10 @@ def damage(kind: str, path: Path) -> None:
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
         ("text", "not a readable checkpoint"),
-        ("foreign", "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing; name their network"),
+        (
+            "foreign",
+            "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing .it has w.; name their net",
+        ),
         ("no state dict", "holds no state dict, neither as it is nor under net"),
         ("malicious", "not a readable checkpoint"),
         ("malicious zip", "asks for posix.mkdir, which could do anything"),
