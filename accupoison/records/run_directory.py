@@ -63,6 +63,7 @@ class RunDirectory:
         lock = lock_directory(path)
         run = cls(path, as_json(config), lock)
         try:
+            _clear(path)  # of a process that was killed while it made the directory
             if cls.holds_run(path):
                 raise TakenError(f"{path} already holds a run; continue it with --resume or choose another name")
             run.write_json(ENV, env)
