@@ -19,36 +19,10 @@ from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights
 from accupoison.runs.base_model import BaseModel
 from accupoison.testing.bench import same
+from tests.damage import damages
 
 SPEC = ModelSpec(name="convnet", width=2, num_classes=3)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def rounds(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--fuzz", default=None) or 300)
-
-
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Return a file with flipped bits, a block of zeros, of noise or of other parts of it, cut off or put in."""
-    out, start = bytearray(content), rng.randrange(len(content))
-    end = min(len(content), start + rng.choice((1, 4, 64, 512)))
-    match rng.randrange(7):
-        case 0 | 1:
-            for _ in range(rng.choice((1, 1, 2, 8))):
-                out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
-        case 2:
-            out[start:end] = bytes(end - start)
-        case 3:
-            out[start:end] = rng.randbytes(end - start)
-        case 4:
-            del out[rng.choice((start, 0)) : end]
-        case 5:
-            del out[start:]
-        case 6:
-            place = rng.randrange(len(out))
-            out[place:place] = out[start:end]
-    return bytes(out)
 
 
 def refusal(read: Callable[[], object]) -> object:
@@ -96,29 +70,28 @@ FORMS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_damage_is_refused_or_harmless(form: str, tmp_path: Path, rounds: int) -> None:
+def test_damage_is_refused_or_harmless(form: str, tmp_path: Path, fuzz_rounds: int) -> None:
     write, read = FORMS[form]
     write(tmp_path / "a.pth")
-    content, rng, refused = (tmp_path / "a.pth").read_bytes(), random.Random(f"{form} 0"), 0
-    whole = read(tmp_path / "a.pth")
-    for number in range(rounds):
-        (tmp_path / "a.pth").write_bytes(damaged(content, rng))
+    content, whole, refused = (tmp_path / "a.pth").read_bytes(), read(tmp_path / "a.pth"), 0
+    for number, damaged in enumerate(damages(content, fuzz_rounds, 20)):
+        (tmp_path / "a.pth").write_bytes(damaged)
         found = refusal(lambda: read(tmp_path / "a.pth"))
         refused += isinstance(found, str)
         assert "a.pth" in found if isinstance(found, str) else same(found, whole), number
-    assert refused > 0.7 * rounds
+    assert refused > 0.7 * fuzz_rounds
 
 
 @pytest.mark.parametrize("form", ["released", "raw"])
-def test_a_file_without_checksums_is_read_or_refused(form: str, tmp_path: Path, rounds: int) -> None:
+def test_a_file_without_checksums_is_read_or_refused(form: str, tmp_path: Path, fuzz_rounds: int) -> None:
     FORMS[form][0](tmp_path / "new.pth")
     found = torch.load(tmp_path / "new.pth", weights_only=True)
     torch.save(found, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    content, rng, read = (tmp_path / "a.pth").read_bytes(), random.Random(f"{form} 1"), 0
-    for _ in range(rounds):
-        (tmp_path / "a.pth").write_bytes(damaged(content, rng))
+    read = 0
+    for damaged in damages((tmp_path / "a.pth").read_bytes(), fuzz_rounds, 21):
+        (tmp_path / "a.pth").write_bytes(damaged)
         read += not isinstance(refusal(lambda: load_weights(tmp_path / "a.pth")), str)
-    assert 0 < read < rounds
+    assert 0 < read < fuzz_rounds
 
 
 def _parts(payload: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # noqa: ANN401
@@ -129,13 +102,13 @@ def _parts(payload: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # 
 VALUES: tuple[Any, ...] = (None, -1, 2**80, 0.5, math.nan, True, "x", [], {}, (), [[1]], {0: {}}, torch.ones(2, 3))
 
 
-def test_a_right_digest_over_any_payload(tmp_path: Path, rounds: int) -> None:
+def test_a_right_digest_over_any_payload(tmp_path: Path, fuzz_rounds: int) -> None:
     """Parts that are missing or of another kind never get further than the first use of the model."""
     own_model(tmp_path / "a.pt")
     rng, refused = random.Random(0), 0
     sound = checkpoint.load(tmp_path / "a.pt", "base-model")
     parts = _parts(sound)[1:]
-    for _ in range(rounds // 3):
+    for _ in range(fuzz_rounds // 3):
         payload = copy.deepcopy(sound)
         *way, last = rng.choice(parts)
         held = payload
@@ -147,13 +120,12 @@ def test_a_right_digest_over_any_payload(tmp_path: Path, rounds: int) -> None:
             held[last] = rng.choice(VALUES)
         checkpoint.save(tmp_path / "b.pt", "base-model", payload)
         refused += isinstance(refusal(lambda: BaseModel.load(tmp_path / "b.pt").build(tmp_path / "b.pt", CPU)), str)
-    assert refused > 0.1 * rounds
+    assert refused > 0.1 * fuzz_rounds
 
 
-def test_pickles_of_others(tmp_path: Path, rounds: int) -> None:
+def test_pickles_of_others(tmp_path: Path, fuzz_rounds: int) -> None:
     released(tmp_path / "a.pth")
-    content, rng = (tmp_path / "a.pth").read_bytes(), random.Random(2)
-    for _ in range(rounds):
-        (tmp_path / "a.p").write_bytes(damaged(content, rng))
+    for damaged in damages((tmp_path / "a.pth").read_bytes(), fuzz_rounds, 22):
+        (tmp_path / "a.p").write_bytes(damaged)
         with pytest.raises(InputError, match=r"a\.p"):
             read_pickle(tmp_path / "a.p")

@@ -47,7 +47,7 @@ VALUES: list[Any] = [
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--fuzz", default=None) or ROUNDS)
+    return int(request.config.getoption("--fuzz") or ROUNDS)
 
 
 @pytest.fixture(scope="module")
