@@ -146,6 +146,7 @@ def test_other_commands_say_that_the_same_command_goes_on(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
+    Path("grid.toml").touch()
     monkeypatch.setattr(import_module("accupoison.study.collect"), "collect", interrupt)
     for function in ("audit.online.run.audit_run", "study.grid.read_grid", "config.layers.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)

@@ -15,7 +15,7 @@ from accupoison.attacks.trigger import craft_trigger
 from accupoison.defenses import Defense
 from accupoison.defenses.at import perturb
 from accupoison.defenses.dsc import correct
-from accupoison.errors import RangeError
+from accupoison.errors import ComponentError, RangeError
 from accupoison.learner import view_of
 from accupoison.types import Access, Batch, Context, ModelView
 from tests.nets import random_batch, random_net
@@ -118,19 +118,23 @@ class InPlace(Defense):
     [
         (Normalises(), "ST", r"attack Normalises returned images outside \[0, 1\]: from 0 to 4$"),
         (Normalises(where="setup"), "ST", r"attack Normalises returned images outside \[0, 1\]: from 0 to 4$"),
-        ("none", Buggy(), r"defence Buggy failed \(too many values to unpack\)$"),
         ("none", InPlace(), r"defence InPlace returned images outside \[0, 1\] \(or NaN\): from 1 to 2$"),
     ],
 )
 def test_the_loop_names_who_made_it(attack: Attack | str, defense: Defense | str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ComponentError, match=words):
         next(simulation(attack, defense).run())
+
+
+def test_a_bug_of_a_component_passes_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r"^too many values to unpack$"):
+        next(simulation("none", Buggy()).run())
 
 
 def test_a_setup_that_fails_can_be_abandoned() -> None:
     """The run of a model that had diverged before ends; it does not set up again and again."""
     simulated = simulation(Normalises(where="setup"))
-    with pytest.raises(ValueError, match="Normalises"):
+    with pytest.raises(ComponentError, match="Normalises"):
         next(simulated.run())
     simulated.abandon()
     assert list(simulated.run()) == []
