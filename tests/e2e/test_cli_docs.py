@@ -112,6 +112,7 @@ def test_the_ways_to_start_it_are_one_program() -> None:
         said = {(answer.returncode, answer.stdout, answer.stderr) for answer in answers}
         assert len(said) == 1, said
         assert answers[0].stdout or answers[0].returncode == 2
+    assert (ROOT / "cli.py").read_text().count("\n") < 10, "the root command holds nothing of its own"
 
 
 def test_help_loads_nothing_heavy() -> None:

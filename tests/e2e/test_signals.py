@@ -18,7 +18,7 @@ from accupoison.runs.interrupt import SIGNALS
 from accupoison.runs.online import OnlineRun
 from accupoison.runs.trainer import Burnin
 from accupoison.runs.workers import carry_out
-from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, SET, call, done, outcome, refused
+from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused
 
 SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 3), (signal.SIGINT, 2, 130, 2)]
 """Signal, times, exit code, steps saved: SIGTERM twice at once, as ``timeout`` sends it, is one request."""
@@ -235,10 +235,6 @@ def test_a_demo_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     Path("logs/demo/curves.png").touch()
     call("demo", "--quiet")
     assert places == [Path("logs/demo"), Path("logs/demo"), Path("logs/demo-2")]
-
-
-def test_the_root_command_is_the_package() -> None:
-    assert (ROOT / "cli.py").read_text().count("\n") < 10
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
