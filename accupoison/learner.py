@@ -131,7 +131,7 @@ class Learner:
         model: The network.
         parameters: What is trained of it.
         optimizer: The optimiser.
-        update_mode: As given.
+        bn_mode: As given.
 
     Args:
         model: The network, images in [0, 1] to logits.
@@ -139,7 +139,8 @@ class Learner:
         momentum: SGD momentum.
         weight_decay: L2 penalty of the optimiser.
         nesterov: Nesterov momentum.
-        update_mode: "train" (batch norm uses and updates batch statistics in the update) or "eval".
+        bn_mode: What batch norm does in the update: "train" (uses the batch's statistics and updates the running ones)
+            or "eval".
     """
 
     def __init__(
@@ -150,14 +151,14 @@ class Learner:
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        update_mode: str = "train",
+        bn_mode: str = "train",
     ) -> None:
         self.model = model.eval()
         self.parameters = tuple(p for p in model.parameters() if p.requires_grad)
         self.optimizer = MomentumSGD(
             self.parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
-        self.update_mode = update_mode
+        self.bn_mode = bn_mode
         self._view = _View(model, training=False)
 
     @property
@@ -186,7 +187,7 @@ class Learner:
     @contextmanager
     def forward(self) -> Iterator[Callable[..., Tensor]]:
         """Give the trainable forward pass of one update step, in the update mode."""
-        self.model.train(self.update_mode == "train")
+        self.model.train(self.bn_mode == "train")
         try:
             yield _TrainingForward(self.model)
         finally:

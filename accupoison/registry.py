@@ -2,19 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor
 
 from accupoison.errors import InputError, did_you_mean
 from accupoison.types import Saved, State
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T")
-C = TypeVar("C", bound=type)
+K = TypeVar("K", bound=type)
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
@@ -28,7 +25,57 @@ def _offered(group: str) -> list[EntryPoint]:
     return [found for name in groups for found in entry_points(group=f"accupoison.{name}")]
 
 
-class Registry(Generic[T]):
+@dataclass(kw_only=True)
+class Component:
+    """Something that a configuration names: an attack, a defence, an update rule.
+
+    A subclass is a dataclass. Its init fields are its settings: they are what the configuration holds, and nothing can
+    change them once it is built. Fields with ``field(init=False)`` are its state: those that hold tensors, numbers or
+    strings are saved and restored with the run. A run works with :meth:`fresh` ones, so the configuration's own never
+    has any state.
+
+    Attributes:
+        name: The canonical name under which the class is registered, or "".
+    """
+
+    name: ClassVar[str] = ""
+
+    def __setattr__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        """Set a field; a setting only once."""
+        if key in vars(self) and (f := self.__dataclass_fields__.get(key)) is not None and f.init:
+            raise AttributeError(
+                f"{type(self).__name__}.{key} is a setting and stays as it was given; keep what changes in a "
+                "field(init=False)"
+            )
+        super().__setattr__(key, value)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def fresh(self) -> Self:
+        """Return a new one with the same settings and no state."""
+        return dataclasses.replace(self)
+
+    def state(self) -> State:
+        """Return copies of what must be saved to go on later.
+
+        None counts: a component put back to a state from before a field was filled must not keep what filled it since.
+        """
+        names = [f.name for f in dataclasses.fields(self) if not f.init and hasattr(self, f.name)]
+        values = {name: getattr(self, name) for name in names}
+        return {name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)}
+
+    def set_state(self, state: State) -> None:
+        """Put back what :meth:`state` returned; it stays good for another time."""
+        for name, value in state.items():
+            setattr(self, name, _copied(value))
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
     """Dataclass components of one kind, looked up without regard to case.
 
     Packages of other people add theirs by an entry point (see :func:`plugins`), loaded at the first look-up.
@@ -40,25 +87,26 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, group: str | None = None) -> None:
         self.kind, self.group = kind, group or f"{kind}s"
-        self._classes: dict[str, type[T]] = {}
+        self._classes: dict[str, type[C]] = {}
         self._aliases: dict[str, str] = {}
         self._searched = False
 
-    def register(self, name: str, *aliases: str) -> Callable[[C], C]:
+    def register(self, name: str, *aliases: str) -> Callable[[K], K]:
         """Return a class decorator that adds the class under ``name`` and ``aliases``.
 
         Raises:
             ValueError: A name is taken, or the class is not a dataclass.
         """
 
-        def add(cls: C) -> C:
+        def add(cls: K) -> K:
             if not dataclasses.is_dataclass(cls):
                 raise ValueError(f"{cls.__name__} must be a dataclass: its init fields are the {self.kind}'s settings")
             for key in (name, *aliases):
                 if key.lower() in self._aliases:
                     raise ValueError(f"{self.kind} {key} is registered already")
             self._aliases |= {key.lower(): name for key in (name, *aliases)}
-            self._classes[name] = cls  # type: ignore[assignment]  # a decorator cannot say "subclass of T"
+            cls.name = name  # type: ignore[attr-defined]
+            self._classes[name] = cls  # type: ignore[assignment]  # a decorator cannot say "subclass of C"
             return cls
 
         return add
@@ -84,7 +132,7 @@ class Registry(Generic[T]):
         except KeyError:
             raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}") from None
 
-    def get(self, name: str) -> type[T]:
+    def get(self, name: str) -> type[C]:
         """Return the class registered under ``name`` or an alias.
 
         Raises:
@@ -96,7 +144,7 @@ class Registry(Generic[T]):
         """Return the init fields of a component by name: its settings."""
         return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}  # type: ignore[arg-type]
 
-    def build(self, name: str, settings: Mapping[str, Any]) -> T:
+    def build(self, name: str, settings: Mapping[str, Any]) -> C:
         """Return a new instance with ``settings``, already checked by :mod:`accupoison.config.layers`."""
         return self.get(name)(**settings)
 
@@ -113,22 +161,6 @@ class Registry(Generic[T]):
                         f"the {self.kind} {found.name!r} of an installed package cannot be loaded ({reason}); mend or "
                         "uninstall the package"
                     ) from error
-
-
-def component_state(component: "DataclassInstance") -> State:
-    """Return copies of the ``field(init=False)`` fields of a component that hold tensors, numbers, strings or None.
-
-    None counts: a component put back to a state from before a field was filled must not keep what filled it since.
-    """
-    names = [f.name for f in dataclasses.fields(component) if not f.init and hasattr(component, f.name)]
-    values = {name: getattr(component, name) for name in names}
-    return {name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)}
-
-
-def restore_component(component: "DataclassInstance", state: State) -> None:
-    """Put back what :func:`component_state` returned; the state stays good for another time."""
-    for name, value in state.items():
-        setattr(component, name, _copied(value))
 
 
 def _copied(value: Saved) -> Saved:

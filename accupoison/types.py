@@ -29,7 +29,7 @@ class Phase(Enum):
     """Where in a run a step lies: before the trigger, the trigger itself, or the recovery after it."""
 
     ORDINARY = "ordinary"
-    FIRE = "fire"
+    TRIGGER = "fire"  # as ledgers have it
     RECOVER = "recover"
 
 
@@ -157,7 +157,7 @@ class Forward(Protocol):
         """Return logits [B, classes]; ``track``: move the running statistics (default: the first call does)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Access:
     """What the attacker holds besides the model.
 
@@ -179,14 +179,14 @@ class Access:
     trains: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """One step of the loop, as its consumers see it.
 
     Attributes:
         t: The step, from 0; the trigger comes at ``t == horizon``.
-        branch: The trigger this step belongs to, or "" before the paths part.
-        phase: Ordinary, fire or recover.
+        branch: The trigger this step belongs to, or "" before the branches part.
+        phase: Ordinary, trigger or recover.
         clean: The batch before the attack (for metrics and ledger only), as it would have reached the defence.
         sent: The batch that reached the defence.
         passed: What the defence passed on; ids are the true ones.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.attacks.base import ATTACKS
+from accupoison.attacks.pixel import PixelAttack
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import (
     gradient,
@@ -18,7 +19,7 @@ from accupoison.gradients import (
 )
 from accupoison.types import Batch, Context, Grads, ModelView
 
-OBJECTIVES = ("reg", "second", "normal")
+OBJECTIVES = ("both", "second_order", "first_order")
 AIMS = ("crafted", "clean")
 
 
@@ -53,7 +54,7 @@ def craft_accumulative(
     *,
     eps: float,
     steps: int,
-    objective: str = "reg",
+    objective: str = "both",
     gamma: float = 1.0,
     train: bool = False,
     round_sign: bool = False,
@@ -72,19 +73,19 @@ def craft_accumulative(
         val: The attacker's own images.
         eps: Radius in pixels.
         steps: Signed gradient steps, of size ``2 * eps / steps``.
-        objective: "reg" (both terms), "second" (the alignment's alone) or "normal" (the clean batch's alone).
+        objective: "both" (terms), "second_order" (the alignment's alone) or "first_order" (the clean batch's alone).
         gamma: Weight of the clean batch's term, which keeps the poisoned step close to an ordinary one.
         train: Use batch statistics in place of the running ones.
         round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
-        on_alignment: Told the alignment that the attack works on; not with the objective "normal".
+        on_alignment: Told the alignment that the attack works on; not with the objective "first_order".
 
     Returns:
         The poisoned images [B, ...], detached.
     """
     parts: list[Grads] = []
-    if objective != "second":
+    if objective != "second_order":
         parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
-    if objective != "normal":
+    if objective != "first_order":
         second, value = tilt(view, trigger, val, train=train)
         parts.append(unit(second))
         if on_alignment is not None:
@@ -99,16 +100,16 @@ def craft_accumulative(
 
 @ATTACKS.register("accumulative")
 @dataclass(kw_only=True)
-class Accumulative(Attack):
+class Accumulative(PixelAttack):
     """Accumulative poisoning of every batch before the trigger (Pang et al., NeurIPS 2021, Algorithm 1).
 
     Attributes:
-        objective: "reg" (default), "second" or "normal"; see :func:`craft_accumulative`.
+        objective: "both" (default), "second_order" or "first_order"; see :func:`craft_accumulative`.
         gamma: Weight of the term that keeps the poisoned step close to the clean one.
         aim: The trigger that the poison prepares for: "crafted", whatever is delivered in the end, or "clean".
     """
 
-    objective: str = "reg"
+    objective: str = "both"
     gamma: float = 1.0
     aim: str = "crafted"
 
@@ -120,7 +121,7 @@ class Accumulative(Attack):
             raise InputError(f"unknown attack.aim {self.aim!r}{did_you_mean(self.aim, AIMS)}")
 
     @property
-    def aims(self) -> bool:
+    def needs_trigger(self) -> bool:
         """Unless it aims at the clean trigger, it needs the crafted one while it poisons."""
         return self.aim == "crafted"
 
@@ -128,14 +129,14 @@ class Accumulative(Attack):
         """Return the images moved toward the trigger's purpose; logs the alignment it works on."""
         return craft_accumulative(
             view,
-            self.access.trigger if self.aim == "clean" else self.aimed(view, ctx),
+            self.access.trigger if self.aim == "clean" else self.crafted_trigger(view, ctx),
             batch,
             self.val(ctx),
             eps=self.eps,
             steps=self.steps,
             objective=self.objective,
             gamma=self.gamma,
-            train=self.in_train_mode,
+            train=self.bn_mode == "train",
             round_sign=self.round_sign,
             on_alignment=lambda value: ctx.log("attack/alignment", value),
         )

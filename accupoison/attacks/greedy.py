@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.attacks.base import ATTACKS
+from accupoison.attacks.pixel import PixelAttack
 from accupoison.types import Batch, Context, ModelView
 
 
 @ATTACKS.register("direct", "greedy")
 @dataclass(kw_only=True)
-class Direct(Attack):
+class Direct(PixelAttack):
     """Turn the gradient of every batch against the one on the attacker's images.
 
     The trigger's own objective, applied at each step: first-order harm with the same budget and no preparation. What

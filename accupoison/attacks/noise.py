@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.attacks.base import ATTACKS
+from accupoison.attacks.pixel import PixelAttack
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project
 from accupoison.types import Batch, Context, ModelView
@@ -31,7 +32,7 @@ def noisy(x: Tensor, kind: str, eps: float, rng: torch.Generator, *, bounded: bo
 
 @ATTACKS.register("noise")
 @dataclass(kw_only=True)
-class Noise(Attack):
+class Noise(PixelAttack):
     """Random noise within the same budget as the poison.
 
     Attributes:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from accupoison.attacks.base import ATTACKS, Attack
+from accupoison.attacks.base import ATTACKS
+from accupoison.attacks.pixel import PixelAttack
 
 
 @ATTACKS.register("none", "clean")
 @dataclass(kw_only=True)
-class Clean(Attack):
+class Clean(PixelAttack):
     """Send every batch as it is; a trigger that must be adversarial is still crafted, with ``eps`` and ``steps``."""

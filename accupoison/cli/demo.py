@@ -72,7 +72,7 @@ def _grid() -> dict[str, Any]:
                 "name": attack,
                 "seeds": list(range(STREAMS)),
                 "attack": {"name": attack},
-                "trigger": {"deliver": ["clean" if attack == "none" else "adversarial"]},
+                "trigger": {"types": ["clean" if attack == "none" else "adversarial"]},
                 "defense": {"name": defense},
                 "each": {"defense.name": [defense]},
             }

@@ -49,7 +49,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "med": ("defense", "name"),
     "attack": ("attack", "name"),
     "eps": ("attack", "eps"),
-    "trigger": ("trigger", "deliver"),
+    "trigger": ("trigger", "types"),
     "stream": ("stream", "kind"),
     "steps": ("stream", "steps"),
     "after": ("stream", "after"),

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from accupoison.data import SplitSizes
 from accupoison.data.sources import data_names
 from accupoison.data.splits import PROTOCOLS
-from accupoison.defenses.clip import check_clipping
 from accupoison.device import device_parts
 from accupoison.errors import InputError, did_you_mean
 from accupoison.models.factory import model_names
 from accupoison.models.layers import check_norm
 
-UPDATES = ("sgd", "dpsgd")
 LARGEST = 1e38
 """Numbers of the optimiser stay below this: weights of 32 bits take no larger ones."""
 MOST_EPOCHS = 1_000_000
@@ -30,7 +28,7 @@ class DataSettings(SplitSizes):
         splits: "fresh" (disjoint parts) or "official" (the released protocol).
         split_seed: Of the draw that makes the parts.
         flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
-        held_out: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts have
+        novel_classes: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts have
             them, so they first appear on the stream.
     """
 
@@ -40,11 +38,11 @@ class DataSettings(SplitSizes):
     splits: str = "fresh"
     split_seed: int = 0
     flip: bool | None = None
-    held_out: tuple[int, ...] = ()
+    novel_classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "held_out", tuple(sorted(set(self.held_out))))
+        object.__setattr__(self, "novel_classes", tuple(sorted(set(self.novel_classes))))
         check_seed("data.split_seed", self.split_seed)
         if self.name.partition(":")[0] not in {name.partition(":")[0] for name in data_names()}:
             raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, data_names())}")
@@ -95,8 +93,6 @@ class TrainSettings:
         milestones: Epochs after which the "step" schedule lowers the rate, as text with commas.
         decay: What it is multiplied by then.
         label_smoothing: In [0, 1).
-        clip_norm: Bound on the norm of the gradient of each step.
-        clip_kind: "l2" or "linf".
         patience: End the burn-in once accuracy on the monitor images has not risen for so many epochs, and keep the
             model of the best one; None never does. There is no early snapshot where the ``early`` epoch was
             not before that one.
@@ -118,8 +114,6 @@ class TrainSettings:
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
     label_smoothing: float = 0.1
-    clip_norm: float = math.inf
-    clip_kind: str = "l2"
     patience: int | None = None
     last_epochs: int = 1
     last_batch_size: int = 100
@@ -158,7 +152,6 @@ class TrainSettings:
             raise InputError(f"train.decay {self.decay} is outside (0, 1]; 0.1 is usual")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"train.patience {self.patience} is below 1; give a number of epochs, or none")
-        check_clipping(self.clip_norm, self.clip_kind, "train.clip_norm")
         check_rate(self.lr, self.momentum, self.weight_decay, "train")
         check_rate(self.final_lr, self.momentum, self.weight_decay, "train", key="final_lr")
 
@@ -166,48 +159,6 @@ class TrainSettings:
     def early_epoch(self) -> int:
         """The epoch of the early snapshot."""
         return max(1, self.epochs // 2) if self.early is None else self.early
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateSettings:
-    """How gradients become a step.
-
-    Attributes:
-        name: "sgd", or "dpsgd": each sample's gradient is clipped and noise is added (needs the extra ``dp``, and a
-            model without batch norm).
-        noise_multiplier: dpsgd: standard deviation of the noise, in units of ``max_grad_norm``.
-        max_grad_norm: dpsgd: bound on the l2 norm of each sample's gradient.
-        delta: dpsgd: the epsilon recorded is that of this delta.
-        chunk: dpsgd: samples whose gradients are held at once.
-        coupled: dpsgd: run even with a defence that mixes the rows of a batch, or does not say that it does not;
-            epsilon is then undefined.
-    """
-
-    name: str = "sgd"
-    noise_multiplier: float = 1.0
-    max_grad_norm: float = 1.0
-    delta: float = 1e-5
-    chunk: int = 16
-    coupled: bool = False
-
-    def __post_init__(self) -> None:
-        if self.name not in UPDATES:
-            raise InputError(f"unknown update {self.name!r}{did_you_mean(self.name, UPDATES)}")
-        if not 0 <= self.noise_multiplier < math.inf:
-            raise InputError(
-                f"update.noise_multiplier {self.noise_multiplier} is not a number of 0 or more; 1 is usual"
-            )
-        if not 0 < self.max_grad_norm < math.inf:
-            raise InputError(f"update.max_grad_norm {self.max_grad_norm} is not a number above 0; 1 is usual")
-        if not 0 < self.delta < 1:
-            raise InputError(f"update.delta {self.delta} is outside (0, 1); give less than one over the samples")
-        if self.chunk < 1:
-            raise InputError(f"update.chunk {self.chunk} is below 1; give a number of samples such as 16")
-
-    @property
-    def private(self) -> bool:
-        """The update is DP-SGD."""
-        return self.name == "dpsgd"
 
 
 @dataclass(frozen=True, kw_only=True)

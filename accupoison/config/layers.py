@@ -7,14 +7,13 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import INT64, NESTED, check_values, is_text
-from accupoison.registry import Registry
+from accupoison.registry import Component, Registry
 
 Layer = Mapping[str, Mapping[str, Any]]
 """Settings by section; later layers win."""
@@ -22,18 +21,10 @@ Layer = Mapping[str, Mapping[str, Any]]
 D = TypeVar("D")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Component:
-    """A registered component by its canonical name, with all its settings."""
-
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
 def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Registry[Any]]) -> D:
     """Return a configuration of dataclass ``cls`` from ``layers``, the last of which wins.
 
-    Every field of ``cls`` is a section: a dataclass, or a :class:`Component` of the registry of that name. A component
+    Every field of ``cls`` is a section: a dataclass, or a component where there is a registry of that name. A component
     section holds ``name``; settings, which belong to the named component or, without a name beside them, to whichever
     is chosen in the end; and tables ``[section.NAME]``, which count only if NAME is chosen.
 
@@ -50,7 +41,7 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
     built: dict[str, Any] = {}
     for section, kind in sections.items():
         parts = [layer[section] for layer in layers if section in layer]
-        if kind is Component:
+        if section in registries:
             built[section] = _component(section, registries[section], _default_name(cls, section), parts)
         else:
             values = {key: value for part in parts for key, value in part.items()}
@@ -59,9 +50,9 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
 
 
 def _default_name(cls: type[Any], section: str) -> str:
-    field = next(f for f in dataclasses.fields(cls) if f.name == section)
-    assert field.default_factory is not dataclasses.MISSING
-    return str(field.default_factory().name)
+    default = next(f for f in dataclasses.fields(cls) if f.name == section).default_factory
+    assert default is not dataclasses.MISSING
+    return str(default().name)
 
 
 def _component(section: str, registry: Registry[Any], name: str, parts: Sequence[Mapping[str, Any]]) -> Component:
@@ -81,12 +72,8 @@ def _component(section: str, registry: Registry[Any], name: str, parts: Sequence
     hints = typing.get_type_hints(registry.get(name))
     known = {key: hints[key] for key in registry.settings(name)}
     values = {key: value for owner, key, value in found if owner in (None, name)}
-    return Component(name=name, settings=_with_defaults(registry, name, _checked(f"{section}.{name}", known, values)))
-
-
-def _with_defaults(registry: Registry[Any], name: str, given: dict[str, Any]) -> dict[str, Any]:
-    instance = registry.build(name, given)  # its own checks run here, before anything is loaded
-    return {key: getattr(instance, key) for key in registry.settings(name)}
+    built: Component = registry.build(name, _checked(f"{section}.{name}", known, values))
+    return built
 
 
 def _checked(section: str, known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +245,7 @@ def plain(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
     for f in dataclasses.fields(config):
         section = getattr(config, f.name)
         if isinstance(section, Component):
-            values = {"name": section.name, **section.settings}
+            values = {"name": section.name, **section.settings()}
         else:
             values = dataclasses.asdict(section)
         sections[f.name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -5,23 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accupoison.attacks import ATTACKS
-from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings, UpdateSettings
-from accupoison.config.layers import Component, Layer, resolve
+from accupoison.attacks import ATTACKS, Accumulative, Attack
+from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings
+from accupoison.config.layers import Layer, resolve
 from accupoison.config.online import (
     EvaluateSettings,
     OptimSettings,
     StartSettings,
     StopSettings,
     StreamSettings,
-    TriggerSettings,
 )
-from accupoison.defenses import DEFENSES
+from accupoison.defenses import DEFENSES, Defense
 from accupoison.errors import InputError
-from accupoison.loop.schedule import Plan
+from accupoison.loop.schedule import Triggers
 from accupoison.records.files import expect, read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory
 from accupoison.registry import Registry
+from accupoison.updates import DPSGD, SGD, UPDATES
 
 __all__ = [
     "REGISTRIES",
@@ -36,14 +36,13 @@ __all__ = [
     "StopSettings",
     "StreamSettings",
     "TrainSettings",
-    "TriggerSettings",
-    "UpdateSettings",
+    "Triggers",
     "at_home",
     "burnin_config",
     "online_config",
 ]
 
-REGISTRIES: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES}
+REGISTRIES: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "update": UPDATES}
 """The components that a configuration can name, by section."""
 
 PLACES = ("dir", "offline")
@@ -57,7 +56,7 @@ class BurninConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    update: UpdateSettings = field(default_factory=UpdateSettings)
+    update: SGD = field(default_factory=SGD)
     run: RunSettings = field(default_factory=RunSettings)
 
 
@@ -69,28 +68,27 @@ class OnlineConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     start: StartSettings = field(default_factory=StartSettings)
     stream: StreamSettings = field(default_factory=StreamSettings)
-    attack: Component = field(default_factory=lambda: Component(name="accumulative"))
-    trigger: TriggerSettings = field(default_factory=TriggerSettings)
-    defense: Component = field(default_factory=lambda: Component(name="ST"))
+    attack: Attack = field(default_factory=Accumulative)
+    trigger: Triggers = field(default_factory=Triggers)
+    defense: Defense = field(default_factory=Defense)
     optim: OptimSettings = field(default_factory=OptimSettings)
-    update: UpdateSettings = field(default_factory=UpdateSettings)
+    update: SGD = field(default_factory=SGD)
     stop: StopSettings = field(default_factory=StopSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        self.plan()  # its own checks run here, before anything is loaded
-        if self.data.held_out and (self.stream.pool == "burnin" or self.stream.kind == "official"):
+        if self.data.novel_classes and (self.stream.pool == "burnin" or self.stream.kind == "official"):
             raise InputError(
-                "data.held_out keeps classes out of the burn-in, and this stream is made of its images; set "
+                "data.novel_classes keeps classes out of the burn-in, and this stream is made of its images; set "
                 "stream.pool=stream and stream.kind=iid"
             )
-        if self.evaluate.save_batches and self.attack.settings.get("stage") == "code":
+        if self.evaluate.save_batches and self.attack.in_code:
             raise InputError(
-                "attack.stage=code puts poison in by the training code, so nothing is sent that --save-batches could "
+                "attack.channel=code puts poison in by the training code, so nothing is sent that --save-batches could "
                 "keep; drop one of them"
             )
-        if self.update.private and not self.update.coupled:
+        if isinstance(self.update, DPSGD) and not self.update.coupled:
             self._check_rows_apart()
         if self.stop.active and self.stream.kind.startswith("shift:"):
             raise InputError(
@@ -99,30 +97,17 @@ class OnlineConfig:
             )
 
     def _check_rows_apart(self) -> None:
-        couples, kind = DEFENSES.get(self.defense.name).couples, DEFENSES.get(self.defense.name).__name__
-        if couples:
+        if self.defense.couples:
             raise InputError(
                 f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
                 "what one sample does; choose another, or set update.coupled=true and get no epsilon"
             )
-        if couples is None:
+        if self.defense.couples is None:
             raise InputError(
                 f"the defence {self.defense.name} does not say whether rows depend on each other, so DP-SGD can state "
-                f"no epsilon; declare `couples: ClassVar[bool] = False` in {kind} if no row's image or loss depends on "
+                f"no epsilon; declare `couples: ClassVar[bool] = False` in {type(self.defense).__name__} if no row's image or loss depends on "
                 "another's (accupoison.testing.check_defense tries it), or set update.coupled=true and get no epsilon"
             )
-
-    def plan(self) -> Plan:
-        """Return what happens when."""
-        s = self.stream
-        return Plan(
-            horizon=s.steps,
-            after=s.after,
-            triggers=self.trigger.deliver,
-            updates=self.trigger.updates,
-            augment=s.augment,
-            quantise=s.quantise,
-        )
 
 
 def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
@@ -135,7 +120,7 @@ def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[st
 
 def burnin_config(layers: Sequence[Layer]) -> BurninConfig:
     """Return the burn-in configuration that ``layers`` make over the defaults."""
-    return resolve(BurninConfig, layers, {})
+    return resolve(BurninConfig, layers, REGISTRIES)
 
 
 def online_config(layers: Sequence[Layer]) -> OnlineConfig:

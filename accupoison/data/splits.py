@@ -75,7 +75,7 @@ def split(
     protocol: str = "fresh",
     seed: int = 0,
     sizes: SplitSizes = SplitSizes(),
-    held_out: Sequence[int] = (),
+    novel_classes: Sequence[int] = (),
 ) -> Splits:
     """Divide ``data`` into the parts of a protocol.
 
@@ -87,7 +87,7 @@ def split(
         seed: Decides who is in which part.
         sizes: The sizes wanted. Official uses those of ``val``, ``trusted`` and ``monitor``, and takes at most the
             half they come from.
-        held_out: Classes whose images the burn-in part loses; nobody else gets them in its place.
+        novel_classes: Classes whose images the burn-in part loses; nobody else gets them in its place.
 
     Raises:
         InputError: The protocol or a class is unknown, the train half has fewer images than there are parts, or the
@@ -97,7 +97,7 @@ def split(
         raise InputError(f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
     rng = generator(seed, "split")
     parts = _official(data, sizes, rng) if protocol == "official" else _fresh(data, sizes, rng)
-    return _without(parts, data, held_out) if held_out else parts
+    return _without(parts, data, novel_classes) if novel_classes else parts
 
 
 def _without(parts: Splits, data: DataSet, classes: Sequence[int]) -> Splits:
@@ -105,11 +105,11 @@ def _without(parts: Splits, data: DataSet, classes: Sequence[int]) -> Splits:
     for label in classes:
         if not 0 <= label < data.num_classes:
             raise InputError(
-                f"data.held_out has class {label}; {data.name} has the classes 0 to {data.num_classes - 1}"
+                f"data.novel_classes has class {label}; {data.name} has the classes 0 to {data.num_classes - 1}"
             )
     keep = ~torch.isin(data.labels(parts.burnin).cpu(), torch.tensor(classes))
     if not keep.any():
-        raise InputError(f"data.held_out leaves the burn-in of {data.name} without a single image; name fewer classes")
+        raise InputError(f"data.novel_classes leaves the burn-in of {data.name} without a single image; name fewer classes")
     names = ", ".join(data.classes[label] for label in classes)
     note = f"The burn-in has no images of {names}: {int(keep.sum())} of {len(keep)} are left."
     return replace(parts, burnin=parts.burnin[keep], note=f"{parts.note} {note}".strip())

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.registry import Registry, component_state, restore_component
+from accupoison.registry import Component, Registry
 from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
 
 DEFENSES: "Registry[Defense]"
@@ -17,12 +17,11 @@ ROWWISE = frozenset({"setup", "intercept", "losses", "state", "restore"})
 
 
 @dataclass(kw_only=True)
-class Defense:
+class Defense(Component):
     """Standard training (ST): learn from whatever arrives.
 
-    A subclass is a dataclass whose init fields are its settings; ``field(init=False)`` fields that hold tensors,
-    numbers or strings are its state. A defence is never told which rows are poisoned and never sees their clean form;
-    the ids it sees are pseudonyms.
+    A subclass is a dataclass; what its fields are is said at :class:`~accupoison.registry.Component`. A defence is
+    never told which rows are poisoned and never sees their clean form; the ids it sees are pseudonyms.
 
     Attributes:
         requires: What it needs: "snapshot" (the early model), "trusted-unlabelled", "trusted-labelled".
@@ -63,13 +62,9 @@ class Defense:
         """Return the gradients that the optimiser gets."""
         return grads
 
-    def state(self) -> State:
-        """Return what must be saved to go on later."""
-        return component_state(self)
-
     def restore(self, state: State, reference: ModelView | None) -> None:
         """Put back what :meth:`state` returned."""
-        restore_component(self, state)
+        self.set_state(state)
 
 
 DEFENSES = Registry("defence", "defenses")

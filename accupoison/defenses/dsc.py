@@ -14,7 +14,6 @@ from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
 from accupoison.gradients import frozen, project
-from accupoison.registry import restore_component
 from accupoison.types import Batch, Context, ModelView, State
 
 CALIBRATION_BATCHES = 20
@@ -109,11 +108,11 @@ class DiscrepancyCorrection(Defense):
     def restore(self, state: State, reference: ModelView | None) -> None:
         """Put back the calibrated threshold and the early model."""
         self._attach(reference)
-        restore_component(self, state)
+        self.set_state(state)
 
     def _attach(self, reference: ModelView | None) -> None:
         if reference is None:
-            raise InputError("DSC compares with an early snapshot and there is none; give its checkpoint with --early")
+            raise InputError("DSC compares with an early snapshot and there is none; set start.reference to its checkpoint")
         self.reference = reference
 
     def _calibrate(self, live: ModelView, trusted: Sequence[Batch]) -> float:

@@ -12,29 +12,28 @@ from torch import Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
-from accupoison.errors import ComponentError, RangeError
+from accupoison.errors import ComponentError
 from accupoison.learner import Learner
+from accupoison.loop.checks import SLACK, blaming, check_batch, component_name
 from accupoison.loop.context import StepContext
 from accupoison.loop.discrepancy_probe import probe
 from accupoison.loop.pseudonyms import Pseudonyms
-from accupoison.loop.schedule import CRAFTED, Plan
+from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict, check_range
+from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
-
-SLACK = 1e-6
-
 
 class Simulation:
     """A poisoned stream and the model that learns from it.
 
     Args:
         learner: The model, as the burn-in left it.
-        stream: Clean batches; at least ``plan.horizon + 1 + plan.after`` of them.
+        stream: Clean batches; at least ``schedule.steps + 1 + schedule.recovery_steps`` of them.
         attack: Poisons the batches before the horizon and crafts the trigger.
         defense: Intercepts every batch.
         update: How losses become a step.
-        plan: What happens when.
+        schedule: The order of events.
+        trigger: What arrives when the accumulation ends.
         reference: The early model, for defences and probes that compare with it.
         val: The attacker's own images.
         trusted: Batches that the defence may calibrate on.
@@ -51,7 +50,8 @@ class Simulation:
         attack: Attack,
         defense: Defense,
         update: SGD,
-        plan: Plan,
+        schedule: Schedule,
+        trigger: Triggers,
         reference: ModelView | None,
         val: Batch,
         trusted: Sequence[Batch],
@@ -59,38 +59,51 @@ class Simulation:
         num_ids: int,
         flip: bool,
     ) -> None:
-        self.learner, self.stream, self.plan = learner, stream, plan
-        self.attack, self.defense, self.update = attack, defense, update
-        self.reference, self._trusted, self._seed, self._flip = reference, trusted, seed, flip
-        self.horizon = plan.horizon
-        self.t, self.branch = 0, -1
-        self._fork: dict[str, Any] | None = None
+        self.learner = learner
+        self.stream = stream
+        self.attack = attack
+        self.defense = defense
+        self.update = update
+        self.schedule = schedule
+        self.triggers = trigger.types
+        self.reference = reference
+        self.horizon = schedule.steps
+        self.t = 0
+        self.branch = -1
+        self._updates = trigger.updates
+        self._trusted = trusted
+        self._seed = seed
+        self._flip = flip
+        self._fork_state: dict[str, Any] | None = None
         self._names = Pseudonyms(seed, num_ids)
         self._start = learner.weights()
-        trigger = stream.trigger(plan.horizon)
-        if plan.augment == "before":
-            trigger = self._augmented(trigger, "trigger")
-        crafted = not CRAFTED.isdisjoint(plan.triggers)
-        reoptimise, trains = "optimised" in plan.triggers, learner.update_mode == "train"
-        self.access = Access(val, trigger, crafted, reoptimise, self._preview, trains)
+        batch = stream.trigger(schedule.steps)
+        self.access = Access(
+            val=val,
+            trigger=self._augmented(batch, "trigger") if schedule.augment == "before" else batch,
+            crafted=bool(trigger.crafted),
+            reoptimise="optimised" in trigger.types,
+            preview=self._preview,
+            trains=learner.bn_mode == "train",
+        )
         self._ready = False
 
     @property
-    def trigger_name(self) -> str:
-        """The trigger of the branch the loop is on; "" before the paths part."""
-        return self.plan.triggers[self.branch] if 0 <= self.branch < len(self.plan.triggers) else ""
+    def triggercomponent_name(self) -> str:
+        """The trigger of the branch the loop is on; "" before the branches part."""
+        return self.triggers[self.branch] if 0 <= self.branch < len(self.triggers) else ""
 
-    def fire(self) -> None:
-        """End the accumulation here: the trigger comes next."""
+    def end_accumulation(self) -> None:
+        """Let the trigger come next."""
         if self.branch < 0:
             self.horizon = self.t
 
     def abandon(self) -> None:
-        """End the path that the loop is on, as its model is broken; the next trigger still leaves from the fork."""
+        """End the branch that the loop is on, as its model is broken; the next one still leaves from the fork."""
         if self.branch < 0:
-            self.branch, self._ready = len(self.plan.triggers), True  # nothing is left to set up for
+            self.branch, self._ready = len(self.triggers), True  # nothing is left to set up for
         else:
-            self.t = self.horizon + self.plan.after + 1
+            self.t = self.horizon + self.schedule.recovery_steps + 1
 
     def run(self) -> Iterator[Step]:
         """Go on from where the simulation is, one step at a time; between steps :meth:`state` may be taken."""
@@ -98,28 +111,28 @@ class Simulation:
         while self.branch < 0 and self.t < self.horizon:
             yield self._advance(Phase.ORDINARY)
         if self.branch < 0:
-            self._fork, self.branch = self._parts(), 0
-        while self.branch < len(self.plan.triggers):
+            self._fork_state, self.branch = self._parts(), 0
+        while self.branch < len(self.triggers):
             if self.t == self.horizon and self.trigger_name == "none":
                 self.t += 1
-            while self.t <= self.horizon + self.plan.after:
-                yield self._advance(Phase.FIRE if self.t == self.horizon else Phase.RECOVER)
+            while self.t <= self.horizon + self.schedule.recovery_steps:
+                yield self._advance(Phase.TRIGGER if self.t == self.horizon else Phase.RECOVER)
             self.branch += 1
-            if self.branch < len(self.plan.triggers):
-                assert self._fork is not None
-                self._restore_parts(self._fork)
+            if self.branch < len(self.triggers):
+                assert self._fork_state is not None
+                self._restore_parts(self._fork_state)
                 self.t = self.horizon
 
     def state(self) -> dict[str, Any]:
         """Return everything that :meth:`restore` needs to go on bit for bit: plain tensors and numbers."""
         position = {"t": self.t, "branch": self.branch, "horizon": self.horizon, "ready": self._ready}
-        last = self.branch >= len(self.plan.triggers) - 1
-        return {**position, "parts": self._parts(), "fork": None if last else self._fork}
+        last = self.branch >= len(self.triggers) - 1
+        return {**position, "parts": self._parts(), "fork": None if last else self._fork_state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state` returned, in a simulation made with the same arguments."""
         self.t, self.branch, self.horizon = state["t"], state["branch"], state["horizon"]
-        self._fork = state["fork"]
+        self._fork_state = state["fork"]
         self._restore_parts(state["parts"])
         self._ready = state["ready"]  # a state from before the first step still waits for its set-up
 
@@ -129,11 +142,11 @@ class Simulation:
     def _setup(self) -> None:
         if not self._ready:
             view, metrics = self.learner.view(), dict[str, float]()
-            with self._model_seed("attack-setup"), _blaming(self.attack):
+            with self._model_seed("attack-setup"), blaming(self.attack):
                 self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
             trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self._trusted)]
             context = StepContext(self._seed, "defense-setup", 0, metrics)
-            with self._model_seed("defense-setup"), _blaming(self.defense):
+            with self._model_seed("defense-setup"), blaming(self.defense):
                 self.defense.setup(view, self.reference, trusted, context)
             self._ready = True
 
@@ -151,89 +164,93 @@ class Simulation:
         self.defense.restore(_placed(parts["defense"], device), self.reference)
 
     def _augmented(self, batch: Batch, *names: str | int) -> Batch:
-        if self.plan.augment == "none":
+        if self.schedule.augment == "none":
             return batch
         return batch.with_x(crop_flip(batch.x, rng=generator(self._seed, "augment", *names), flip=self._flip))
 
     def _advance(self, phase: Phase) -> Step:
         metrics: dict[str, float] = {}
         started = time.perf_counter()
-        if phase is Phase.FIRE and self.trigger_name == "coast":
+        if phase is Phase.TRIGGER and self.trigger_name == "coast":
             step = self._coast(metrics)
         else:
             step = self._step(phase, metrics)
         metrics["time/step_s"] = time.perf_counter() - started
-        metrics["attack/fired"] = float(phase is Phase.FIRE)
+        metrics["attack/fired"] = float(phase is Phase.TRIGGER)
         self.t += 1
         return step
 
     def _coast(self, metrics: dict[str, float]) -> Step:
-        nothing = self.access.trigger.rows(slice(0, 0))
+        no_rows = self.access.trigger.rows(slice(0, 0))
         with self._weight_change(metrics):
-            for _ in range(self.plan.updates):
+            for _ in range(self._updates):
                 self.learner.coast()
-        name, fire = self.trigger_name, Phase.FIRE
-        return Step(self.t, name, fire, nothing, nothing, nothing, nothing, nothing, metrics, Verdict.COMMIT)
+        batches = dict.fromkeys(("clean", "sent", "passed", "seen", "wire"), no_rows)
+        return self._record(Phase.TRIGGER, batches, metrics, Verdict.COMMIT)
 
     def _step(self, phase: Phase, metrics: dict[str, float]) -> Step:
         view = self.learner.view()
         clean, sent, wire = self._deliver(phase, metrics)
         losses, hits = self.learner.score(clean)
-        metrics["stream/loss"], metrics["stream/acc"] = float(losses.mean()), float(hits.float().mean())
+        metrics["stream/loss"] = float(losses.mean())
+        metrics["stream/acc"] = float(hits.float().mean())
         seen = passed = self._intercept(view, sent, metrics)
-        if self.attack.stage == "code" and len(passed):
+        if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)
             metrics["attack/linf"] = _farthest(seen, passed)
         if self.reference is not None:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self._seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
-            for number in range(self.plan.updates if phase is Phase.FIRE else 1):
+            for number in range(self._updates if phase is Phase.TRIGGER else 1):
                 role = f"update-{number}" if number else "update"
                 context = StepContext(self._seed, role, self.t, metrics)
                 with self._model_seed(role):
                     verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
-        return Step(self.t, self.trigger_name, phase, clean, sent, passed, seen, wire, metrics, verdict)
+        batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
+        return self._record(phase, batches, metrics, verdict)
+
+    def _record(self, phase: Phase, batches: Mapping[str, Batch], metrics: dict[str, float], verdict: Verdict) -> Step:
+        return Step(t=self.t, branch=self.trigger_name, phase=phase, metrics=metrics, verdict=verdict, **batches)
 
     def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch, Batch]:
         """Return the clean batch and the one that reaches the defence, cropped alike, and that one uncropped."""
-        if phase is Phase.FIRE:
+        if phase is Phase.TRIGGER:
             clean = self.access.trigger
         else:
             clean = self.stream[self.t]
-            if self.plan.augment == "before":
+            if self.schedule.augment == "before":
                 clean = self._augmented(clean, self.t)
-        sent = clean if self.attack.stage == "code" else self._attacked(phase, clean, metrics)
-        if self.plan.quantise:
+        sent = clean if self.attack.in_code else self._attacked(phase, clean, metrics)
+        if self.schedule.quantise:
             sent = sent.with_x(quantise(sent.x, clean.x))
-        metrics["attack/linf"], wire = _farthest(sent, clean), sent
-        if self.plan.augment == "after":
+        metrics["attack/linf"] = _farthest(sent, clean)
+        wire = sent
+        if self.schedule.augment == "after":
             clean, sent = self._augmented(clean, self.t), self._augmented(sent, self.t)
         return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
         view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
-        with _clock(metrics, "time/attack_s"), self._model_seed("attack"), _blaming(self.attack):
+        with _clock(metrics, "time/attack_s"), self._model_seed("attack"), blaming(self.attack):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
-            elif phase is Phase.FIRE and self.trigger_name != "clean":
+            elif phase is Phase.TRIGGER and self.trigger_name != "clean":
                 sent = self.attack.trigger(view, clean, context)
             else:
                 return clean
-        check_batch(sent, _name(self.attack), bounded=clean.bounded)
+        check_batch(sent, component_name(self.attack), bounded=clean.bounded)
         if sent.x.shape != clean.x.shape:
-            raise ComponentError(f"{_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
-        moving = phase is Phase.FIRE and self.access.reoptimise and self.attack.recentre
-        if self.attack.bounded and not moving:
-            distance = _farthest(sent, clean)
-            if distance > self.attack.eps + SLACK:
-                raise ComponentError(f"{_name(self.attack)} moved a pixel by {distance} over its eps")
+            raise ComponentError(f"{component_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
+        budget = self.attack.budget(trigger=phase is Phase.TRIGGER)
+        if budget is not None and (distance := _farthest(sent, clean)) > budget + SLACK:
+            raise ComponentError(f"{component_name(self.attack)} moved a pixel by {distance} over its budget of {budget}")
         return sent
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
-        with _clock(metrics, "time/defense_s"), self._model_seed("defense"), _blaming(self.defense):
+        with _clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
             context = StepContext(self._seed, "defense", self.t, metrics)
             seen = self.defense.intercept(view, self._hidden(sent), context)
-        check_batch(seen, _name(self.defense), bounded=sent.bounded)
+        check_batch(seen, component_name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)
         return replace(seen, ids=self._names.reveal(seen.ids))
 
@@ -253,35 +270,6 @@ class Simulation:
 
 def _farthest(batch: Batch, origin: Batch) -> float:
     return float((batch.x - origin.x).abs().max()) if len(batch) else 0.0
-
-
-def check_batch(batch: Batch, who: str, *, bounded: bool = True) -> None:
-    """Raise ComponentError unless the images are float32, finite and, if ``bounded``, in [0, 1]; ``who`` made them.
-
-    A :class:`~accupoison.types.Batch` lets NaN pass, and its tensor can be changed after it was checked.
-    """
-    if batch.x.dtype != torch.float32:
-        raise ComponentError(f"{who} returned images of type {batch.x.dtype}, not float32")
-    if not bounded and not bool(batch.x.isfinite().all()):
-        raise ComponentError(f"{who} returned inputs that are not finite numbers")
-    if bounded:
-        try:
-            check_range(batch.x, finite=True)
-        except RangeError as error:
-            raise ComponentError(f"{who} returned {error.what}") from error
-
-
-def _name(component: Attack | Defense) -> str:
-    return f"{'attack' if isinstance(component, Attack) else 'defence'} {type(component).__name__}"
-
-
-@contextmanager
-def _blaming(component: Attack | Defense) -> Iterator[None]:
-    """Name the component in whose code a batch left its range: batches are checked where they are made."""
-    try:
-        yield
-    except RangeError as error:
-        raise ComponentError(f"{_name(component)} returned {error.what}") from error
 
 
 @contextmanager

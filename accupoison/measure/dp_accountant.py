@@ -54,16 +54,18 @@ class Accountant:
     """
 
     def __init__(self, noise_multiplier: float, delta: float, updates: int) -> None:
-        self._noise, self._delta, self._updates = noise_multiplier, delta, updates
+        self._noise = noise_multiplier
+        self._delta = delta
+        self._updates = updates
         self._branch: str | None = None
         self._visits: defaultdict[int, int] = defaultdict(int)
 
     def add(self, step: Step, ledger: Ledger) -> float:
         """Return the epsilon after ``step``, which ``ledger`` has recorded already."""
-        if step.branch != self._branch:  # at the start, and where a trigger leaves the fork
+        if step.branch != self._branch:  # at the start, and where a branch begins
             self.follow(step.branch, ledger)
         elif step.verdict is Verdict.COMMIT:
-            times = self._updates if step.phase is Phase.FIRE else 1
+            times = self._updates if step.phase is Phase.TRIGGER else 1
             for key, copies in Counter(step.seen.ids.tolist()).items():
                 if key >= 0:  # others are nobody's
                     self._visits[key] += times * copies**2
@@ -77,6 +79,10 @@ class Accountant:
     def epsilon(self) -> float:
         """The epsilon of the sample that was used most so far."""
         return epsilon_of(max(self._visits.values(), default=0), self._noise, self._delta)
+
+    def spent(self) -> dict[str, float]:
+        """Return epsilon and delta by name, for the summary."""
+        return {"epsilon": self.epsilon, "delta": self._delta}
 
 
 def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:
@@ -93,5 +99,5 @@ def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:
         copies[int(row["step"]), int(row["phase"]), int(row["id"])] += 1
     found: defaultdict[int, int] = defaultdict(int)
     for (_, phase, key), count in copies.items():
-        found[key] += count**2 * (updates if PHASES[phase] is Phase.FIRE else 1)
+        found[key] += count**2 * (updates if PHASES[phase] is Phase.TRIGGER else 1)
     return found

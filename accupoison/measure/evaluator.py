@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -31,8 +32,60 @@ AVERAGED = (
 """Tags whose mean over the ordinary steps goes into the summary."""
 
 
-class Meter:
-    """Evaluates a simulation at the right moments and decides when its accumulation stops.
+RENAMED = {"trunk_steps": "shared_steps", "_marks": "milestones", "_sums": "sums", "_counts": "counts", "_digest": "digest"}
+"""Parts of a summary's state by the names that older runs have saved them under."""
+
+
+@dataclass
+class RunSummary:
+    """What a run comes to.
+
+    Attributes:
+        steps: Steps taken, on all branches.
+        shared_steps: Those before the branches part.
+        milestones: Accuracies at "start", "before" the trigger, "BRANCH/after" it and "BRANCH/end".
+        sums: Of the metrics in :data:`AVERAGED` over the shared steps, by tag.
+        counts: How many values each sum has.
+        digest: SHA-256 hex digest of the ids of the clean batches on the shared steps.
+    """
+
+    steps: int = 0
+    shared_steps: int = 0
+    milestones: dict[str, dict[str, float]] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+    def add(self, step: Step) -> None:
+        """Count a step."""
+        self.steps += 1
+        if step.branch:
+            return
+        self.shared_steps = step.t + 1
+        ids = ",".join(str(i) for i in step.clean.ids.tolist())
+        self.digest = hashlib.sha256(f"{self.digest};{ids}".encode()).hexdigest()
+        for tag in AVERAGED:
+            if tag in step.metrics:
+                self.sums[tag] = self.sums.get(tag, 0.0) + step.metrics[tag]
+                self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def results(self) -> dict[str, Any]:
+        """Return accuracies at the milestones, by branch; means over the shared steps; and the digest."""
+        branches: dict[str, dict[str, Any]] = {}
+        for name, values in self.milestones.items():
+            branch, slash, milestone = name.partition("/")
+            if slash:
+                branches.setdefault(branch, {})[milestone] = values
+        return {
+            **{name: values for name, values in self.milestones.items() if "/" not in name},
+            "branches": branches,
+            "means": {tag: self.sums[tag] / self.counts[tag] for tag in self.sums},
+            "clean_ids": self.digest,
+        }
+
+
+class Evaluator:
+    """Measures a simulation at the right moments and ends its accumulation where a stop rule says so.
 
     Args:
         simulation: What is measured; its weights are never changed from here.
@@ -40,7 +93,7 @@ class Meter:
         splits: Their parts; accuracy is measured on ``test`` and ``monitor``, statistics re-estimated on ``trusted``.
         settings: What is measured, and when.
         stop: When the trigger comes early.
-        held_out: Classes that the burn-in did not have; accuracy on them is followed as well.
+        novel_classes: Classes that the burn-in did not have; accuracy on them is followed as well.
     """
 
     def __init__(
@@ -50,115 +103,82 @@ class Meter:
         splits: Splits,
         settings: EvaluateSettings,
         stop: StopSettings,
-        held_out: Sequence[int] = (),
+        novel_classes: Sequence[int] = (),
     ) -> None:
-        self._simulation, self.data, self.splits = simulation, data, splits
-        self._settings, self._stop = settings, stop
-        chosen = torch.isin(data.labels(splits.test).cpu(), torch.tensor(held_out, dtype=torch.int64))
-        self._held_out = splits.test[chosen]
-        self.steps, self.trunk_steps, self.latest = 0, 0, float("nan")
-        self.interval: tuple[float, float] | None = None
-        self._marks: dict[str, dict[str, float]] = {}
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._digest = ""
+        self.data = data
+        self.splits = splits
+        self.summary = RunSummary()
+        self._simulation = simulation
+        self._settings = settings
+        self._stop = stop
+        novel = torch.isin(data.labels(splits.test).cpu(), torch.tensor(novel_classes, dtype=torch.int64))
+        self._novel = splits.test[novel]
+        self._latest = float("nan")
+        self._interval: tuple[float, float] | None = None
 
     def start(self) -> dict[str, float]:
         """Measure the model that the stream begins with."""
         metrics = self._test(0, reestimate=True) | self._monitor()
-        self._marks["start"] = _accuracies(metrics)
-        if self._simulation.horizon == 0:
-            self._marks["before"] = self._marks["start"]
+        milestones = ("start", "before") if self._simulation.horizon == 0 else ("start",)
+        self.summary.milestones |= dict.fromkeys(milestones, _accuracies(metrics))
         return metrics
 
     def measure(self, step: Step) -> dict[str, float]:
         """Measure the model after ``step``, and end the accumulation where a stop rule says so."""
-        self.steps += 1
+        self.summary.add(step)
         simulation = self._simulation
         metrics = self._monitor()
-        if not step.branch:
-            self.trunk_steps = step.t + 1
-            self._collect(step)
-        last = step.t == simulation.horizon + simulation.plan.after
-        before = step.phase is Phase.ORDINARY and step.t == simulation.horizon - 1
-        marked = before or step.phase is Phase.FIRE or (last and step.phase is Phase.RECOVER)
-        if marked or self._settings.test == "every" or (self._stop.active and step.phase is Phase.ORDINARY):
-            metrics |= self._test(step.t, reestimate=not last or step.phase is Phase.FIRE)
-            if step.phase is Phase.ORDINARY and self._must_stop(metrics["test/acc"]):
-                simulation.fire()
+        ordinary = step.phase is Phase.ORDINARY
+        triggered = step.phase is Phase.TRIGGER
+        last = step.t == simulation.horizon + simulation.schedule.recovery_steps
+        before = ordinary and step.t == simulation.horizon - 1
+        due = before or triggered or (last and not ordinary)
+        if due or self._settings.test == "every" or (self._stop.active and ordinary):
+            metrics |= self._test(step.t, reestimate=not last or triggered)
+            if ordinary and self._stop.must_stop(self.summary.milestones["start"]["acc"], metrics["test/acc"]):
+                simulation.end_accumulation()
                 before = True
-            self._mark(step, before, last, _accuracies(metrics | step.metrics))
+            reached = {"before": before, f"{step.branch}/after": triggered, f"{step.branch}/end": last and step.branch}
+            values = _accuracies(metrics | step.metrics)
+            self.summary.milestones |= {name: values for name, here in reached.items() if here}
         return metrics
 
     @property
-    def said(self) -> str:
+    def latest(self) -> str:
         """The latest accuracy in words, with the interval where it is that of the monitor images."""
-        low, high = self.interval or (self.latest, self.latest)
-        return f"accuracy {self.latest:.1%}" + (f" ({low:.1%} to {high:.1%})" if self.interval else "")
+        interval = f" ({self._interval[0]:.1%} to {self._interval[1]:.1%})" if self._interval else ""
+        return f"accuracy {self._latest:.1%}{interval}"
 
-    def summary(self) -> dict[str, Any]:
-        """Return accuracies at the marks, by branch; means over the ordinary steps; and a digest of the clean ids."""
-        means = {tag: self._sums[tag] / self._counts[tag] for tag in self._sums}
-        marks = {name: values for name, values in self._marks.items() if "/" not in name}
-        branches: dict[str, dict[str, Any]] = {}
-        for name, values in self._marks.items():
-            branch, slash, mark = name.partition("/")
-            if slash:
-                branches.setdefault(branch, {})[mark] = values
-        return {
-            **marks,
-            "branches": branches,
-            "means": means,
-            "test_images": len(self.splits.test),
-            "clean_ids": self._digest,
-        }
+    def results(self) -> dict[str, Any]:
+        """Return :meth:`RunSummary.results`, and the size of the test set."""
+        return {**self.summary.results(), "test_images": len(self.splits.test)}
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs."""
-        names = ("steps", "trunk_steps", "latest", "_marks", "_sums", "_counts", "_digest")
-        return {name: getattr(self, name) for name in names}
+        return {**asdict(self.summary), "latest": self._latest}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state` returned."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def _must_stop(self, accuracy: float) -> bool:
-        rules, start = self._stop, self._marks["start"]["acc"]
-        return (rules.error_rise is not None and accuracy < start - rules.error_rise) or (
-            rules.error_above is not None and 1 - accuracy > rules.error_above
-        )
-
-    def _mark(self, step: Step, before: bool, last: bool, values: dict[str, float]) -> None:
-        if before:
-            self._marks["before"] = values
-        if step.phase is Phase.FIRE:
-            self._marks[f"{step.branch}/after"] = values
-        if last and step.branch:
-            self._marks[f"{step.branch}/end"] = values
-
-    def _collect(self, step: Step) -> None:
-        ids = ",".join(str(i) for i in step.clean.ids.tolist())
-        self._digest = hashlib.sha256(f"{self._digest};{ids}".encode()).hexdigest()
-        for tag in AVERAGED:
-            if tag in step.metrics:
-                self._sums[tag] = self._sums.get(tag, 0.0) + step.metrics[tag]
-                self._counts[tag] = self._counts.get(tag, 0) + 1
+        saved = {RENAMED.get(name, name): value for name, value in state.items()}
+        self._latest = saved.pop("latest")
+        self.summary = RunSummary(**saved)
 
     def _monitor(self) -> dict[str, float]:
         if not self._settings.monitor:
             return {}
         metrics = monitor(self._simulation.learner.view(), self.data, self.splits)
-        self.latest, self.interval = metrics["monitor/acc"], (metrics["monitor/acc_low"], metrics["monitor/acc_high"])
+        self._latest = metrics["monitor/acc"]
+        self._interval = metrics["monitor/acc_low"], metrics["monitor/acc_high"]
         return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
         learner, test = self._simulation.learner, self.splits.test
         accuracy, loss = evaluate(learner.view(), self.data, test)
-        self.latest, self.interval = accuracy, None
+        self._latest = accuracy
+        self._interval = None
         metrics = {"test/acc": accuracy, "test/loss": loss}
-        if len(self._held_out):
-            metrics["test/held_out_acc"] = evaluate(learner.view(), self.data, self._held_out)[0]
+        if len(self._novel):
+            metrics["test/held_out_acc"] = evaluate(learner.view(), self.data, self._novel)[0]
         shift = self._simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:

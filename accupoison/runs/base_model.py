@@ -19,8 +19,8 @@ KIND = "base-model"
 DEFAULTS = ModelSpec()
 IDENTITY = {key: v for key, v in asdict(DataSettings()).items() if key not in ("name", "dir", "offline", "flip")}
 """The settings of the data that decide which images a burn-in sees, and their defaults."""
-NEEDED = {"fingerprint", "name", *IDENTITY} - {"held_out"}
-"""What every checkpoint says of its data, those from before there was ``held_out`` too."""
+NEEDED = {"fingerprint", "name", *IDENTITY} - {"novel_classes"}
+"""What every checkpoint says of its data, those from before there was ``novel_classes`` too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class BaseModel:
                 "give the --data it was trained on"
             )
         here = data_identity(wanted, data)
-        keys = ["fingerprint", "held_out"] if wanted.splits == "official" else [key for key in here if key != "name"]
+        keys = ["fingerprint", "novel_classes"] if wanted.splits == "official" else [key for key in here if key != "name"]
         usual = asdict(DataSettings())
         for key in keys if self.data else ():
             stored = self.data.get(key, usual.get(key))  # a checkpoint from before a setting existed has its default
@@ -244,5 +244,5 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
     if settings.flip is not None:
         data = replace(data, flip=settings.flip)
     sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
-    parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, held_out=settings.held_out)
+    parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, novel_classes=settings.novel_classes)
     return data.to(device), replace(parts, note=f"{data.note} {parts.note}".strip())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accupoison.config.schema import REGISTRIES, OnlineConfig
+from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
@@ -21,7 +21,7 @@ from accupoison.runs.burnin import EARLY, FINAL
 from accupoison.runs.model_check import check_images
 from accupoison.runs.replay import replay_of
 from accupoison.types import Batch, ModelView
-from accupoison.updates import DPSGD, SGD, check_private
+from accupoison.updates import DPSGD, check_private
 
 
 def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None]:
@@ -43,8 +43,8 @@ def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None
     else:
         path = Path(start.checkpoint)
         path = path / FINAL if path.is_dir() else path
-    early = path.with_name(EARLY) if start.early is None else Path(start.early)
-    return path, early if start.early is not None or early.exists() else None
+    early = path.with_name(EARLY) if start.reference is None else Path(start.reference)
+    return path, early if start.reference is not None or early.exists() else None
 
 
 def burnin_command(config: OnlineConfig) -> str:
@@ -108,23 +108,24 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     learner = _learner(config, base, path)
     check_images(learner.model, base.spec.name, data, splits.val, config.stream.batch_size, fresh=False)
     early = None if early_path is None else _early(config, early_path, base, data)
-    s, plan, note = config.stream, config.plan(), splits.note
+    s, note = config.stream, splits.note
     if data.features:
-        plan = replace(plan, augment="none", quantise=False)
+        s = replace(s, augment="none", quantise=False)
         note = f"{note} {data.name} has features: no crop, no flip and no rounding to 8 bits.".strip()
-    defense = REGISTRIES["defense"].build(config.defense.name, config.defense.settings)
-    length = s.steps + 1 + s.after
+    length = s.steps + 1 + s.recovery_steps
     stream = make_stream(
         s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool, swap=swap
     )
-    attack = REGISTRIES["attack"].build(config.attack.name, config.attack.settings)
+    if isinstance(config.update, DPSGD):
+        check_private(learner, base.spec.name, data.batch(splits.val[:1]))
     simulation = Simulation(
         learner=learner,
         stream=stream,
-        attack=attack if s.replay is None else replay_of(config, data, stream),
-        defense=defense,
-        update=_update(config, learner, base.spec.name, data.batch(splits.val[:1])),
-        plan=plan,
+        attack=config.attack.fresh() if s.replay is None else replay_of(config, data, stream),
+        defense=config.defense.fresh(),
+        update=config.update,
+        schedule=s,
+        trigger=config.trigger,
         reference=early,
         val=data.batch(splits.val),
         trusted=trusted_batches(data, splits, s.batch_size),
@@ -132,7 +133,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
         num_ids=data.size,
         flip=data.flip,
     )
-    if "snapshot" in defense.requires and simulation.reference is None:
+    if "snapshot" in config.defense.requires and simulation.reference is None:
         raise InputError(
             f"the defence {config.defense.name} compares with an early snapshot and there is no "
             f"{path.with_name(EARLY)}; give one with --early"
@@ -142,22 +143,13 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
 
 
-def _update(config: OnlineConfig, learner: Learner, name: str, row: Batch) -> SGD:
-    clipping: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "clip_kind": config.optim.clip_kind}
-    u = config.update
-    if not u.private:
-        return SGD(**clipping)
-    check_private(learner, name, row)
-    return DPSGD(noise_multiplier=u.noise_multiplier, max_grad_norm=u.max_grad_norm, chunk=u.chunk, **clipping)
-
-
 def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
     if not base.data:
         return None
     sizes = SplitSizes(**{f.name: base.data[f.name] for f in fields(SplitSizes)})
-    held_out = base.data.get("held_out", ())
+    novel_classes = base.data.get("novel_classes", ())
     protocol, seed = base.data["splits"], base.data["split_seed"]
-    return split(data, protocol=protocol, seed=seed, sizes=sizes, held_out=held_out).burnin
+    return split(data, protocol=protocol, seed=seed, sizes=sizes, novel_classes=novel_classes).burnin
 
 
 def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
@@ -167,7 +159,7 @@ def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
 
 
 def _fresh(config: OnlineConfig, base: BaseModel, path: Path) -> str:
-    if base.optimizer is None and config.optim.restore and config.optim.momentum:
+    if base.optimizer is None and config.optim.restore_momentum and config.optim.momentum:
         return f"{path} has no momentum to go on with, so the stream starts without."
     return ""
 
@@ -186,12 +178,12 @@ def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     lr = base.lr if o.lr is None else o.lr
     if not lr:
         raise InputError(f"{path} does not say at what learning rate it would go on; give one with --set optim.lr=0.1")
-    learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, update_mode=o.update_mode)
-    if o.restore and base.optimizer is not None:
+    learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, bn_mode=o.bn_mode)
+    if o.restore_momentum and base.optimizer is not None:
         state, weights = base.optimizer["state"], learner.parameters
         buffers = {key: value["momentum_buffer"] for key, value in state.items()}
         if any(key >= len(weights) or not _fits(buffer, weights[key]) for key, buffer in buffers.items()):
-            raise InputError(f"the momentum in {path} does not fit its weights; set optim.restore=false")
+            raise InputError(f"the momentum in {path} does not fit its weights; set optim.restore_momentum=false")
         groups = learner.optimizer.state_dict()["param_groups"]  # the stream's own rate, momentum and decay
         learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return learner

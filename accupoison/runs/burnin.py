@@ -17,6 +17,7 @@ from accupoison.records.run_directory import STATE, RunDirectory, check_contents
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import BaseModel
 from accupoison.runs.trainer import Burnin
+from accupoison.updates import DPSGD
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"
 
@@ -109,7 +110,7 @@ def _train(
         metrics = {"train/loss": total_loss / count, "train/acc": total_accuracy / count}
         metrics["optim/lr"] = burnin.learner.lr
         metrics |= monitor(burnin.learner.view(), burnin.data, burnin.splits)
-        if burnin.config.update.private:
+        if isinstance(burnin.config.update, DPSGD):
             metrics["dp/epsilon"] = burnin.epsilon
         metrics["time/epoch_s"] = time.perf_counter() - started
         recorder.log(metrics, burnin.step)
@@ -141,7 +142,7 @@ def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:
         "burnin_images": len(burnin.splits.burnin),
         "note": burnin.splits.note,
     }
-    if burnin.config.update.private:
+    if isinstance(burnin.config.update, DPSGD):
         summary |= {"epsilon": burnin.epsilon, "delta": burnin.config.update.delta}
     if finished:
         accuracy, loss = evaluate(burnin.learner.view(), burnin.data, burnin.splits.test)

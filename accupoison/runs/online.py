@@ -13,11 +13,10 @@ from accupoison.config.schema import OnlineConfig, at_home
 from accupoison.config.threat_model import threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
-from accupoison.defenses import DEFENSES
 from accupoison.errors import ComponentError, InputError
 from accupoison.gradients import gradient
 from accupoison.measure.dp_accountant import Accountant
-from accupoison.measure.evaluator import Meter
+from accupoison.measure.evaluator import Evaluator
 from accupoison.measure.membership import membership_auc
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json, writing
@@ -29,6 +28,7 @@ from accupoison.runs.build import build_simulation, find_checkpoint
 from accupoison.runs.burnin import Progress, never
 from accupoison.runs.replay import check_replay, digest, save_batch
 from accupoison.types import Phase, Step
+from accupoison.updates import DPSGD
 
 INPUTS = ("data", "checkpoint", "early", "replay")
 """What a run depends on besides its settings; env.json has a digest of each."""
@@ -111,8 +111,8 @@ class OnlineRun:
         state = self.directory.load_state() if resume else None
         if state is None and (self.out / SUMMARY).exists():
             raise InputError(f"{self.out} has lost its {STATE}; restore a copy or start the run anew")
-        evaluate, stop, held_out = self.config.evaluate, self.config.stop, self.config.data.held_out
-        self.meter = Meter(self.simulation, data, splits, evaluate, stop, held_out)
+        novel = self.config.data.novel_classes
+        self.evaluator = Evaluator(self.simulation, data, splits, self.config.evaluate, self.config.stop, novel)
         self.ledger, at = Ledger(), None
         if state is None and resume:  # it was killed before its first save
             check_inputs(self.out, self.config, recorded_inputs(self.out), self._inputs)
@@ -121,14 +121,16 @@ class OnlineRun:
                 check_inputs(self.out, self.config, state["inputs"], self._inputs)
                 self._diverged = state["diverged"]
                 self.simulation.restore(state["simulation"])
-                self.meter.restore(state["meter"])
+                self.evaluator.restore(state["evaluator"] if "evaluator" in state else state["meter"])  # of older runs
                 self.ledger = stored_ledger(self.out, state)
-                at = (state["offset"], self.meter.trunk_steps)
+                at = (state["offset"], self.evaluator.summary.shared_steps)
         u = self.config.update
-        bounded = DEFENSES.get(self.config.defense.name).couples is False
-        noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows may depend on each other
-        self._accountant = Accountant(noise, u.delta, self.config.trigger.updates) if u.private else None
-        self.recorder = RunRecorder(self.directory, self.config.trigger.deliver, at)
+        self._accountant: Accountant | None = None
+        if isinstance(u, DPSGD):
+            bounded = self.config.defense.couples is False
+            noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows may depend on each other
+            self._accountant = Accountant(noise, u.delta, self.config.trigger.updates)
+        self.recorder = RunRecorder(self.directory, self.config.trigger.types, at)
         if self._accountant is not None and self.ledger.branches:
             self._accountant.follow(self.ledger.branches[-1], self.ledger)
         self._fresh = state is None
@@ -150,25 +152,21 @@ class OnlineRun:
         """Return what the run has found so far."""
         return {
             "status": status,
-            "threat_model": threat_model(self.config, images=not self.meter.data.features),
+            "threat_model": threat_model(self.config, images=not self.evaluator.data.features),
             "horizon": self.simulation.horizon,
-            **self.meter.summary(),
-            **(
-                {}
-                if self._accountant is None
-                else {"epsilon": self._accountant.epsilon, "delta": self.config.update.delta}
-            ),
+            **self.evaluator.results(),
+            **({} if self._accountant is None else self._accountant.spent()),
         }
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
         if self._fresh:
-            self.recorder.log(self.meter.start(), 0)
-        branches, after = len(self.config.trigger.deliver), self.config.stream.after
+            self.recorder.log(self.evaluator.start(), 0)
+        branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
-            progress(self.meter.steps, total, self.meter.said)
+            progress(self.evaluator.summary.steps, total, self.evaluator.latest)
             unsaved += 1
             broken = not math.isfinite(step.metrics["optim/drift"])
             if broken:
@@ -184,7 +182,7 @@ class OnlineRun:
         return "diverged" if self._diverged else "finished"
 
     def _steps(self) -> Iterator[Step]:
-        """Yield the steps of the simulation; a path ends at the step that its broken model makes impossible."""
+        """Yield the steps of the simulation; a branch ends at the step that its broken model makes impossible."""
         while True:
             try:
                 yield from self.simulation.run()
@@ -202,15 +200,15 @@ class OnlineRun:
 
     def _record(self, step: Step) -> None:
         started = time.perf_counter()
-        metrics = step.metrics | self.meter.measure(step)
+        metrics = step.metrics | self.evaluator.measure(step)
         metrics["time/evaluate_s"] = time.perf_counter() - started
         self.ledger.add(step)
         if self._accountant is not None:
             metrics["dp/epsilon"] = self._accountant.add(step, self.ledger)
         every = self.config.evaluate.audit_every
         if every is not None and (step.t + 1) % every == 0:
-            view, splits = self.simulation.learner.view(), self.meter.splits
-            metrics |= membership_auc(view, self.meter.data, splits, self._burnin, self.ledger, step.branch)
+            view, splits = self.simulation.learner.view(), self.evaluator.splits
+            metrics |= membership_auc(view, self.evaluator.data, splits, self._burnin, self.ledger, step.branch)
         self.recorder.log(metrics, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)
@@ -233,7 +231,7 @@ class OnlineRun:
             "inputs": self._inputs,
             "diverged": self._diverged,
             "simulation": self.simulation.state(),
-            "meter": self.meter.state(),
+            "evaluator": self.evaluator.state(),
             "ledger": {
                 "rows": len(self.ledger),
                 "branches": list(self.ledger.branches),

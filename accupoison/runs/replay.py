@@ -29,9 +29,10 @@ def save_batch(run: Path, step: Step) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    if step.phase is Phase.RECOVER or (step.phase is Phase.FIRE and step.branch not in CRAFTED):
+    if step.phase is Phase.RECOVER or (step.phase is Phase.TRIGGER and step.branch not in CRAFTED):
         return
-    path, wire = _file(run, None if step.phase is Phase.FIRE else step.t), step.wire
+    path = _file(run, None if step.phase is Phase.TRIGGER else step.t)
+    wire = step.wire
     x = wire.x.numpy(force=True)
     levels = np.rint(x * 255)
     if np.array_equal(levels.astype(np.float32) / 255, x):  # on the 8-bit grid: a quarter of the space
@@ -77,21 +78,16 @@ def replay_layer(run: Path) -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class Replay(Attack):
-    """Send what another run has sent; sees nothing of the model at hand.
+    """Send what another run has sent, held to its budget when it was made; sees nothing of the model at hand.
 
     Attributes:
         source: The directory of that run.
     """
 
-    bounded: ClassVar[bool] = False  # it was held to its budget when it was made
     keeps_labels: ClassVar[bool] = False
     keeps_ids: ClassVar[bool] = False
 
     source: Path
-
-    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
-        """Start a run: nothing is crafted."""
-        self.access = access
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return what was sent at this step."""
@@ -114,9 +110,8 @@ def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay
         InputError: The run kept none, or they do not fit this stream; the message says in what.
     """
     run = check_replay(config)
-    crafted = not CRAFTED.isdisjoint(config.trigger.deliver)
     wanted = [(t, stream.ids(t)) for t in range(config.stream.steps)]
-    triggers = [(None, stream.trigger(config.stream.steps).ids)] if crafted else []
+    triggers = [(None, stream.trigger(config.stream.steps).ids)] if config.trigger.crafted else []
     for t, ids in [*wanted, *triggers]:
         clean_ids = check_batch(run, t, data)["clean_ids"]
         if not torch.equal(clean_ids, ids.cpu()):
@@ -140,30 +135,30 @@ def check_replay(config: OnlineConfig) -> Path:
     if kept < config.stream.steps:
         fix = f"give --steps {kept}" if kept else "run it with --save-batches"
         raise InputError(f"{run} has kept {kept} poisoned batches and this run has {config.stream.steps} steps; {fix}")
-    if not CRAFTED.isdisjoint(config.trigger.deliver):
+    if config.trigger.crafted:
         load_batch(run, None)
     return run
 
 
 def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> None:
-    if stored.attack.settings["stage"] == "code":
+    if stored.attack.in_code:
         raise InputError(f"the poison of {run} was put in by the training code and never sent; replay another run")
-    if stored.attack != config.attack:
+    theirs, mine = ((c.attack.name, c.attack.settings()) for c in (stored, config))
+    if theirs != mine:
         raise InputError(
             f"{run} was poisoned by {stored.attack.name} with settings of its own, so a replay cannot have others; "
             "drop the options of the attack"
         )
-    theirs, mine = (CRAFTED.intersection(c.trigger.deliver) for c in (stored, config))
-    if mine - theirs:
+    if missing := config.trigger.crafted - stored.trigger.crafted:
         raise InputError(
-            f"{run} has not sent the trigger {''.join(mine)}; choose from {','.join(stored.trigger.deliver)}"
+            f"{run} has not sent the trigger {''.join(missing)}; choose from {','.join(stored.trigger.types)}"
         )
     theirs_kind, mine_kind = stored.stream.kind, config.stream.kind
-    length = (stored.stream.steps, stored.stream.after) != (config.stream.steps, config.stream.after)
+    length = (stored.stream.steps, stored.stream.recovery_steps) != (config.stream.steps, config.stream.recovery_steps)
     if theirs_kind != mine_kind or (length and mine_kind.startswith("shift:")):
         raise InputError(
             f"{run} poisoned the images of a stream {theirs_kind} of {stored.stream.steps} steps and "
-            f"{stored.stream.after} after them, which this run's are not; drop the options of the stream"
+            f"{stored.stream.recovery_steps} after them, which this run's are not; drop the options of the stream"
         )
     if stored.stream.augment != config.stream.augment:
         raise InputError(

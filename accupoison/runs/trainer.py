@@ -1,6 +1,5 @@
 """The training of a base model: where it is, and one step on."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,6 @@ from torch import Tensor
 from accupoison.config.schema import BurninConfig, TrainSettings
 from accupoison.data import DataSet, Splits, crop_flip
 from accupoison.data.dataset import Stats
-from accupoison.defenses.clip import clip
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
@@ -21,7 +19,7 @@ from accupoison.rng import derive, generator, global_seed
 from accupoison.runs.base_model import BaseModel, data_identity, open_data, place, spec_for
 from accupoison.runs.model_check import check_images
 from accupoison.types import Batch, Forward, Grads
-from accupoison.updates import check_private, private_gradients
+from accupoison.updates import DPSGD, check_private, private_gradients
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Burnin:
         check_images(model, spec.name, data, splits.burnin, min(sizes), crafted=members is None)
         t = config.train
         learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
-        if config.update.private:
+        if isinstance(config.update, DPSGD):
             check_private(learner, spec.name, data.batch(splits.burnin[:1]))
         return cls(config, data, splits, spec, learner)
 
@@ -126,9 +124,12 @@ class Burnin:
         if not self.data.features:
             rng = generator(self.config.run.seed, "augment", self.step)
             x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
-        loss, accuracy, grads = (self._private if self.config.update.private else self._ordinary)(Batch(x, y, ids))
-        train = self.config.train
-        self.learner.apply(clip(grads, train.clip_norm, train.clip_kind) if train.clip_norm < math.inf else grads)
+        batch, update = Batch(x, y, ids), self.config.update
+        if isinstance(update, DPSGD):
+            loss, accuracy, grads = self._private(batch, update)
+        else:
+            loss, accuracy, grads = self._ordinary(batch)
+        self.learner.apply(update.clipped(grads))
         return loss, accuracy
 
     def _ordinary(self, batch: Batch) -> tuple[float, float, Grads]:
@@ -138,30 +139,29 @@ class Burnin:
         grads = torch.autograd.grad(loss, self.learner.parameters)
         return float(loss.detach()), float((logits.argmax(1) == batch.y).float().mean()), grads
 
-    def _private(self, batch: Batch) -> tuple[float, float, Grads]:
+    def _private(self, batch: Batch, update: DPSGD) -> tuple[float, float, Grads]:
         def losses(forward: Forward, rows: Batch) -> Tensor:
             smoothing = self.config.train.label_smoothing
             return F.cross_entropy(forward(rows.x), rows.y, reduction="none", label_smoothing=smoothing)
 
-        u, rng = self.config.update, generator(self.config.run.seed, "dp", self.step)
         loss, hits = self.learner.score(batch)
         grads = private_gradients(
             self.learner,
             losses,
             batch,
-            noise_multiplier=u.noise_multiplier,
-            max_grad_norm=u.max_grad_norm,
-            chunk=u.chunk,
-            rng=rng,
+            noise_multiplier=update.noise_multiplier,
+            max_grad_norm=update.max_grad_norm,
+            chunk=update.chunk,
+            rng=generator(self.config.run.seed, "dp", self.step),
         )
         return float(loss.mean()), float(hits.float().mean()), grads
 
     @property
     def epsilon(self) -> float:
-        """What a sample has spent that every epoch so far has used, the current one included."""
+        """What a sample has spent that every epoch so far has used, the current one included; inf without DP-SGD."""
         epoch, within = self.position()
         u = self.config.update
-        return epsilon_of(epoch + (within > 0), u.noise_multiplier, u.delta)
+        return epsilon_of(epoch + (within > 0), u.noise_multiplier, u.delta) if isinstance(u, DPSGD) else float("inf")
 
     def base_model(self) -> BaseModel:
         """Return what a stream can start from."""

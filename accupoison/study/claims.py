@@ -81,7 +81,7 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     found: dict[Outcome, Effects] = {}
     for run in runs:
         name = REPLICATE.sub("", run.path.name)
-        for trigger in run.config.trigger.deliver:
+        for trigger in run.config.trigger.types:
             effect, after = trigger_effect(run, trigger), run.after(trigger)
             if effect is not None and after is not None:
                 drop, pair = float(run.summary["before"]["acc"]) - after, (run.burnin, run.config.run.seed)

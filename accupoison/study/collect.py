@@ -16,7 +16,7 @@ from accupoison.records.tags import METRICS, SUMMARY
 
 BUDGET = ("eps", "steps")
 """Settings that a protocol sets for all components; they are not part of a label."""
-REPLICATION = ("start.seed", "start.checkpoint", "start.early", "run.", "evaluate.", "data.dir", "data.offline")
+REPLICATION = ("start.seed", "start.checkpoint", "start.reference", "run.", "evaluate.", "data.dir", "data.offline")
 """Settings that replicates may differ in: base model, seed, and how the run was carried out and watched."""
 ENDED = ("finished", "diverged")
 MARK: dict[Any, Wanted] = {"acc": float, str: float}
@@ -74,13 +74,13 @@ class Run:
         """The settings, by "section.key", that replicates share."""
         leaves = flatten(plain(self.config))
         settings = {key: value for key, value in leaves if not key.startswith((*REPLICATION, "model."))}
-        anew = "anew at every step" if "optimised" in self.config.trigger.deliver else "once"
+        anew = "anew at every step" if "optimised" in self.config.trigger.types else "once"
         told = {"model": self.model, "stream.replay": self.config.stream.replay is not None, "trigger crafted": anew}
         return settings | told
 
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
-        clean = self.config.attack.name == "none" and "clean" in self.config.trigger.deliver
+        clean = self.config.attack.name == "none" and "clean" in self.config.trigger.types
         return "clean" if clean else trigger
 
     def after(self, trigger: str, key: str = "acc") -> float | None:

@@ -79,7 +79,7 @@ def _paths(runs: Sequence[Run], tag: str, trigger: str) -> tuple[dict[int, dict[
     found, problems = {}, []
     for run in runs:
         followed = run.followed(trigger)
-        if followed in run.config.trigger.deliver:
+        if followed in run.config.trigger.types:
             try:
                 found[id(run)] = dict(run.curve(tag, followed))
             except InputError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from accupoison.study.collect import BUDGET, Run
 
-NAMED = ("stream.kind", "trigger.deliver", "optim.clip_norm", "attack.", "defense.")
+NAMED = ("stream.kind", "trigger.types", "update.clip_norm", "attack.", "defense.")
 """Settings that a label or a column shows already, except budgets."""
 
 

@@ -25,7 +25,7 @@ def outcome_table(runs: Sequence[Run]) -> str:
     again = "acc_bn_reestimated"
     rows = []
     for one in group(runs):
-        for trigger in one.first.config.trigger.deliver:
+        for trigger in one.first.config.trigger.types:
             values: list[Value] = [
                 lambda run: run.summary["start"]["acc"],
                 lambda run: run.summary.get("before", {}).get("acc"),

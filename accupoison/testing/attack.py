@@ -1,10 +1,10 @@
 """What every attack promises."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from accupoison.attacks import Attack
-from accupoison.loop.simulation import SLACK
+from accupoison.attacks import Attack, PixelAttack
+from accupoison.loop.checks import SLACK
 from accupoison.rng import global_seed
 from accupoison.testing.bench import (
     Bench,
@@ -47,7 +47,10 @@ class _Trial:
     def __init__(self, attack: Attack, *, reoptimise: bool = False) -> None:
         self.attack, self.bench, self.name = attack, Bench.make(), f"attack {type(attack).__name__}"
         bench = self.bench
-        self.access = Access(bench.val, bench.trigger, True, reoptimise, preview=bench.learner.preview)
+        preview = bench.learner.preview
+        self.access = Access(
+            val=bench.val, trigger=bench.trigger, crafted=True, reoptimise=reoptimise, preview=preview
+        )
         self.context = BenchContext("attack-setup", 0)
 
     def setup(self) -> None:
@@ -79,11 +82,9 @@ class _Trial:
         expect(dtype[0] == dtype[1], f"{who} made {dtype[0]} images of {dtype[1]} ones")
         expect(not attack.keeps_labels or same(sent.y, clean.y), f"{who} changed a label, yet keeps_labels is True")
         expect(not attack.keeps_ids or same(sent.ids, clean.ids), f"{who} changed an id, yet keeps_ids is True")
-        if attack.bounded and not (hook == "trigger" and attack.recentre and self.access.reoptimise):
+        if (budget := attack.budget(trigger=hook == "trigger")) is not None:
             distance = float((sent.x - clean.x).abs().max())
-            expect(
-                distance <= attack.eps + SLACK, f"{who} moved a pixel by {distance:.4g}, over its eps {attack.eps:.4g}"
-            )
+            expect(distance <= budget + SLACK, f"{who} moved a pixel by {distance:.4g}, over its budget of {budget:.4g}")
 
 
 def _check_repeatable(make: Callable[[], Attack], reoptimise: bool) -> None:
@@ -134,7 +135,7 @@ def _check_randomness(make: Callable[[], Attack]) -> None:
 
 def _check_no_budget(make: Callable[[], Attack]) -> None:
     attack = make()
-    if not attack.bounded or "eps" not in {field.name for field in fields(attack) if field.init}:
+    if not isinstance(attack, PixelAttack) or not attack.bounded:
         return
     trial = _Trial(replace(attack, eps=0.0), reoptimise=True)
     trial.setup()

@@ -66,12 +66,12 @@ class Bench:
     trusted: tuple[Batch, ...]
 
     @classmethod
-    def make(cls, update_mode: str = "train") -> "Bench":
-        """Build the world; the learner updates in ``update_mode``."""
+    def make(cls, bn_mode: str = "train") -> "Bench":
+        """Build the world; the learner updates in ``bn_mode``."""
         early, learnt = _states()
         reference = _network().eval()
         reference.load_state_dict(early)
-        learner = _learner(update_mode)
+        learner = _learner(bn_mode)
         learner.restore(learnt)
         batches = copy.deepcopy(_batches()[3:])  # so that who spoils them spoils nobody else's
         return cls(
@@ -94,8 +94,8 @@ def _states() -> tuple[dict[str, Any], dict[str, Any]]:
     return early, learner.state()
 
 
-def _learner(update_mode: str) -> Learner:
-    return Learner(_network(), lr=0.1, weight_decay=1e-3, update_mode=update_mode)
+def _learner(bn_mode: str) -> Learner:
+    return Learner(_network(), lr=0.1, weight_decay=1e-3, bn_mode=bn_mode)
 
 
 def _network() -> nn.Sequential:

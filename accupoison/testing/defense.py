@@ -50,9 +50,9 @@ def check_defense(make: Callable[[], Defense]) -> None:
     check_coupling(make)
     for done in (0, 1):
         _check_going_on(make, done)
-    _Trial(make(), update_mode="eval").play()
-    for update_mode in ("train", "eval"):
-        _check_neutral(make, update_mode)
+    _Trial(make(), bn_mode="eval").play()
+    for bn_mode in ("train", "eval"):
+        _check_neutral(make, bn_mode)
 
 
 class _Trial:
@@ -62,13 +62,13 @@ class _Trial:
         self,
         defense: Defense,
         *,
-        update_mode: str = "train",
+        bn_mode: str = "train",
         rename: Tensor | None = None,
         other_labels: bool = False,
         setup: bool = True,
     ) -> None:
         self.defense, self.name = defense, f"defence {type(defense).__name__}"
-        self.bench, self._rename = Bench.make(update_mode), rename
+        self.bench, self._rename = Bench.make(bn_mode), rename
         self.reference = self.bench.reference if "snapshot" in defense.requires else None
         trusted = [self._named(batch) for batch in self.bench.trusted]
         if other_labels:
@@ -94,7 +94,7 @@ class _Trial:
         learner.restore(model)
         expect(same(own, self.defense.state()), f"{who} changed the defence's own state")
         moves = {now - before for now, before in zip(tracked, _tracked(learner.model), strict=True)}
-        wanted = int(learner.update_mode == "train")
+        wanted = int(learner.bn_mode == "train")
         expect(
             moves == {wanted}, f"{who} moved the running statistics {max(moves)} times instead of {wanted} in a step"
         )
@@ -134,7 +134,7 @@ class _Trial:
 
     def _losses(self, seen: Batch) -> Tensor:
         learner, who = self.bench.learner, f"{self.name}.losses"
-        with learner.forward() as forward, self._watch(who, seen, buffers=learner.update_mode == "eval"):
+        with learner.forward() as forward, self._watch(who, seen, buffers=learner.bn_mode == "eval"):
             try:
                 return self.defense.losses(forward, seen)
             except RuntimeError as error:  # the second tracked forward pass, for one
@@ -213,13 +213,13 @@ def _check_going_on(make: Callable[[], Defense], done: int) -> None:
         )
 
 
-def _check_neutral(make: Callable[[], Defense], update_mode: str) -> None:
+def _check_neutral(make: Callable[[], Defense], bn_mode: str) -> None:
     settings = make().neutral
     if settings is None:
         return
     ours, plain = (
-        _Trial(replace(make(), **settings), update_mode=update_mode),
-        _Trial(Defense(), update_mode=update_mode),
+        _Trial(replace(make(), **settings), bn_mode=bn_mode),
+        _Trial(Defense(), bn_mode=bn_mode),
     )
     for t in range(3):
         for trial in (ours, plain):
@@ -229,5 +229,5 @@ def _check_neutral(make: Callable[[], Defense], update_mode: str) -> None:
             expect(
                 same(states[0][part], states[1][part]),
                 f"{ours.name} at its neutral settings {settings} differs from standard training in the {part} "
-                f"after {t + 1} {update_mode}-mode updates",
+                f"after {t + 1} {bn_mode}-mode updates",
             )

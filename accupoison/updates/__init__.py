@@ -1,6 +1,6 @@
 """Update rules: how a batch's losses become a step."""
 
 from accupoison.updates.dpsgd import DPSGD, check_private, private_gradients
-from accupoison.updates.sgd import SGD
+from accupoison.updates.sgd import SGD, UPDATES
 
-__all__ = ["DPSGD", "SGD", "check_private", "private_gradients"]
+__all__ = ["DPSGD", "SGD", "UPDATES", "check_private", "private_gradients"]

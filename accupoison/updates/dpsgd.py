@@ -1,5 +1,6 @@
 """DP-SGD: every sample's gradient is clipped, and noise hides the rest."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from accupoison.defenses.base import Defense
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.types import Batch, Context, Forward, Grads
-from accupoison.updates.sgd import SGD
+from accupoison.updates.sgd import SGD, UPDATES
 
 Losses = Callable[[Forward, Batch], Tensor]
 """The loss of each row [B]: :meth:`accupoison.defenses.Defense.losses`, or another pure function."""
@@ -112,21 +113,41 @@ def _opacus() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return GradSampleHooks, DPOptimizer
 
 
+@UPDATES.register("dpsgd")
 @dataclass(kw_only=True)
 class DPSGD(SGD):
-    """One optimiser step on the mean of clipped per-sample gradients, with noise.
+    """One optimiser step on the mean of clipped per-sample gradients, with noise (Abadi et al., CCS 2016).
 
-    What the defence does to the gradients afterwards, momentum and weight decay are post-processing.
+    What the defence does to the gradients afterwards, momentum and weight decay are post-processing. Needs the extra
+    ``dp``, and a model without batch norm.
 
     Attributes:
         noise_multiplier: Standard deviation of the noise, in units of ``max_grad_norm``; 0 adds none.
         max_grad_norm: Bound on the l2 norm of each sample's gradient.
-        chunk: Rows at once; decides memory alone.
+        delta: The epsilon recorded is that of this delta.
+        chunk: Rows whose gradients are held at once; decides memory alone.
+        coupled: Run even with a defence that mixes the rows of a batch, or does not say that it does not; epsilon is
+            then undefined.
     """
 
-    noise_multiplier: float
-    max_grad_norm: float
+    noise_multiplier: float = 1.0
+    max_grad_norm: float = 1.0
+    delta: float = 1e-5
     chunk: int = 16
+    coupled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise InputError(
+                f"update.noise_multiplier {self.noise_multiplier} is not a number of 0 or more; 1 is usual"
+            )
+        if not 0 < self.max_grad_norm < math.inf:
+            raise InputError(f"update.max_grad_norm {self.max_grad_norm} is not a number above 0; 1 is usual")
+        if not 0 < self.delta < 1:
+            raise InputError(f"update.delta {self.delta} is outside (0, 1); give less than one over the samples")
+        if self.chunk < 1:
+            raise InputError(f"update.chunk {self.chunk} is below 1; give a number of samples such as 16")
 
     def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
         """Return the private gradients of the defence's losses."""

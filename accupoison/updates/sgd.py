@@ -8,23 +8,29 @@ import torch
 from accupoison.defenses.base import Defense
 from accupoison.defenses.clip import check_clipping, clip
 from accupoison.learner import Learner
+from accupoison.registry import Component, Registry
 from accupoison.types import Batch, Context, Grads, Verdict
 
 
+UPDATES: "Registry[SGD]" = Registry("update")
+
+
+@UPDATES.register("sgd")
 @dataclass(kw_only=True)
-class SGD:
+class SGD(Component):
     """One optimiser step on the mean of the defence's per-row losses.
 
     Attributes:
-        clip_norm: Bound on the gradient's norm, beside whatever the defence does.
+        clip_norm: Bound on the norm of the whole gradient, beside whatever the defence does.
         clip_kind: "l2" or "linf".
     """
+
 
     clip_norm: float = math.inf
     clip_kind: str = "l2"
 
     def __post_init__(self) -> None:
-        check_clipping(self.clip_norm, self.clip_kind, "clip norm")
+        check_clipping(self.clip_norm, self.clip_kind, "update.clip_norm")
 
     def step(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Verdict:
         """Update the learner on ``batch`` as the defence left it; an empty batch changes nothing at all."""

@@ -19,7 +19,6 @@ from accupoison.config.schema import (
     ModelSettings,
     RunSettings,
     TrainSettings,
-    UpdateSettings,
     at_home,
 )
 from accupoison.data import DataSet
@@ -75,14 +74,14 @@ class OfflineConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    update: UpdateSettings = field(default_factory=UpdateSettings)
+    update: SGD = field(default_factory=SGD)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 
 def offline_config(layers: Sequence[Layer]) -> OfflineConfig:
     """Return the configuration that ``layers`` make over the defaults."""
-    return resolve(OfflineConfig, layers, {})
+    return resolve(OfflineConfig, layers, REGISTRIES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +198,7 @@ def _ceiling(device: torch.device) -> float:
 
 
 def _epsilon(burnin: Burnin) -> float:
-    return burnin.epsilon if burnin.config.update.private else float("inf")
+    return burnin.epsilon
 
 
 def queries_of(config: OfflineConfig, data: DataSet) -> tuple[str, ...]:

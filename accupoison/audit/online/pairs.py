@@ -55,7 +55,7 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
     length = s.steps + 1 + s.after
     stream = make_stream(s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed)
     before, after = (_distinct(stream, steps) for steps in (range(s.steps), range(s.steps + 1, length)))
-    if config.trigger.deliver[-1] not in ("none", "coast"):
+    if config.trigger.types[-1] not in ("none", "coast"):
         after = torch.cat([after, stream.trigger(s.steps).ids.cpu()])
     inside, taken = before[~torch.isin(before, after)], torch.cat([before, after])
     free = splits.stream[~torch.isin(splits.stream, taken)]

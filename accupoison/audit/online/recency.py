@@ -92,7 +92,7 @@ def pool_ages(
 
 def _parts(one: Group) -> tuple[str, str]:
     """Return what the setting of a group does not say: the stream, and the trigger whose model is audited."""
-    return one.first.config.stream.kind, one.first.config.trigger.deliver[-1]
+    return one.first.config.stream.kind, one.first.config.trigger.types[-1]
 
 
 def _aucs(run: Path, root: Path, limit: int) -> list[tuple[Key, float, int]]:

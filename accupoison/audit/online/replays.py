@@ -31,7 +31,7 @@ from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.online import input_digests
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.runs.workers import carry_out
-from accupoison.types import Access, Batch, Context, ModelView, Verdict
+from accupoison.types import Batch, Context, ModelView, Verdict
 
 POISONS, BURNINS = ("per-world", "transfer"), ("shared", "own")
 LEAST = 8
@@ -74,20 +74,22 @@ class Transfer(Attack):
     Attributes:
         source: The directory of that run.
         data: Its samples.
+        eps: Its radius in pixels; None had none.
     """
 
     source: Path
     data: DataSet
+    eps: float | None
 
-    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
-        """Start a run: nothing is crafted."""
-        self.access = access
+    def budget(self, *, trigger: bool) -> float | None:
+        """Return ``eps``; the trigger, sent as it was, was held to its own."""
+        return None if trigger else self.eps
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch with the perturbations of this step."""
         sent = load_batch(self.source, ctx.t)
         moved = sent["x"].to(batch.x.device) - self.data.batch(sent["clean_ids"]).x
-        return batch.with_x(project(batch.x + moved, batch.x, self.eps))
+        return batch.with_x(project(batch.x + moved, batch.x, 1.0 if self.eps is None else self.eps))
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
         """Return the trigger as it was sent: its samples are the same in all worlds."""
@@ -138,14 +140,14 @@ def make_world(task: Task, number: int) -> str:
     started, config = time.perf_counter(), target_config(task.run)
     data, splits = open_data(config.data, torch.device("cpu"))
     pairs = pair(config, data, splits)
-    last = replace(config.trigger, deliver=config.trigger.deliver[-1:])  # the path that the audited model took
+    last = replace(config.trigger, types=config.trigger.types[-1:])  # the path that the audited model took
     config = replace(config, trigger=last)
     if task.settings.burnin == "own":
         config = _with_own_burnin(task, config, number)
     swap = pairs.swap(data.size, pairs.coins(config.run.seed, number))
     built = build_simulation(config, task.root, swap=swap, seed=derive(config.run.seed, "worlds", number))
     if task.settings.poison == "transfer":
-        built.simulation.attack = Transfer(eps=config.attack.settings["eps"], source=task.run, data=built.data)
+        built.simulation.attack = Transfer(source=task.run, data=built.data, eps=config.attack.budget(trigger=False))
     learnt: set[int] = set()
     images = 0
     for step in built.simulation.run():
@@ -181,7 +183,7 @@ def _with_own_burnin(task: Task, config: OnlineConfig, number: int) -> OnlineCon
     place = task.out / "burnins" / f"{number:03d}"
     if not (place / FINAL).exists():
         run_burnin(made, place, resume=RunDirectory.holds_run(place), progress=lambda *_: None)
-    return replace(config, start=replace(config.start, checkpoint=str(place / FINAL), early=None))
+    return replace(config, start=replace(config.start, checkpoint=str(place / FINAL), reference=None))
 
 
 def run_worlds(task: Task, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
@@ -217,11 +219,11 @@ def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
         raise InputError(
             f"{run} was cropped before the attack, so its perturbations fit its own samples; use per-world"
         )
-    if config.attack.settings["stage"] == "code":
+    if config.attack.in_code:
         raise InputError(f"the poison of {run} was put in by the training code and never sent; use per-world")
     for t in range(config.stream.steps):
         check_batch(run, t, data)
-    if not CRAFTED.isdisjoint(config.trigger.deliver[-1:]):
+    if CRAFTED.intersection(config.trigger.types[-1:]):
         check_batch(run, None, data)
 
 
@@ -250,7 +252,7 @@ def audit_worlds(task: Task) -> tuple[list[Outcome], list[Outcome], dict[str, An
 
 def _target(task: Task, config: OnlineConfig, pairs: Pairs, population_labels: NDArray[np.int64]) -> World:
     built, ledger, _ = finished(task.run, config, task.root)
-    learnt = ledger.learnt(config.trigger.deliver[-1])
+    learnt = ledger.learnt(config.trigger.types[-1])
     found = _signals(built, pairs, learnt, task.settings)
     rows = np.arange(len(population_labels))
     probs, population = (found[name].astype(np.float64) for name in ("probs", "population"))

@@ -113,7 +113,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
     built = build_simulation(config, root)
     state = RunDirectory.read_state(run)
     with reading_payload(run / STATE):
-        ended = state is not None and state["simulation"]["branch"] >= len(config.trigger.deliver)
+        ended = state is not None and state["simulation"]["branch"] >= len(config.trigger.types)
     if state is None or not ended:
         raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {shlex.quote(str(run))}")
     with reading_payload(run / STATE):
@@ -124,7 +124,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
 
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
-    branch = config.trigger.deliver[-1]
+    branch = config.trigger.types[-1]
     learnt = ledger.learnt(branch)
     splits = built.splits
     others = evenly(never_learnt(splits, learnt), limit).numpy()
