@@ -43,9 +43,7 @@ CHUNK = 100
 """Rows of a second-order graph at once: such graphs are what takes the memory."""
 
 
-def slope_and_curvature(
-    view: ModelView, batch: Batch, *, train: bool = False
-) -> tuple[Grads, Callable[[Grads], Grads]]:
+def gradient_and_hvp(view: ModelView, batch: Batch, *, train: bool = False) -> tuple[Grads, Callable[[Grads], Grads]]:
     """Return the gradient of the mean cross-entropy at a batch, and what multiplies its Hessian by a vector.
 
     Both are detached and take ``CHUNK`` rows at a time. The graph of the first rows waits for the vector, the others
@@ -64,34 +62,34 @@ def slope_and_curvature(
                 t.add_(share, alpha=len(x) / len(batch))
         return total
 
-    def slope(x: Tensor, y: Tensor) -> Grads:
+    def first(x: Tensor, y: Tensor) -> Grads:
         if x is not parts[0][0] or len(x) > CHUNK:  # batch statistics: too large to wait
             return gradient(view, x, y, train=train)
         waiting.append(gradient(view, x, y, train=train, graph=True))
         return tuple(g.detach() for g in waiting[0])
 
-    def times(vector: Grads) -> Grads:
-        def bend(x: Tensor, y: Tensor) -> Grads:
+    def hvp(vector: Grads) -> Grads:
+        def second(x: Tensor, y: Tensor) -> Grads:
             # the graph that waits is that of the first rows, which come first here, too
             grads = waiting.pop() if waiting else gradient(view, x, y, train=train, graph=True)
             return torch.autograd.grad(inner(grads, vector), view.params())
 
-        return mean(bend)
+        return mean(second)
 
-    return mean(slope), times
+    return mean(first), hvp
 
 
-def unit(grads: Grads) -> Grads:
+def normalize_each(grads: Grads) -> Grads:
     """Return each tensor scaled to norm 1 on its own; a zero tensor stays zero."""
     return tuple(F.normalize(g.flatten(), dim=0).view_as(g) for g in grads)
 
 
-def unit_slope(grads: Grads, along: Grads) -> Grads:
-    """Return the gradient of ``inner(unit(grads), along)`` with respect to ``grads``."""
-    return tuple(_unit_slope(g, a) for g, a in zip(grads, along, strict=True))
+def normalize_each_vjp(grads: Grads, along: Grads) -> Grads:
+    """Return the gradient of ``inner(normalize_each(grads), along)`` with respect to ``grads``."""
+    return tuple(_normalize_vjp(g, a) for g, a in zip(grads, along, strict=True))
 
 
-def _unit_slope(g: Tensor, along: Tensor) -> Tensor:
+def _normalize_vjp(g: Tensor, along: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(g).clamp_min(1e-12)  # as F.normalize has it
     direction = g / length
     return (along - (direction * along).sum() * direction) / length
@@ -103,10 +101,10 @@ def inner(a: Grads, b: Grads) -> Tensor:
 
 
 ROUND_SIGN = 1e3
-"""``roundsign`` of the released code: a slope below half of 1 / this counts as zero."""
+"""``roundsign`` of the released code: a gradient below half of 1 / this counts as zero."""
 
 
-def signed_ascent(
+def pgd_linf(
     clean: Tensor,
     objective: Callable[[Tensor], Tensor],
     *,
@@ -122,7 +120,7 @@ def signed_ascent(
         objective: Images to a scalar.
         eps: Radius of the ball.
         steps: Number of steps.
-        round_sign: Leave a value where it is if the objective's slope there is below 0.0005.
+        round_sign: Leave a value where it is if the objective's gradient there is below 0.0005.
         bounded: Stay in [0, 1], where ``clean`` is.
 
     Returns:
@@ -131,13 +129,13 @@ def signed_ascent(
     x = clean.detach().clone()
     for _ in range(steps):
         x.requires_grad_()
-        (slope,) = torch.autograd.grad(objective(x), x)
-        slope = torch.round(ROUND_SIGN * slope) if round_sign else slope
-        x = project(x.detach() + (2 * eps / steps) * slope.sign(), clean, eps, bounded=bounded)
+        (grad,) = torch.autograd.grad(objective(x), x)
+        grad = torch.round(ROUND_SIGN * grad) if round_sign else grad
+        x = project_linf(x.detach() + (2 * eps / steps) * grad.sign(), clean, eps, bounded=bounded)
     return x
 
 
-def project(x: Tensor, centre: Tensor, eps: float, *, bounded: bool = True) -> Tensor:
+def project_linf(x: Tensor, centre: Tensor, eps: float, *, bounded: bool = True) -> Tensor:
     """Return ``x`` moved into the l_inf ball of radius ``eps`` around ``centre`` and, if ``bounded``, into [0, 1]."""
     inside = centre + (x - centre).clamp(-eps, eps)
     return inside.clamp(0, 1) if bounded else inside

@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.accel.memory import keep_freed_memory
-from accupoison.attacks.accumulative import craft_accumulative, tilt
+from accupoison.attacks.accumulative import alignment_gradient, craft_accumulative
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence
-from accupoison.gradients import frozen, gradient, inner, project, signed_ascent, slope_and_curvature, unit
+from accupoison.gradients import frozen, gradient, gradient_and_hvp, inner, normalize_each, pgd_linf, project_linf
 from accupoison.learner import view_of
 from accupoison.measure.accuracy import answers
 from accupoison.measure.hardware import seconds
 from accupoison.study.tables import markdown
 from accupoison.types import ModelView
-from benchmarks.phases import ALWAYS, EPS, Bench, plain, pytorchs_kernels, slope_of_alignment, unprepared
+from benchmarks.phases import ALWAYS, EPS, Bench, alignment_gradient_whole, plain, pytorchs_kernels, unprepared
 from benchmarks.processes import peak, run
 
 HERE = Path(__file__).parent
@@ -40,8 +40,8 @@ def second_order(bench: Bench) -> Ways:
     """Return ways to the second-order term of accumulative poisoning."""
     view, trigger, val = bench.learner.view(), bench.trigger, bench.val
     return {
-        "second-order term, in chunks": lambda: tilt(view, trigger, val),
-        "second-order term, one graph (before)": lambda: slope_of_alignment(view, trigger, val),
+        "second-order term, in chunks": lambda: alignment_gradient(view, trigger, val),
+        "second-order term, one graph (before)": lambda: alignment_gradient_whole(view, trigger, val),
     }
 
 
@@ -57,15 +57,15 @@ def fixed(bench: Bench) -> Ways:
 def kernels(bench: Bench) -> Ways:
     """Return the work that gains by our own kernels, with them and with PyTorch's."""
     view, batch = bench.learner.view(), bench.batch
-    goal = unit(gradient(view, bench.trigger.x, bench.trigger.y))
+    goal = normalize_each(gradient(view, bench.trigger.x, bench.trigger.y))
 
     def agreement(x: Tensor) -> Tensor:
-        return inner(unit(gradient(view, x, batch.y, graph=True)), goal)
+        return inner(normalize_each(gradient(view, x, batch.y, graph=True)), goal)
 
     work: Ways = {
         "gradient in train mode, batch": lambda: gradient(view, batch.x, batch.y, train=True),
-        "crafting step, batch": lambda: signed_ascent(batch.x, agreement, eps=EPS, steps=1),
-        "gradient and Hessian-vector product, batch": lambda: slope_and_curvature(view, batch)[1](goal),
+        "crafting step, batch": lambda: pgd_linf(batch.x, agreement, eps=EPS, steps=1),
+        "gradient and Hessian-vector product, batch": lambda: gradient_and_hvp(view, batch)[1](goal),
     }
     return beside(fixed(bench) | work, "our kernels", "PyTorch's", pytorchs_kernels)
 
@@ -110,7 +110,7 @@ def correction(bench: Bench) -> Ways:
                 float(divergence(early(x), answer(x)).mean())
             x.requires_grad_()
             (slope,) = torch.autograd.grad(F.cross_entropy(answer(x), batch.y), x)
-            x = project(x.detach() - 0.02 * slope.sign(), batch.x, 0.2)
+            x = project_linf(x.detach() - 0.02 * slope.sign(), batch.x, 0.2)
         return x
 
     return {
@@ -191,7 +191,7 @@ def evaluation(width: int, kept: bool) -> tuple[float, float]:
         keep_freed_memory()
     bench = Bench(width)
     took = median(seconds(bench.monitor, 3))
-    tilt(bench.learner.view(), bench.trigger, bench.val)
+    alignment_gradient(bench.learner.view(), bench.trigger, bench.val)
     return took, peak()
 
 

@@ -126,8 +126,10 @@ def phases(bench: Bench) -> dict[str, Callable[[], object]]:
     }
 
 
-def slope_of_alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
-    """Return what :func:`~accupoison.attacks.accumulative.tilt` does, by the graph of the whole."""
+def alignment_gradient_whole(
+    view: ModelView, trigger: Batch, val: Batch, *, train: bool = False
+) -> tuple[Grads, float]:
+    """Return what :func:`~accupoison.attacks.accumulative.alignment_gradient` does, by the graph of the whole."""
     value = alignment(view, trigger, val, train=train)
     return torch.autograd.grad(value, view.params()), float(value.detach())
 
@@ -154,7 +156,7 @@ def plain() -> Iterator[None]:
     with (
         pytorchs_kernels(),
         unprepared(),
-        patch("accupoison.attacks.accumulative.tilt", slope_of_alignment),
+        patch("accupoison.attacks.accumulative.alignment_gradient", alignment_gradient_whole),
     ):
         yield
 

@@ -11,11 +11,11 @@ from accupoison.attacks.pixel import PixelAttack
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import (
     gradient,
+    gradient_and_hvp,
     inner,
-    signed_ascent,
-    slope_and_curvature,
-    unit,
-    unit_slope,
+    normalize_each,
+    normalize_each_vjp,
+    pgd_linf,
 )
 from accupoison.types import Batch, Context, Grads, ModelView
 
@@ -29,21 +29,23 @@ def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = Fals
     The scalar can be differentiated with respect to the parameters; low values mean that a step on the trigger raises
     the loss on ``val`` (Pang et al. 2021, Eq. 6).
     """
-    at_trigger = unit(gradient(view, trigger.x, trigger.y, train=train, graph=True))
-    at_val = unit(gradient(view, val.x, val.y, train=train, graph=True))
+    at_trigger = normalize_each(gradient(view, trigger.x, trigger.y, train=train, graph=True))
+    at_val = normalize_each(gradient(view, val.x, val.y, train=train, graph=True))
     return inner(at_trigger, at_val)
 
 
-def tilt(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
+def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
     """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
     at a time, in less memory than the graph of the whole; one graph of each waits for the other's gradient.
     """
-    at_trigger, bend_trigger = slope_and_curvature(view, trigger, train=train)
-    at_val, bend_val = slope_and_curvature(view, val, train=train)
-    terms = bend_trigger(unit_slope(at_trigger, unit(at_val))), bend_val(unit_slope(at_val, unit(at_trigger)))
-    return tuple(a + b for a, b in zip(*terms, strict=True)), float(inner(unit(at_trigger), unit(at_val)))
+    at_trigger, hvp_trigger = gradient_and_hvp(view, trigger, train=train)
+    at_val, hvp_val = gradient_and_hvp(view, val, train=train)
+    unit_trigger, unit_val = normalize_each(at_trigger), normalize_each(at_val)
+    by_trigger = hvp_trigger(normalize_each_vjp(at_trigger, unit_val))
+    by_val = hvp_val(normalize_each_vjp(at_val, unit_trigger))
+    return tuple(a + b for a, b in zip(by_trigger, by_val, strict=True)), float(inner(unit_trigger, unit_val))
 
 
 def craft_accumulative(
@@ -84,18 +86,18 @@ def craft_accumulative(
     """
     parts: list[Grads] = []
     if objective != "second_order":
-        parts.append(tuple(gamma * g for g in unit(gradient(view, batch.x, batch.y, train=train))))
+        parts.append(tuple(gamma * g for g in normalize_each(gradient(view, batch.x, batch.y, train=train))))
     if objective != "first_order":
-        second, value = tilt(view, trigger, val, train=train)
-        parts.append(unit(second))
+        second, value = alignment_gradient(view, trigger, val, train=train)
+        parts.append(normalize_each(second))
         if on_alignment is not None:
             on_alignment(value)
     goal = tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
 
     def agreement(x: Tensor) -> Tensor:
-        return inner(unit(gradient(view, x, batch.y, train=train, graph=True)), goal)
+        return inner(normalize_each(gradient(view, x, batch.y, train=train, graph=True)), goal)
 
-    return signed_ascent(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
+    return pgd_linf(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
 
 
 @ATTACKS.register("accumulative")

@@ -8,7 +8,7 @@ from torch import Tensor
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.pixel import PixelAttack
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import project
+from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView
 
 KINDS = ("uniform", "rademacher")
@@ -27,7 +27,7 @@ def noisy(x: Tensor, kind: str, eps: float, rng: torch.Generator, *, bounded: bo
     draw = torch.rand(x.shape, generator=rng, dtype=x.dtype) * 2 - 1
     if kind == "rademacher":
         draw = torch.where(draw < 0, -1.0, 1.0).to(x.dtype)
-    return project(x + eps * draw.to(x.device), x, eps, bounded=bounded)
+    return project_linf(x + eps * draw.to(x.device), x, eps, bounded=bounded)
 
 
 @ATTACKS.register("noise")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from accupoison.gradients import gradient, inner, signed_ascent, unit
+from accupoison.gradients import gradient, inner, normalize_each, pgd_linf
 from accupoison.types import Batch, ModelView
 
 
@@ -33,9 +33,9 @@ def craft_trigger(
     Returns:
         The crafted images [B, ...], detached.
     """
-    goal = unit(gradient(view, val.x, val.y, train=train))
+    goal = normalize_each(gradient(view, val.x, val.y, train=train))
 
     def divergence(x: Tensor) -> Tensor:
-        return -inner(unit(gradient(view, x, trigger.y, train=train, graph=True)), goal)
+        return -inner(normalize_each(gradient(view, x, trigger.y, train=train, graph=True)), goal)
 
-    return signed_ascent(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign, bounded=trigger.bounded)
+    return pgd_linf(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign, bounded=trigger.bounded)

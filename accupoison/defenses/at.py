@@ -9,7 +9,7 @@ from torch import Tensor
 
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import frozen, project
+from accupoison.gradients import frozen, project_linf
 from accupoison.types import Batch, Context, ModelView
 
 DIRECTIONS = ("ascend", "descend")
@@ -51,7 +51,7 @@ def perturb(
     for _ in range(steps):
         x.requires_grad_()
         (slope,) = torch.autograd.grad(objective(x), x)
-        x = project(x.detach() + step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
+        x = project_linf(x.detach() + step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
     return x
 
 

@@ -13,7 +13,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
-from accupoison.gradients import frozen, project
+from accupoison.gradients import frozen, project_linf
 from accupoison.types import Batch, Context, ModelView, State
 
 CALIBRATION_BATCHES = 20
@@ -55,7 +55,7 @@ def correct(
         if not found > threshold:
             return x.detach(), taken
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)
-        x = project(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
+        x = project_linf(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
     return x, steps
 
 

@@ -11,7 +11,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import divergence
 from accupoison.errors import InputError
-from accupoison.gradients import frozen, project
+from accupoison.gradients import frozen, project_linf
 from accupoison.types import Batch, Context, Forward, ModelView
 
 
@@ -48,11 +48,11 @@ class Trades(Defense):
         with torch.no_grad():
             reference = answer(batch.x)
         start = 0.001 * torch.randn(batch.x.shape, generator=ctx.rng("trades"), dtype=batch.x.dtype)
-        x = project(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps, bounded=batch.bounded)
+        x = project_linf(batch.x.detach() + start.to(batch.x.device), batch.x, self.eps, bounded=batch.bounded)
         for _ in range(self.steps):
             x.requires_grad_()
             (slope,) = torch.autograd.grad(divergence(reference, answer(x)).sum(), x)
-            x = project(x.detach() + self.step_size * slope.sign(), batch.x, self.eps, bounded=batch.bounded)
+            x = project_linf(x.detach() + self.step_size * slope.sign(), batch.x, self.eps, bounded=batch.bounded)
         return replace(batch, extra={**batch.extra, "x_adv": x})
 
     def losses(self, forward: Forward, batch: Batch) -> Tensor:

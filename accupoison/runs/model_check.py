@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.gradients import gradient, inner, unit
+from accupoison.gradients import gradient, inner, normalize_each
 from accupoison.learner import view_of
 from accupoison.types import Batch, Grads, ModelView
 
@@ -88,7 +88,7 @@ def check_network(
         if not crafted:
             return
         with _fault("has no second derivative, which crafting takes", "write it with operations that have one"):
-            _check_bend(view, few, slopes)
+            _check_hvp(view, few, slopes)
 
 
 LARGER = "choose another model or a larger batch"
@@ -150,10 +150,10 @@ def _check_gradient(model: nn.Module, view: ModelView, loss: Tensor) -> Grads:
     return slopes
 
 
-def _check_bend(view: ModelView, batch: Batch, towards: Grads) -> None:
+def _check_hvp(view: ModelView, batch: Batch, towards: Grads) -> None:
     """Differentiate twice, as accumulative poisoning does."""
     x = batch.x.detach().clone().requires_grad_()
-    agreement = inner(unit(gradient(view, x, batch.y, graph=True)), towards)
+    agreement = inner(normalize_each(gradient(view, x, batch.y, graph=True)), towards)
     agreement.backward()  # type: ignore[no-untyped-call]  # not grad(), which passes over what is differentiable once
     if any(leaf.grad is None for leaf in (x, *view.params())):
         raise RuntimeError("inputs or parameters that its gradient does not depend on")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses import Defense
-from accupoison.gradients import signed_ascent
+from accupoison.gradients import pgd_linf
 from accupoison.rng import generator
 from accupoison.testing.bench import CLASSES, IDS, ROWS, SEED, Bench, BenchContext, expect, same
 from accupoison.types import Batch, Grads
@@ -238,7 +238,7 @@ def _extremes() -> dict[str, Batch]:
     batch, view = Batch.concat(Bench.make().batches), _sharp().learner.view()
 
     def ascent(sign: int) -> Batch:
-        found = signed_ascent(
+        found = pgd_linf(
             batch.x, lambda x: sign * F.cross_entropy(view.logits(x), batch.y, reduction="sum"), eps=1.0, steps=20
         )
         return batch.with_x(found)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from accupoison.gradients import gradient, inner, unit
+from accupoison.gradients import gradient, inner, normalize_each
 from accupoison.learner import view_of
 from accupoison.rng import global_seed
 from accupoison.runs.model_check import check_network
@@ -38,8 +38,8 @@ def check_model(make: Callable[..., nn.Module], shape: tuple[int, ...] = (3, 32,
     except ValueError as error:
         raise AssertionError(f"the model {error}") from error
     view = view_of(model)
-    leaf, goal = x.clone().requires_grad_(), unit(gradient(view, x, y.roll(1)))
-    agreement = inner(unit(gradient(view, leaf, y, graph=True)), goal)
+    leaf, goal = x.clone().requires_grad_(), normalize_each(gradient(view, x, y.roll(1)))
+    agreement = inner(normalize_each(gradient(view, leaf, y, graph=True)), goal)
     (slope,) = torch.autograd.grad(agreement, leaf)
     moves = bool(slope.isfinite().all()) and float(slope.abs().max()) > 0
     expect(moves, "the gradient of the gradient with respect to the inputs is zero or not finite; attacks need it")

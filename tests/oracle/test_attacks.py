@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from accupoison import gradients
 from accupoison.attacks import Accumulative, Direct, Noise
-from accupoison.attacks.accumulative import alignment, craft_accumulative, tilt
+from accupoison.attacks.accumulative import alignment, alignment_gradient, craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import quantise
-from accupoison.gradients import gradient, inner, signed_ascent, slope_and_curvature, unit
+from accupoison.gradients import gradient, gradient_and_hvp, inner, normalize_each, pgd_linf
 from accupoison.learner import view_of
 from accupoison.loop.context import StepContext
 from accupoison.types import Access, Batch, Grads
@@ -44,7 +44,7 @@ def test_gradient() -> None:
 
 def test_units_are_taken_tensor_by_tensor() -> None:
     grads = (torch.tensor([[3.0, 4.0]]), torch.zeros(2), torch.tensor([-1e-9]))
-    ours = unit(grads)
+    ours = normalize_each(grads)
     torch.testing.assert_close(ours, (torch.tensor([[0.6, 0.8]]), torch.zeros(2), torch.tensor([-1.0])))
     assert float(inner(ours, ours)) == pytest.approx(2.0)  # one for every tensor that is not zero
 
@@ -52,12 +52,12 @@ def test_units_are_taken_tensor_by_tensor() -> None:
 @pytest.mark.parametrize("train", [False, True])
 def test_curvature_does_not_depend_on_the_chunks(train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     view, batch = view_of(random_net(0)), random_batch(1, rows=11)
-    vector = unit(gradient(view, random_batch(2).x, random_batch(2).y))
+    vector = normalize_each(gradient(view, random_batch(2).x, random_batch(2).y))
     whole = gradient(view, batch.x, batch.y, train=train, graph=True)
     exact = torch.autograd.grad(inner(whole, vector), view.params(), retain_graph=True)
     for size in (11, 4):  # batch statistics are those of the whole batch, whatever the chunks
         monkeypatch.setattr(gradients, "CHUNK", size)
-        slope, times = slope_and_curvature(view, batch, train=train)
+        slope, times = gradient_and_hvp(view, batch, train=train)
         torch.testing.assert_close(slope, whole, rtol=0, atol=1e-13)
         made = Mock(wraps=gradient)
         monkeypatch.setattr(gradients, "gradient", made)
@@ -73,7 +73,7 @@ def test_the_second_order_term_is_the_gradient_of_the_alignment(seed: int, monke
     monkeypatch.setattr(gradients, "CHUNK", 4)
     view, trigger, val = view_of(random_net(seed)), random_batch(seed + 1), random_batch(seed + 2, rows=11)
     value = alignment(view, trigger, val)
-    exact, (ours, said) = torch.autograd.grad(value, view.params()), tilt(view, trigger, val)
+    exact, (ours, said) = torch.autograd.grad(value, view.params()), alignment_gradient(view, trigger, val)
     torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
     assert said == pytest.approx(float(value.detach()), abs=1e-12)
 
@@ -167,7 +167,7 @@ def test_tilt_is_the_slope_of_the_alignment(seed: int, train: bool) -> None:
     """
     net, trigger, val = smooth_net(seed), random_batch(seed + 10), random_batch(seed + 20)
     view, rng, h = view_of(net), torch.Generator().manual_seed(seed), 1e-3
-    second, value = tilt(view, trigger, val, train=train)
+    second, value = alignment_gradient(view, trigger, val, train=train)
     assert value == pytest.approx(float(alignment(view, trigger, val, train=train).detach()), abs=1e-14)
     start = [p.detach().clone() for p in net.parameters()]
     for _ in range(3):
@@ -195,10 +195,10 @@ def test_crafting_does_what_it_is_for(seed: int) -> None:
     view, val, eps = view_of(net), random_batch(seed + 30, rows=12), 16 / 255
     crafted = trigger.with_x(craft_trigger(view, trigger, val, eps=eps, steps=4))
     assert float((alignment(view, trigger, val) - alignment(view, crafted, val)).detach()) > 0.05
-    second = tilt(view, crafted, val)[0]
+    second = alignment_gradient(view, crafted, val)[0]
     for objective in ("reg", "second"):
         x = craft_accumulative(view, crafted, clean, val, eps=eps, steps=4, objective=objective)
-        helps = [float(inner(unit(gradient(view, images, clean.y)), second)) for images in (clean.x, x)]
+        helps = [float(inner(normalize_each(gradient(view, images, clean.y)), second)) for images in (clean.x, x)]
         assert helps[1] > helps[0]  # a step against the gradient lowers the alignment by that much
 
 
@@ -219,7 +219,7 @@ def test_quantised_poison_stays_in_the_ball(eps: float, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
-def test_signed_ascent(steps: int) -> None:
+def test_pgd_linf(steps: int) -> None:
     """On a linear objective every step goes the same way, 2 eps / steps far, until the ball or the range stops it."""
     clean = torch.tensor([[0.5, 0.5, 0.02, 0.99, 0.5]], dtype=torch.float64)
     pull = torch.tensor([1.0, -2.0, -1.0, 3.0, 0.0], dtype=torch.float64)
@@ -229,7 +229,7 @@ def test_signed_ascent(steps: int) -> None:
         visited.append(x.detach().clone())
         return (x * pull).sum()
 
-    x = signed_ascent(clean, objective, eps=0.1, steps=steps)
+    x = pgd_linf(clean, objective, eps=0.1, steps=steps)
     assert not x.requires_grad
     assert len(visited) == steps
     for taken, at in enumerate([*visited, x]):

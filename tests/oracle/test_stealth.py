@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accupoison.attacks import Direct
 from accupoison.attacks.stealth import SCALES, hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
-from accupoison.gradients import gradient, signed_ascent
+from accupoison.gradients import gradient, pgd_linf
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.types import Access, Batch
@@ -94,7 +94,7 @@ def test_rounding_leaves_flat_pixels_where_they_are() -> None:
     clean = torch.full((1, 4), 0.5, dtype=torch.float64)
     slope = torch.tensor([[0.1, -0.1, 4e-4, -6e-4]], dtype=torch.float64)
     plain, rounded = (
-        signed_ascent(clean, lambda x: (x * slope).sum(), eps=0.2, steps=2, round_sign=r) for r in (False, True)
+        pgd_linf(clean, lambda x: (x * slope).sum(), eps=0.2, steps=2, round_sign=r) for r in (False, True)
     )
     np.testing.assert_allclose(plain.numpy(), [[0.7, 0.3, 0.7, 0.3]])
     np.testing.assert_allclose(rounded.numpy(), [[0.7, 0.3, 0.5, 0.3]])

@@ -20,7 +20,7 @@ from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import project
+from accupoison.gradients import project_linf
 from accupoison.loop.schedule import CRAFTED
 from accupoison.records.files import read_json, write_atomically
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
