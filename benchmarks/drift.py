@@ -45,8 +45,8 @@ WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 def stream(out: Path, checkpoint: Path, seed: int, steps: int, data_dir: str | None) -> str:
     """Run an accumulative stream with its trigger in ``out``, named after its way, unless it is there."""
     own: Layer = {
-        "stream": {"steps": steps, "after": 0},
-        "trigger": {"deliver": ["adversarial"]},
+        "stream": {"steps": steps, "recovery_steps": 0},
+        "trigger": {"types": ["adversarial"]},
         "evaluate": {"monitor": False, "reestimate": False, "images": 0},
         "run": {"seed": seed},
     }

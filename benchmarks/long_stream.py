@@ -22,9 +22,9 @@ EARLY = 500
 """Step from which on nothing should grow but the files."""
 FILES = ("events", METRICS, LEDGER_ROWS)
 STREAM: dict[str, Any] = {
-    "stream": {"kind": "cycling", "augment": "none", "after": 0},
+    "stream": {"kind": "cycling", "augment": "none", "recovery_steps": 0},
     "attack": {"name": "noise"},
-    "evaluate": {"monitor": True, "images": 8, "audit_every": 50, "test": "marks"},
+    "evaluate": {"monitor": True, "images": 8, "audit_every": 50, "test": "milestones"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against work of the burn-in recipes, and how still a ``live`` model stands on a clean stream.
+"""Accuracy against work of the burn-in recipes, and how still a ``online_ready`` model stands on a clean stream.
 
 Run by ``python -m benchmarks.recipes --data-dir DIR``: it trains what the folder does not have yet, so it can be
 interrupted. An hour and more on two cores at width 16.
@@ -91,11 +91,11 @@ def row(folder: Path, recipe: Recipe, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def stream(folder: Path, checkpoint: Path, number: int, data_dir: str) -> str:
-    """Run one clean stream from a ``live`` model unless it is there."""
+    """Run one clean stream from a ``online_ready`` model unless it is there."""
     own: Layer = {
-        "stream": {"steps": STEPS, "after": 0},
+        "stream": {"steps": STEPS, "recovery_steps": 0},
         "attack": {"name": "none"},
-        "trigger": {"deliver": ["none"]},
+        "trigger": {"types": ["none"]},
         "evaluate": {"monitor": False, "images": 0},
         "run": {"seed": number},
     }
@@ -116,7 +116,9 @@ def stillness(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 @click.command()
 @click.option("--data-dir", required=True, help="Where CIFAR-10 is.")
-@click.option("--recipe", "recipes", multiple=True, default=("best", "live", "official"), show_default=True)
+@click.option(
+    "--recipe", "recipes", multiple=True, default=("one_cycle", "online_ready", "released"), show_default=True
+)
 @click.option("--width", type=int, default=16, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of each recipe's own.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Base models a recipe.")
@@ -140,15 +142,15 @@ def main(
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": []}  # of other recipes and widths
     new = [row(folder, recipe, range(seeds)) for recipe in chosen]
     found["rows"] = [old for old in found["rows"] if _name(old) not in map(_name, new)] + new
-    if "live" in recipes:
-        checkpoint = chosen[recipes.index("live")].place(folder, 0) / FINAL
+    if "online_ready" in recipes:
+        checkpoint = chosen[recipes.index("online_ready")].place(folder, 0) / FINAL
         for name in carry_out([(stream, (folder, checkpoint, i, data_dir)) for i in range(STREAMS)], jobs):
             click.echo(name, err=True)
-        still = {key: new[recipes.index("live")][key] for key in ("width", "epochs")}
+        still = {key: new[recipes.index("online_ready")][key] for key in ("width", "epochs")}
         found["live_on_a_clean_stream"] = {**still, **stillness(folder, checkpoint)}
     out.write_text(json.dumps(found, indent=2) + "\n")
     click.echo(markdown(list(found["rows"][0]), [[_said(value) for value in one.values()] for one in found["rows"]]))
-    if "live" in recipes:
+    if "online_ready" in recipes:
         still = found["live_on_a_clean_stream"]
         click.echo(
             f"\nlive, {STEPS} clean steps, {STREAMS} streams: re-estimated accuracy moves by {100 * still['mean']:.2f} "

@@ -4,18 +4,17 @@ from pathlib import Path
 
 import click
 
-from accupoison.config.layers import Layer, plain
-from accupoison.config.schema import BurninConfig, OnlineConfig, at_home, online_config
-from accupoison.records.files import read_json
-from accupoison.records.run_directory import CONFIG, RunDirectory, differences
+from accupoison.config.layers import Layer
+from accupoison.config.schema import BurninConfig, OnlineConfig, changes, online_config
+from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.online import OnlineRun
 
 
 def check_settings(out: Path, config: BurninConfig | OnlineConfig) -> None:
     """Raise ClickException if ``out`` holds a run of other settings: figures would have the wrong name."""
-    if RunDirectory.holds_run(out) and (changes := differences(at_home(plain(config), out), read_json(out / CONFIG))):
-        raise click.ClickException(f"{out} was made with other settings ({changes[0]}); choose another --folder")
+    if RunDirectory.holds_run(out) and (changed := changes(config, out)):
+        raise click.ClickException(f"{out} was made with other settings ({changed[0]}); choose another --folder")
 
 
 def run_stream(out: Path, checkpoint: Path, data_dir: str | None, own: Layer) -> str:

@@ -96,7 +96,7 @@ def make(
     from accupoison.config.layers import plain, preset
     from accupoison.config.schema import burnin_config
 
-    settings = [data_place(), preset("burnin", "official"), *layers(file, pairs, flags)]
+    settings = [data_place(), preset("burnin", "released"), *layers(file, pairs, flags)]
     if dry_run:
         click.echo(json_text(plain(burnin_config(settings))))
         return

@@ -2,8 +2,9 @@
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ MARKS = {"burnin": "train", "online": "stream"}
 
 
 @cli.command()
-@click.option("--recipe", metavar="NAME", help="live (default), best, linear, official or pang: all training options.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="online_ready (default), one_cycle, step_down, released or pang: all training options.",
+)
 @data_options
 @model_options
 @click.option("--epochs", type=WHOLE, help="Passes over the burn-in images.")
@@ -62,9 +67,10 @@ def burnin(
     from accupoison.runs.base_model import default_place
     from accupoison.runs.burnin import run_burnin
 
+    say = cache(note)
     _check_place(out, resume, resume_or_start)
-    base = _base("burnin", recipe, "live", resume)
-    settings = burnin_config([*base, *layers(file, pairs, flags)])
+    base = _base("burnin", recipe, "online_ready", resume, say)
+    settings = burnin_config([*base, *layers(file, pairs, flags)], say)
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
@@ -93,7 +99,7 @@ def burnin(
     metavar="NAMES",
     help="none, coast, clean, adversarial (default), optimised; several with commas leave from the same state.",
 )
-@click.option("--stream", metavar="KIND", help="iid (default), cycling, official or shift:NAME.")
+@click.option("--stream", metavar="KIND", help="iid (default), cycling, released_stream or shift:NAME.")
 @click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
 @click.option("--after", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
 @click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
@@ -106,7 +112,7 @@ def burnin(
     "--set optim.lr=RATE.",
 )
 @click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
-@click.option("--preset", metavar="NAME", help="fresh (default), official or pang: a whole protocol.")
+@click.option("--preset", metavar="NAME", help="fresh (default), released or pang: a whole protocol.")
 @click.option(
     "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
 )
@@ -141,9 +147,10 @@ def online(
     from accupoison.records.run_directory import RunDirectory, TakenError, next_free
     from accupoison.runs.online import OnlineRun, describe
 
+    say = cache(note)
     _check_place(out, resume, resume_or_start)
-    base = _base("online", preset, "fresh", resume) if replay is None else _replayed(replay, preset, resume)
-    settings = online_config([*base, *layers(file, pairs, flags)])
+    base = _base("online", preset, "fresh", resume, say) if replay is None else _replayed(replay, preset, resume, say)
+    settings = online_config([*base, *layers(file, pairs, flags)], say)
     if dry_run:
         click.echo(json_text(describe(settings)))
         return
@@ -177,24 +184,27 @@ def _note(text: str) -> None:
         note(f"note: {text}")
 
 
-def _base(command: str, name: str | None, usual: str, resume: Path | None) -> list[dict[str, Any]]:
+def _base(
+    command: str, name: str | None, usual: str, resume: Path | None, say: Callable[[str], None] = note
+) -> list[dict[str, Any]]:
     """Return the layers that the options change: a preset, or the settings that a run was started with."""
     from accupoison.config import layers as config
+    from accupoison.config.renamed import with_new_names
     from accupoison.records.files import read_json
     from accupoison.records.run_directory import CONFIG, RunDirectory
 
     if resume is None:
-        return [data_place(), config.preset(command, name or usual)]
+        return [data_place(), config.preset(command, name or usual, say)]
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
-    stored = read_json(resume / CONFIG)
+    stored = with_new_names(read_json(resume / CONFIG))
     other, place = "burnin" if command == "online" else "online", shlex.quote(str(resume))
     if MARKS[other] in stored and MARKS[command] not in stored:
         raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {place}")
-    return [stored, *([] if name is None else [config.preset(command, name)])]
+    return [stored, *([] if name is None else [config.preset(command, name, say)])]
 
 
-def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str, Any]]:
+def _replayed(run: Path, name: str | None, resume: Path | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return the layers that a replay's options change: the settings of the run whose batches are sent again."""
     from accupoison.config import layers as config
     from accupoison.runs.replay import replay_layer
@@ -203,7 +213,7 @@ def _replayed(run: Path, name: str | None, resume: Path | None) -> list[dict[str
         raise InputError(
             f"--replay {run} and --resume {resume} exclude each other; a resumed run knows what it replays"
         )
-    return [replay_layer(run), *([] if name is None else [config.preset("online", name)])]
+    return [replay_layer(run), *([] if name is None else [config.preset("online", name, say)])]
 
 
 def _check_place(out: Path | None, resume: Path | None, resume_or_start: bool) -> None:

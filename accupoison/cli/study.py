@@ -1,6 +1,7 @@
 """Many runs and their tables: ``sweep`` and ``report``."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 import click
@@ -27,8 +28,8 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
     from accupoison.study.grid import find_grid, read_grid
     from accupoison.study.sweep import run_grid
 
-    files = [find_grid(grid) for grid in grids]
-    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem) for file in files}
+    files, say = [find_grid(grid) for grid in grids], cache(note)
+    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem, say) for file in files}
     for grid, plan in plans.items():
         if dry_run:
             click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))

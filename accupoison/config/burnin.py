@@ -1,4 +1,4 @@
-"""The sections of a configuration that a burn-in has, and their defaults: protocol ``fresh``, recipe ``live``."""
+"""The sections of a configuration that a burn-in has; by default protocol ``fresh`` and recipe ``online_ready``."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class DataSettings(SplitSizes):
         name: One of :func:`accupoison.data.sources.data_names`, such as "cifar10", "digits" or "npz:PATH".
         dir: Directory of the data files; None takes ACCUPOISON_DATA, or "data".
         offline: Never download.
-        splits: "fresh" (disjoint parts) or "official" (the released protocol).
+        splits: "fresh" (disjoint parts) or "released_split" (the released protocol).
         split_seed: Of the draw that makes the parts.
         flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
         novel_classes: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts have
@@ -102,7 +102,7 @@ class TrainSettings:
         snapshots: Further epochs to keep, as text with commas.
     """
 
-    recipe: str = "live"
+    recipe: str = "online_ready"
     epochs: int = 12
     batch_size: int = 64
     lr: float = 0.5

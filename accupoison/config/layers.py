@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accupoison.config.renamed import PRESETS, Say, quiet, renamed
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import INT64, NESTED, check_values, is_text
 from accupoison.registry import Component, Registry
@@ -21,17 +22,24 @@ Layer = Mapping[str, Mapping[str, Any]]
 D = TypeVar("D")
 
 
-def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Registry[Any]]) -> D:
+def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Registry[Any]], say: Say = quiet) -> D:
     """Return a configuration of dataclass ``cls`` from ``layers``, the last of which wins.
 
     Every field of ``cls`` is a section: a dataclass, or a component where there is a registry of that name. A component
     section holds ``name``; settings, which belong to the named component or, without a name beside them, to whichever
     is chosen in the end; and tables ``[section.NAME]``, which count only if NAME is chosen.
 
+    Args:
+        cls: The dataclass.
+        layers: Settings by section, also under names of before (:mod:`accupoison.config.renamed`).
+        registries: Of the components, by section.
+        say: Told of every name of before.
+
     Raises:
         InputError: An unknown section, key or component (with the closest match), or a value of the wrong type.
     """
     sections = typing.get_type_hints(cls)
+    layers = [_under_new_names(layer, say) for layer in layers]
     for layer in layers:
         for section, values in layer.items():
             if section not in sections:
@@ -47,6 +55,13 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
             values = {key: value for part in parts for key, value in part.items()}
             built[section] = kind(**_checked(section, typing.get_type_hints(kind), values))
     return cls(**built)
+
+
+def _under_new_names(layer: Layer, say: Say) -> Layer:
+    layer, sentences = renamed(layer)
+    for sentence in sentences:
+        say(sentence)
+    return layer
 
 
 def _default_name(cls: type[Any], section: str) -> str:
@@ -227,12 +242,20 @@ def presets(command: str) -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
-def preset(command: str, name: str) -> dict[str, Any]:
+def preset(command: str, name: str, say: Say = quiet) -> dict[str, Any]:
     """Return the layer that a shipped preset stands for.
+
+    Args:
+        command: "burnin", "online" or "audit".
+        name: Of the preset, perhaps an old one.
+        say: Told of an old name.
 
     Raises:
         InputError: There is no such preset.
     """
+    if isinstance(name, str) and (new := PRESETS.get(command, {}).get(name)):
+        say(f"the {command} preset {name} is now called {new}")
+        name = new
     if name not in presets(command):
         raise InputError(f"unknown {command} preset {name!r}{did_you_mean(str(name), presets(command))}")
     text = (resources.files("accupoison") / "presets" / command / f"{name}.toml").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ class StartSettings:
 
     checkpoint: str | None = None
     reference: str | None = None
-    recipe: str = "live"
+    recipe: str = "online_ready"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class StreamSettings(Schedule):
     """The stream; the order of events on it is that of :class:`~accupoison.loop.schedule.Schedule`.
 
     Attributes:
-        kind: "iid", "cycling", "official" or "shift:NAME".
+        kind: "iid", "cycling", "released_stream" or "shift:NAME".
         pool: Where batches and the trigger are drawn from: "stream" (images that the burn-in never saw) or "burnin".
         batch_size: Images a step.
         replay: Directory of a run with ``evaluate.save_batches``: what was sent there is sent again, to see whether it

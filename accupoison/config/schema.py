@@ -7,7 +7,7 @@ from typing import Any
 
 from accupoison.attacks import ATTACKS, Accumulative, Attack
 from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings
-from accupoison.config.layers import Layer, resolve
+from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.online import (
     EvaluateSettings,
     OptimSettings,
@@ -15,11 +15,12 @@ from accupoison.config.online import (
     StopSettings,
     StreamSettings,
 )
+from accupoison.config.renamed import Say, quiet, with_new_names
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.errors import InputError
 from accupoison.loop.schedule import Triggers
 from accupoison.records.files import expect, read_json
-from accupoison.records.run_directory import CONFIG, RunDirectory
+from accupoison.records.run_directory import CONFIG, RunDirectory, differences
 from accupoison.registry import Registry
 from accupoison.updates import DPSGD, SGD, UPDATES
 
@@ -39,6 +40,7 @@ __all__ = [
     "Triggers",
     "at_home",
     "burnin_config",
+    "changes",
     "online_config",
 ]
 
@@ -78,7 +80,7 @@ class OnlineConfig:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        if self.data.novel_classes and (self.stream.pool == "burnin" or self.stream.kind == "official"):
+        if self.data.novel_classes and (self.stream.pool == "burnin" or self.stream.kind == "released_stream"):
             raise InputError(
                 "data.novel_classes keeps classes out of the burn-in, and this stream is made of its images; set "
                 "stream.pool=stream and stream.kind=iid"
@@ -110,6 +112,11 @@ class OnlineConfig:
             )
 
 
+def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
+    """Return every setting in which ``run`` was started with another one than ``config`` has, in words."""
+    return differences(with_new_names(read_json(run / CONFIG)), at_home(plain(config), run))
+
+
 def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same."""
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
@@ -118,11 +125,11 @@ def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[st
     return {**settings, "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}}}
 
 
-def burnin_config(layers: Sequence[Layer]) -> BurninConfig:
-    """Return the burn-in configuration that ``layers`` make over the defaults."""
-    return resolve(BurninConfig, layers, REGISTRIES)
+def burnin_config(layers: Sequence[Layer], say: Say = quiet) -> BurninConfig:
+    """Return the burn-in configuration that ``layers`` make over the defaults; ``say`` is told of old names."""
+    return resolve(BurninConfig, layers, REGISTRIES, say)
 
 
-def online_config(layers: Sequence[Layer]) -> OnlineConfig:
-    """Return the online configuration that ``layers`` make over the defaults."""
-    return resolve(OnlineConfig, layers, REGISTRIES)
+def online_config(layers: Sequence[Layer], say: Say = quiet) -> OnlineConfig:
+    """Return the online configuration that ``layers`` make over the defaults; ``say`` is told of old names."""
+    return resolve(OnlineConfig, layers, REGISTRIES, say)

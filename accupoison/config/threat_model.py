@@ -31,7 +31,7 @@ def _attacker(config: OnlineConfig, images: bool) -> str:
         if attack.warm_start_ball and "optimised" in config.trigger.types:
             limit += ", the trigger's measured from the last crafted one and so unbounded"
     labels = "keeps labels" if attack.keeps_labels else "may change labels"
-    held = f"{noun}s of the test set" if config.data.splits == "official" else f"held-out {noun}s of its own"
+    held = f"{noun}s of the test set" if config.data.splits == "released_split" else f"held-out {noun}s of its own"
     sees = "sees what the defence passes on" if attack.in_code else "does not know the defence"
     return (
         f"attacker ({attack.name}) {_knowledge(config, crafted)}, perturbs {what} within {limit} "

@@ -11,7 +11,7 @@ from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.rng import generator
 
-PROTOCOLS = ("fresh", "official")
+PROTOCOLS = ("fresh", "released_split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ def split(
     Args:
         data: The data set.
         protocol: ``fresh``: disjoint parts of the train half, all scaled by one factor where it is too small.
-            ``official``: as the released code does it, with overlapping parts: the attacker's images and the
-            monitor come from the test half, everything else from the whole train half.
+            ``released_split``: as the released code does it, with overlapping parts: the attacker's images and
+            the monitor come from the test half, everything else from the whole train half.
         seed: Decides who is in which part.
-        sizes: The sizes wanted. Official uses those of ``val``, ``trusted`` and ``monitor``, and takes at most the
-            half they come from.
+        sizes: The sizes wanted. The released split uses those of ``val``, ``trusted`` and ``monitor``, and takes at
+            most the half they come from.
         novel_classes: Classes whose images the burn-in part loses; nobody else gets them in its place.
 
     Raises:
@@ -96,7 +96,7 @@ def split(
     if protocol not in PROTOCOLS:
         raise InputError(f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
     rng = generator(seed, "split")
-    parts = _official(data, sizes, rng) if protocol == "official" else _fresh(data, sizes, rng)
+    parts = _released(data, sizes, rng) if protocol == "released_split" else _fresh(data, sizes, rng)
     return _without(parts, data, novel_classes) if novel_classes else parts
 
 
@@ -143,7 +143,7 @@ def _scale(wanted: dict[str, int], data: DataSet) -> dict[str, int]:
     return counts
 
 
-def _official(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
+def _released(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
     train, test = torch.arange(data.num_train), _test_ids(data)
     val = test[torch.randperm(len(test), generator=rng)[: sizes.val]]
     trusted = train[torch.randperm(len(train), generator=rng)[: sizes.trusted]]

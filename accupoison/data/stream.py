@@ -10,7 +10,7 @@ from accupoison.errors import InputError
 from accupoison.rng import generator
 from accupoison.types import Batch
 
-KINDS = ("iid", "cycling", "official", *(f"shift:{name}" for name in NAMES))
+KINDS = ("iid", "cycling", "released_stream", *(f"shift:{name}" for name in NAMES))
 """What ``make_stream`` offers."""
 POOLS = ("stream", "burnin")
 """The parts that batches may be drawn from."""
@@ -61,7 +61,7 @@ class DataStream:
         """
         if not 0 <= t < self._length:
             raise IndexError(f"the stream has steps 0 to {self._length - 1}, not {t}")
-        start = 0 if self._kind == "official" else t * self._batch_size
+        start = 0 if self._kind == "released_stream" else t * self._batch_size
         turn, offset = divmod(start, len(self._pool))
         order = self._order(turn)[offset : offset + self._batch_size]
         if len(order) < self._batch_size:  # only a cycling stream gets here: the batch runs into the next pass
@@ -78,7 +78,7 @@ class DataStream:
         return batch if self.shift is None else batch.with_x(self.shift(batch.x, batch.ids, t))
 
     def _draw_trigger(self, part: Tensor, pool: str) -> Tensor:
-        if self._kind == "official":
+        if self._kind == "released_stream":
             return self._pool[self._order(0)[: self._batch_size]]
         if pool == "burnin":  # the end of the order, which a stream without repeats reaches last
             return self._pool[self._order(0)[-self._batch_size :]]
@@ -104,10 +104,10 @@ def make_stream(
 
     Args:
         kind: ``iid``: a draw from the stream split, without repeats. ``cycling``: pass after pass over the split,
-            each newly shuffled, for any length. ``official``: the same images at every step and as the trigger.
+            each newly shuffled, for any length. ``released_stream``: the same images at every step and as the trigger.
             ``shift:NAME``: iid, under a corruption that grows from none to full strength at the last step.
         data: Where the images are.
-        splits: Parts of ``data``; the stream uses ``stream`` and, unless official, ``trigger``.
+        splits: Parts of ``data``; the stream uses ``stream`` and, unless released_stream, ``trigger``.
         batch_size: Images in a batch, and in the trigger batch.
         length: Steps.
         seed: Decides the order and the trigger.
@@ -129,10 +129,10 @@ def make_stream(
         raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
     available = len(getattr(splits, pool))
     _check_fits(pool, available, batch_size)
-    if kind != "official" and pool == "stream":
+    if kind != "released_stream" and pool == "stream":
         _check_fits("trigger", len(splits.trigger), batch_size)
     needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
-    if kind not in ("cycling", "official") and needed > available:
+    if kind not in ("cycling", "released_stream") and needed > available:
         raise InputError(_too_long(kind, pool, available, batch_size, length))
     return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool, swap=swap)
 

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -74,12 +74,15 @@ class RunDirectory:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: Mapping[str, Any] | None = None) -> Self:
+    def resume(
+        cls, path: Path, config: Mapping[str, Any] | None = None, translate: Callable[[dict[str, Any]], Any] = dict
+    ) -> Self:
         """Open the directory of a run that was started before.
 
         Args:
             path: The directory.
             config: The configuration asked for, which must equal the stored one; None takes the stored one.
+            translate: Returns the stored one under the names that settings have now.
 
         Raises:
             InputError: There is no run, it is in use, or it has another configuration.
@@ -88,7 +91,7 @@ class RunDirectory:
             raise InputError(f"there is no run in {path}; check the path, or start one without --resume")
         lock = lock_directory(path)
         try:
-            stored = read_json(path / CONFIG)
+            stored = translate(read_json(path / CONFIG))
             if config is not None and (changes := differences(stored, config)):
                 more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
                 raise InputError(
@@ -100,6 +103,17 @@ class RunDirectory:
             lock.release()
             raise
         return cls(path, stored, lock)
+
+    @classmethod
+    def resume_or_create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        env: Mapping[str, Any],
+        translate: Callable[[dict[str, Any]], Any] = dict,
+    ) -> Self:
+        """Open the directory of a run, which is made unless it is there; see :meth:`resume` and :meth:`create`."""
+        return cls.resume(path, config, translate) if cls.holds_run(path) else cls.create(path, config, env)
 
     @staticmethod
     def holds_run(path: Path) -> bool:

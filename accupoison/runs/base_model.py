@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from accupoison.config.renamed import formerly, with_new_names
 from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet, Splits, SplitSizes, load, split
 from accupoison.errors import InputError
@@ -76,6 +77,7 @@ class BaseModel:
             return cls(spec or ModelSpec(), found.weights, optimizer, rate, 0, {}, named=spec is not None)
         with checkpoint.reading_payload(path):
             stored: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found["spec"].items()}
+            found["data"] = with_new_names({"data": found["data"]})["data"]
             parts = (found[key] for key in ("weights", "optimizer", "lr", "epoch", "data"))
             base = cls(ModelSpec(**stored), *parts)
             if not base._is_sound():
@@ -144,7 +146,8 @@ class BaseModel:
                 "give the --data it was trained on"
             )
         here = data_identity(wanted, data)
-        keys = ["fingerprint", "novel_classes"] if wanted.splits == "official" else [key for key in here if key != "name"]
+        released = wanted.splits == "released_split"
+        keys = ["fingerprint", "novel_classes"] if released else [key for key in here if key != "name"]
         usual = asdict(DataSettings())
         for key in keys if self.data else ():
             stored = self.data.get(key, usual.get(key))  # a checkpoint from before a setting existed has its default
@@ -202,11 +205,20 @@ def spec_for(settings: ModelSettings, data: DataSet, ids: Tensor) -> ModelSpec:
 
 
 def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed: int) -> Path:
-    """Return the directory under ``root`` where the burn-in of these settings is kept."""
+    """Return the directory under ``root`` where the burn-in of these settings is kept.
+
+    Args:
+        root: The directory of checkpoints.
+        data: Name of the data set.
+        model: The network.
+        recipe: Of the burn-in; where only the directory of its old name is there, that one.
+        seed: Of the burn-in.
+    """
     label = Path(data.partition(":")[2]).stem if ":" in data else data
     name = (model.name or DEFAULTS.name).replace(":", ".")
-    parts = [label, name, f"w{model.width or DEFAULTS.width}", model.norm or DEFAULTS.norm, recipe, f"seed{seed}"]
-    return root / "-".join(parts)
+    parts = [label, name, f"w{model.width or DEFAULTS.width}", model.norm or DEFAULTS.norm]
+    place, old = (root / "-".join([*parts, used, f"seed{seed}"]) for used in (recipe, formerly("start.recipe", recipe)))
+    return old if old.exists() and not place.exists() else place
 
 
 def _released_spec(found: Foreign) -> ModelSpec | None:

@@ -55,7 +55,7 @@ def burnin_command(config: OnlineConfig) -> str:
         ("--model", config.model.name, None),
         ("--width", config.model.width, None),
         ("--norm", config.model.norm, None),
-        ("--recipe", config.start.recipe, "live"),
+        ("--recipe", config.start.recipe, "online_ready"),
         ("--seed", config.start.seed, 0),
     ):
         if value != usual:
@@ -72,7 +72,7 @@ class Built:
         data: The images.
         splits: Their parts.
         burnin: Ids of the images that the base model was trained on, int64 [N]; None if unknown. They need not be those
-            of ``splits``: protocol ``official`` goes on from base models of any division.
+            of ``splits``: protocol ``released_split`` goes on from base models of any division.
         model: The network in words.
         note: What the user should know about the parts and the checkpoint, or "".
     """
@@ -153,7 +153,7 @@ def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
 
 
 def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
-    if base.data or config.data.splits == "official":
+    if base.data or config.data.splits == "released_split":
         return ""
     return f"{path} does not say which images it was trained on, so the stream may hold some of them."
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accupoison.config.layers import plain
+from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.errors import InputError
 from accupoison.measure.accuracy import evaluate, monitor
@@ -52,7 +53,7 @@ def run_burnin(
     settings = plain(config)
     with ExitStack() as stack:
         if resume:
-            run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
+            run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out), with_new_names))
         burnin = Burnin.prepare(config)
         if not resume:
             run = stack.enter_context(RunDirectory.create(out, settings, environment(str(burnin.learner.device))))

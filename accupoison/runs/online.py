@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accupoison.config.layers import plain
+from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, at_home
 from accupoison.config.threat_model import threat_model
 from accupoison.data import DataSet, Splits
@@ -94,7 +95,8 @@ class OnlineRun:
         self._diverged, settings = False, plain(config)
         with ExitStack() as stack:
             if resume:
-                self.directory = stack.enter_context(RunDirectory.resume(out, at_home(settings, out)))
+                stored = RunDirectory.resume(out, at_home(settings, out), with_new_names)
+                self.directory = stack.enter_context(stored)
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin

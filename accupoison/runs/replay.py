@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.attacks import Attack
+from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
@@ -65,7 +66,7 @@ def replay_layer(run: Path) -> dict[str, Any]:
     """
     if not RunDirectory.holds_run(run):
         raise InputError(f"there is no run in {run}; give --replay the directory of a run with --save-batches")
-    stored = read_json(run / CONFIG)
+    stored = with_new_names(read_json(run / CONFIG))
     if "stream" not in stored:
         raise InputError(f"{run} was started by burnin and sent nothing; give --replay a run of online")
     layer = {section: values for section, values in stored.items() if section != "defense"}

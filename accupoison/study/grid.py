@@ -17,6 +17,7 @@ from typing import Any
 import accupoison
 from accupoison.config import layers as config
 from accupoison.config.burnin import check_seed
+from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import directory_name
@@ -77,13 +78,14 @@ class Grid:
     runs: tuple[RunSpec, ...]
 
 
-def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
+def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet) -> Grid:
     """Return the grid that a parsed TOML file describes.
 
     Args:
         text: The file's contents.
         root: The directory of checkpoints.
         logs: The directory that gets one directory a run.
+        say: Told of old names.
 
     Raises:
         InputError: An unknown key, a missing list of seeds, or a setting that does not exist.
@@ -92,11 +94,11 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     if "claims" in text:
         read_claims(text)  # a typing error is said before anything runs
     burnin = _table("burnin", text)
-    preset, seeds = burnin.pop("preset", "live"), _seeds("burnin", burnin)
-    burnins = {seed: _burnin(preset, seed, burnin, root) for seed in seeds}
+    preset, seeds = burnin.pop("preset", "online_ready"), _seeds("burnin", burnin)
+    burnins = {seed: _burnin(preset, seed, burnin, root, say) for seed in seeds}
     online = _table("online", text)
     division = {"data": burnin.get("data", {})}  # streams divide the data as their base models do, unless they say so
-    common = [config.preset("online", online.pop("preset", "fresh")), division, online]
+    common = [config.preset("online", online.pop("preset", "fresh"), say), division, online]
     runs = text.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise InputError("runs is not a list of tables; write [[runs]], with two brackets, before each of them")
@@ -104,7 +106,7 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     count = sum(plan.count for plan in plans)
     if count > MOST:
         raise InputError(f"the grid has {count} runs, more than {MOST}; write shorter lists in runs.each and seeds")
-    specs = [spec for plan in plans for spec in _runs(plan, common, burnins, logs)]
+    specs = [spec for plan in plans for spec in _runs(plan, common, burnins, logs, say)]
     if not specs:
         raise InputError("the grid has no runs; add a [[runs]] table with a name and seeds")
     for out, times in Counter(spec.out for spec in specs).items():
@@ -113,8 +115,8 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path) -> Grid:
     return Grid(tuple(burnins.values()), tuple(specs))
 
 
-def _burnin(preset: str, seed: int, settings: Mapping[str, Any], root: Path) -> tuple[Path, BurninConfig]:
-    made = burnin_config([config.preset("burnin", preset), settings, {"run": {"seed": seed}}])
+def _burnin(preset: str, seed: int, settings: Mapping[str, Any], root: Path, say: Say) -> tuple[Path, BurninConfig]:
+    made = burnin_config([config.preset("burnin", preset, say), settings, {"run": {"seed": seed}}], say)
     return default_place(root, made.data.name, made.model, made.train.recipe, seed), made
 
 
@@ -151,19 +153,21 @@ def _plan(run: dict[str, Any], burnins: Mapping[int, Any]) -> _Plan:
 
 
 def _runs(
-    plan: _Plan, common: list[Any], burnins: Mapping[int, tuple[Path, BurninConfig]], logs: Path
+    plan: _Plan, common: list[Any], burnins: Mapping[int, tuple[Path, BurninConfig]], logs: Path, say: Say
 ) -> Iterator[RunSpec]:
     for values in itertools.product(*plan.each.values()):
         varied = config.assignments([f"{key}={value}" for key, value in zip(plan.each, values, strict=True)])
         label = directory_name("-".join([plan.name, *values]))
+        old = directory_name("-".join([plan.name, *map(formerly, plan.each, values)]))
         for burnin, seed in itertools.product(plan.burnins, plan.seeds):
-            out = logs / f"{label}-b{burnin}-s{seed}"
+            out, made = (logs / f"{named}-b{burnin}-s{seed}" for named in (label, old))
+            out = made if made.exists() and not out.exists() else out
             if len(out.name) > LONGEST:
                 raise InputError(
                     f"the run {out.name!r} has a name of over {LONGEST} letters; give runs.name a shorter one"
                 )
             layers = [*common, plan.settings, varied, _start(*burnins[burnin], seed)]
-            yield RunSpec(out, online_config(layers))
+            yield RunSpec(out, online_config(layers, say))
 
 
 def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:

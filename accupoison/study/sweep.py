@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from accupoison.config.layers import plain
-from accupoison.config.schema import BurninConfig, at_home
+from accupoison.config.schema import BurninConfig, changes
 from accupoison.errors import InputError
 from accupoison.records.files import expect, read_json
-from accupoison.records.run_directory import CONFIG, RunDirectory, differences
+from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, run_burnin
@@ -80,8 +79,8 @@ def _make_run(spec: RunSpec, root: Path) -> str:
 def _trained(place: Path, settings: BurninConfig) -> bool:
     if not (place / FINAL).exists():
         return False
-    if changes := differences(at_home(plain(settings), place), read_json(place / CONFIG)):
-        raise InputError(f"{place} was trained with other settings ({changes[0]}); move it away, or change the grid")
+    if changed := changes(settings, place):
+        raise InputError(f"{place} was trained with other settings ({changed[0]}); move it away, or change the grid")
     return True
 
 
@@ -93,7 +92,7 @@ def _finished(spec: RunSpec) -> bool:
     expect(summary, found, {"status": str})
     if found["status"] not in DONE:
         return False
-    return not differences(at_home(plain(spec.config), spec.out), read_json(spec.out / CONFIG))
+    return not changes(spec.config, spec.out)
 
 
 def _silent(done: int, total: int, words: str) -> None:

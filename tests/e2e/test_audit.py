@@ -50,8 +50,8 @@ def test_a_run_tells_its_members_by_group_and_by_age(work: Path) -> None:
 
 
 def test_members_of_the_burn_in_are_those_of_the_base_model(work: Path) -> None:
-    """Protocol official calls all training images the burn-in's; this base model has seen 200 of them."""
-    done(*ONLINE, SET, "data.splits=official", "--out", "run")
+    """The released split calls all training images the burn-in's; this base model has seen 200 of them."""
+    done(*ONLINE, SET, "data.splits=released_split", "--out", "run")
     found = json.loads(done("audit", "--run", "run", "--json").stdout)
     (members,) = {one["roc"]["members"] for one in found["groups"]["burn-in"]}
     assert 50 < members < 150  # a half of 200, less those in the stream

@@ -49,7 +49,7 @@ from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SE
         (["--data", "digitz"], r"unknown data set 'digitz'; did you mean digits\?"),
         (["--update-mode", "trian"], r"unknown optim.update_mode 'trian'; choose train or eval"),
         ([SET, "stream.augment=bfore"], r"unknown stream.augment 'bfore'; did you mean before\?"),
-        ([SET, "data.splits=offical"], r"unknown data.splits 'offical'; did you mean official\?"),
+        ([SET, "data.splits=released_splt"], r"unknown data.splits 'released_splt'; did you mean released_split\?"),
         ([SET, "evaluate.images=-1"], r"evaluate.images -1 is negative; give the number of images, or 0"),
         ([SET, "evaluate.test=mark"], r"unknown evaluate.test 'mark'; choose marks or every"),
         ([SET, "stop.error_rise=lots"], r"stop.error_rise = 'lots' is not a number"),
@@ -110,7 +110,7 @@ def test_dry_run_checks_the_settings(work: Path) -> None:
     ("arguments", "message"),
     [
         (["--epochs", "0"], r"train.epochs 0 is below 1; give a positive whole number"),
-        (["--recipe", "lvie"], r"unknown burnin preset 'lvie'; did you mean live\?"),
+        (["--recipe", "onlin_ready"], r"unknown burnin preset 'onlin_ready'; did you mean online_ready\?"),
         (["--model", "resnet81"], r"unknown model 'resnet81'; did you mean resnet8\?"),
         (["--model", "nobody:net"], r"model 'nobody:net' cannot be imported \(.*No module named 'nobody'\)"),
         (["--model", ":net"], r"model ':net' cannot be imported"),

@@ -48,7 +48,7 @@ def test_resuming_under_another_configuration(work: Path) -> None:
     for arguments, difference in [
         (["--eps", "0.25"], "attack.eps: stored 0.03137254901960784, given 0.25"),
         (["--attack", "noise"], 'attack.name: stored "accumulative", given "noise"'),
-        (["--preset", "official"], 'data.splits: stored "fresh", given "official"'),
+        (["--preset", "released"], 'data.splits: stored "fresh", given "released_split"'),
         ([SET, "stream.after=2"], "stream.after: stored 1, given 2"),
         (["--seed", "1"], "run.seed: stored 0, given 1"),
     ]:

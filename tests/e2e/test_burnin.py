@@ -153,7 +153,9 @@ def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> Non
     assert rows[0]["test/held_out_acc"] == 0.0  # never seen, never said
     assert 0 <= json.loads(Path("logs/new/summary.json").read_text())["start"]["held_out_acc"] <= 1
     assert "keeps classes out of the burn-in" in refused(*stream, *held, SET, "stream.pool=burnin")
-    assert "trained with data.held_out 3,7" in refused(*stream, SET, "data.splits=official", SET, "data.held_out=3")
+    assert "trained with data.held_out 3,7" in refused(
+        *stream, SET, "data.splits=released_split", SET, "data.held_out=3"
+    )
     old = (*stream[:-2], str(CHECKPOINT), "--quiet")
     assert "was trained with data.held_out none and this run says 3,7" in refused(*old, *held)
 

@@ -30,7 +30,7 @@ def test_list_has_every_component_with_its_settings() -> None:
     assert "threshold=None" in found["defences"]["DSC"]
     assert "ours" in found["defences"]["DSC"]
     text = run("list")
-    assert all(name in text for name in (*ATTACKS.names(), *DEFENSES.names(), "fresh", "official", "shift:fog"))
+    assert all(name in text for name in (*ATTACKS.names(), *DEFENSES.names(), "fresh", "released", "shift:fog"))
 
 
 def test_doctor_says_what_is_missing() -> None:

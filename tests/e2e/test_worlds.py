@@ -57,7 +57,7 @@ def test_worlds_are_made_once_and_tell_members(run: Path) -> None:
 def test_a_batch_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> None:
     """The same twenty images at every step: whoever stands in is learnt, in every world."""
     few = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few", SET, "evaluate.monitor=false")
-    again = ("--stream", "official", SET, "stream.batch_size=20", "--steps", "30", SET, "stream.augment=none")
+    again = ("--stream", "released_stream", SET, "stream.batch_size=20", "--steps", "30", SET, "stream.augment=none")
     done(*ONLINE, *few, *again, "--trigger", "none", "--after", "0", "--attack", "none", "--out", "heart")
     found = json.loads(done("audit", "worlds", "--run", "heart", *WORLDS[4:], "--out", "v", "--json").stdout)
     assert found["pairs"] >= 15

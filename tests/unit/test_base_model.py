@@ -258,8 +258,8 @@ def test_the_model_must_be_the_one_asked_for(base: BaseModel, wanted: ModelSetti
         (DataSettings(), data(seed=1), "x.pt was trained on small with other contents than small has here; give the"),
         (DataSettings(split_seed=1), data(), "with data.split_seed 0 and this run says 1, .*; set data.split_seed=0"),
         (DataSettings(val=9), data(), "with data.val 500 and this run says 9, .*; set data.val=500"),
-        (DataSettings(splits="official", val=9), data(), None),
-        (DataSettings(splits="official"), data(seed=1), "was trained on small with other contents"),
+        (DataSettings(splits="released_split", val=9), data(), None),
+        (DataSettings(splits="released_split"), data(seed=1), "was trained on small with other contents"),
     ],
 )
 def test_the_data_must_be_those_of_the_burn_in(
@@ -302,14 +302,14 @@ def test_a_constant_channel_divides_by_no_zero() -> None:
 @pytest.mark.parametrize(
     ("name", "model", "directory"),
     [
-        ("cifar10", ModelSettings(), "cifar10-resnet18-w64-batch-live-seed3"),
-        ("digits", ModelSettings(name="resnet8", width=8, norm="group"), "digits-resnet8-w8-group-live-seed3"),
-        ("npz:/data/my.set.npz", ModelSettings(), "my.set-resnet18-w64-batch-live-seed3"),
-        ("cifar10", ModelSettings(name="pkg.mod:net"), "cifar10-pkg.mod.net-w64-batch-live-seed3"),
+        ("cifar10", ModelSettings(), "cifar10-resnet18-w64-batch-online_ready-seed3"),
+        ("digits", ModelSettings(name="resnet8", width=8, norm="group"), "digits-resnet8-w8-group-online_ready-seed3"),
+        ("npz:/data/my.set.npz", ModelSettings(), "my.set-resnet18-w64-batch-online_ready-seed3"),
+        ("cifar10", ModelSettings(name="pkg.mod:net"), "cifar10-pkg.mod.net-w64-batch-online_ready-seed3"),
     ],
 )
 def test_every_burn_in_has_a_place(name: str, model: ModelSettings, directory: str) -> None:
-    assert default_place(Path("c"), name, model, "live", 3) == Path("c") / directory
+    assert default_place(Path("c"), name, model, "online_ready", 3) == Path("c") / directory
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)

@@ -121,4 +121,4 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
         pass
     runs.check_settings(run_dir, config)
     with pytest.raises(click.ClickException, match="other settings"):
-        runs.check_settings(run_dir, burnin_config([preset("burnin", "best")]))
+        runs.check_settings(run_dir, burnin_config([preset("burnin", "one_cycle")]))

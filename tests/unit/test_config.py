@@ -28,7 +28,7 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     file.write_text('[attack]\neps = "4/255"\n[stream]\nsteps = 7\n')
     steps: list[tuple[list[str], float, int]] = [
         ([], 16 / 255, 10),
-        (["--preset", "official"], 0.2, 100),
+        (["--preset", "released"], 0.2, 100),
         (["--config", str(file)], 4 / 255, 7),
         (["--eps", "0.5", "--steps", "8"], 0.5, 8),
         (["--set", "attack.eps=0.25", "--set", "stream.steps=9"], 0.25, 9),

@@ -52,7 +52,7 @@ def test_fresh_parts_are_disjoint_train_images() -> None:
     assert ids != sorted(ids)
 
 
-@pytest.mark.parametrize("protocol", ["fresh", "official"])
+@pytest.mark.parametrize("protocol", ["fresh", "released_split"])
 def test_only_the_seed_decides(protocol: str) -> None:
     data = blank(100, 50)
     first = split(data, protocol=protocol, seed=3, sizes=SMALL)
@@ -86,8 +86,8 @@ def test_a_part_nobody_wants_stays_empty() -> None:
     assert counts(splits) == {"burnin": 15, "stream": 5, "trigger": 0, "val": 0, "trusted": 0, "monitor": 0}
 
 
-def test_official_parts_overlap_as_released() -> None:
-    splits = split(blank(100, 30), protocol="official", sizes=SMALL)
+def test_released_parts_overlap_as_released() -> None:
+    splits = split(blank(100, 30), protocol="released_split", sizes=SMALL)
     everything, test = list(range(100)), set(range(100, 130))
     assert splits.burnin.tolist() == splits.stream.tolist() == splits.trigger.tolist() == everything
     assert counts(splits) == {"burnin": 100, "stream": 100, "trigger": 100, "val": 6, "trusted": 7, "monitor": 8}
@@ -99,8 +99,8 @@ def test_official_parts_overlap_as_released() -> None:
     assert splits.note == ""
 
 
-def test_official_cuts_to_what_there_is() -> None:
-    splits = split(blank(100, 5), protocol="official", sizes=SMALL)
+def test_released_cuts_to_what_there_is() -> None:
+    splits = split(blank(100, 5), protocol="released_split", sizes=SMALL)
     assert sorted(splits.val.tolist()) == sorted(splits.monitor.tolist()) == [100, 101, 102, 103, 104]
     assert splits.note == "blank has fewer images than wanted, so sizes were cut to val 5, monitor 5."
 
@@ -120,7 +120,7 @@ def classes_of(count: int) -> DataSet:
     return replace(data, train_y=torch.arange(100) % count, test_y=torch.arange(10) % count, classes=names)
 
 
-@pytest.mark.parametrize("protocol", ["fresh", "official"])
+@pytest.mark.parametrize("protocol", ["fresh", "released_split"])
 def test_classes_held_out_of_the_burn_in(protocol: str) -> None:
     data = classes_of(4)
     usual, without = (split(data, protocol=protocol, sizes=SMALL, held_out=held) for held in ((), (1, 3)))

@@ -47,7 +47,7 @@ def test_a_batch_depends_on_seed_and_step_alone(kind: str) -> None:
     assert all_ids(stream(kind, seed=1)) != all_ids(forward)
 
 
-@pytest.mark.parametrize("kind", ["iid", "cycling", "official"])
+@pytest.mark.parametrize("kind", ["iid", "cycling", "released_stream"])
 def test_batches_carry_the_images_of_their_ids(kind: str) -> None:
     for batch in (stream(kind)[3], stream(kind).trigger(3)):
         assert torch.equal(batch.x, (batch.ids.float() / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
@@ -74,12 +74,14 @@ def test_cycling_sees_every_image_once_a_pass(batch_size: int) -> None:
     assert turns[0] == all_ids(stream("iid"))
 
 
-def test_official_repeats_one_batch_which_is_the_trigger_too() -> None:
-    made = stream("official", length=100)
+def test_released_stream_repeats_one_batch_which_is_the_trigger_too() -> None:
+    made = stream("released_stream", length=100)
     assert same(made[0], made[99])
     assert same(made[0], made.trigger(100))
     assert set(made.ids(0).tolist()) < set(range(30, 50))
-    assert len(stream("official", batch_size=7).trigger(0)) == 7  # more than the trigger split, which it leaves alone
+    assert (
+        len(stream("released_stream", batch_size=7).trigger(0)) == 7
+    )  # more than the trigger split, which it leaves alone
 
 
 @pytest.mark.parametrize("kind", ["iid", "cycling", "shift:blur"])
@@ -110,7 +112,9 @@ def test_shift_changes_images_and_nothing_else() -> None:
 def test_unknown_kinds_list_the_choices(kind: str) -> None:
     with pytest.raises(InputError) as caught:
         stream(kind)
-    assert f"unknown stream.kind {kind!r}; choose from iid, cycling, official, shift:contrast" in str(caught.value)
+    assert f"unknown stream.kind {kind!r}; choose from iid, cycling, released_stream, shift:contrast" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_unknown_kinds_list_the_choices(kind: str) -> None:
         ("iid", 0, 5, "the batch size of the stream is 0; give 1 or more"),
         ("cycling", 4, 0, "the length of the stream is 0; give 1 or more"),
         ("cycling", 7, 5, "a batch of 7 images is larger than the trigger split of 6; use a batch of at most 6"),
-        ("official", 21, 5, "a batch of 21 images is larger than the stream split of 20; use a batch of at most 20"),
+        ("released_stream", 21, 5, "a batch of 21 images is larger than the stream split of 20; use a batch of at"),
         (
             "iid", 4, 6,
             "stream.kind=iid needs 24 images (6 batches of 4, before, at and after the trigger) without repeats, "

@@ -63,7 +63,7 @@ def test_each_world_holds_exactly_one_of_a_pair_in_the_same_place() -> None:
     ("stream", "data", "words"),
     [
         ({"pool": "burnin"}, {}, "were trained on in the burn-in"),
-        ({}, {"splits": "official"}, "were trained on in the burn-in"),
+        ({}, {"splits": "released_split"}, "were trained on in the burn-in"),
         ({"steps": 57, "batch_size": 5}, {}, "have a partner of their class that was never streamed"),
     ],
 )

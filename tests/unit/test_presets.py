@@ -94,31 +94,31 @@ def test_the_default_presets_are_the_defaults() -> None:
     assert (
         online_config([preset("online", "fresh")]) == online_config([]) == OnlineConfig(attack=online_config([]).attack)
     )
-    assert burnin_config([preset("burnin", "live")]) == burnin_config([]) == BurninConfig()
+    assert burnin_config([preset("burnin", "online_ready")]) == burnin_config([]) == BurninConfig()
 
 
 def test_the_released_protocol_is_what_the_paper_ran() -> None:
-    made = online_config([preset("online", "official"), {"defense": {"name": "OURS"}}])
-    assert (made.stream.kind, made.stream.batch_size, made.stream.steps) == ("official", 100, 100)
+    made = online_config([preset("online", "released"), {"defense": {"name": "OURS"}}])
+    assert (made.stream.kind, made.stream.batch_size, made.stream.steps) == ("released_stream", 100, 100)
     assert (made.attack.settings["eps"], made.attack.settings["steps"]) == (0.2, 2)
     assert (made.defense.settings["threshold"], made.defense.settings["slope"]) == (0.5, 0.02)
     assert (made.optim.lr, made.optim.momentum, made.optim.weight_decay) == (0.1, 0.9, 0.0)
-    trained = burnin_config([preset("burnin", "official")]).train
+    trained = burnin_config([preset("burnin", "released")]).train
     assert (trained.epochs, trained.batch_size, trained.lr, trained.early_epoch) == (40, 256, 0.1, 20)
 
 
-def test_no_recipe_but_live_depends_on_the_defaults() -> None:
+def test_no_recipe_but_the_default_depends_on_the_defaults() -> None:
     needed = {"batch_size", "lr", "schedule", "label_smoothing", "last_epochs"}
     for command, name in [*(("burnin", name) for name in presets("burnin")), ("audit", "offline")]:
         assert needed <= set(preset(command, name)["train"]), name
-    old = burnin_config([preset("burnin", "linear")]).train
+    old = burnin_config([preset("burnin", "step_down")]).train
     assert (old.batch_size, old.lr, old.final_lr, old.last_epochs, old.label_smoothing) == (128, 0.1, 0.05, 2, 0)
 
 
 def test_presets_are_found_by_name() -> None:
-    assert {"fresh", "official", "demo"} <= set(presets("online"))
-    with pytest.raises(InputError, match=r"unknown online preset 'offical'; did you mean official\?"):
-        preset("online", "offical")
+    assert {"fresh", "released", "demo"} <= set(presets("online"))
+    with pytest.raises(InputError, match=r"unknown online preset 'relased'; did you mean released\?"):
+        preset("online", "relased")
     with pytest.raises(InputError, match="unknown burnin preset 'fresh'"):
         preset("burnin", "fresh")
 

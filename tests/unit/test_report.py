@@ -238,12 +238,12 @@ def test_the_figure_keeps_experiments_apart(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Axes, "plot", plot)
     monkeypatch.setattr(Axes, "legend", lambda axes, **_: None)
     monkeypatch.setattr(Run, "curve", lambda run, tag, trigger: [(0, 0.5), (1, 0.5)])
-    runs = [made_up("accumulative", "ST", {"adversarial": 0.6}, stream=stream) for stream in ("iid", "official")]
+    runs = [made_up("accumulative", "ST", {"adversarial": 0.6}, stream=stream) for stream in ("iid", "released_stream")]
     runs.append(made_up("accumulative", "ST", {"adversarial": 0.6}, eps="8/255"))
     curves(runs, tmp_path / "curves.png", trigger="adversarial", title="")
     assert labels == [
         "ST, accumulative, iid, attack.eps 0.06275 (n = 1)",
-        "ST, accumulative, official, attack.eps 0.06275 (n = 1)",
+        "ST, accumulative, released_stream, attack.eps 0.06275 (n = 1)",
         "ST, accumulative, iid, attack.eps 0.03137 (n = 1)",
     ]
 

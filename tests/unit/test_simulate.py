@@ -141,8 +141,8 @@ def test_quantised_images_are_on_the_grid() -> None:
             assert torch.equal(b.sent.x, quantise(a.sent.x, a.clean.x))
 
 
-def test_the_official_stream_repeats_its_batch_under_new_crops() -> None:
-    steps = run("none", kind="official", augment="before", triggers=("clean",))
+def test_the_released_stream_repeats_its_batch_under_new_crops() -> None:
+    steps = run("none", kind="released_stream", augment="before", triggers=("clean",))
     assert all(torch.equal(s.clean.ids, steps[0].clean.ids) for s in steps)
     assert len({s.clean.x.numpy().tobytes() for s in steps}) == len(steps)
 

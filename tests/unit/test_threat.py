@@ -75,11 +75,11 @@ def test_the_order_of_events(augment: str, quantise: bool, shown: str) -> None:
 
 
 def test_the_released_protocol_admits_what_it_does() -> None:
-    text = threat_model(config(preset_name="official"))
+    text = threat_model(config(preset_name="released"))
     assert "within l_inf 51/255 (after the victim's crop and flip)" in text
     assert "has images of the test set" in text
     assert "unbounded" not in text
-    moving = threat_model(config({"trigger": {"deliver": "optimised"}}, preset_name="official"))
+    moving = threat_model(config({"trigger": {"deliver": "optimised"}}, preset_name="released"))
     assert "l_inf 51/255, the trigger's measured from the last crafted one and so unbounded" in moving
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from accupoison.audit.signals import check_queries, signals
 from accupoison.config.layers import Layer, plain, resolve
+from accupoison.config.renamed import Say, quiet, with_new_names
 from accupoison.config.schema import (
     BurninConfig,
     DataSettings,
@@ -79,9 +80,9 @@ class OfflineConfig:
     run: RunSettings = field(default_factory=RunSettings)
 
 
-def offline_config(layers: Sequence[Layer]) -> OfflineConfig:
-    """Return the configuration that ``layers`` make over the defaults."""
-    return resolve(OfflineConfig, layers, REGISTRIES)
+def offline_config(layers: Sequence[Layer], say: Say = quiet) -> OfflineConfig:
+    """Return the configuration that ``layers`` make over the defaults; ``say`` is told of old names."""
+    return resolve(OfflineConfig, layers, REGISTRIES, say)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,12 +227,11 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable
         InputError: ``out`` belongs to other settings, there are too few samples, or a model diverged.
     """
     data, _ = open_data(config.data, torch.device("cpu"))
-    resume = RunDirectory.holds_run(out)
-    if resume:
+    if RunDirectory.holds_run(out):
         check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
     settings, env = at_home(plain(config), out), {**environment(), "data": data.fingerprint()}
-    with RunDirectory.resume(out, settings) if resume else RunDirectory.create(out, settings, env):
+    with RunDirectory.resume_or_create(out, settings, env, with_new_names):
         models = [("shadows", i) for i in range(config.shadows.shadows)]
         models += [("victims", i) for i in range(config.shadows.victims)]
         left = [model for model in models if not world_path(out, *model).exists()]

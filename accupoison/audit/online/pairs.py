@@ -47,7 +47,7 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
         InputError: The stream is one of burn-in images, or hardly anybody is left to stand in.
     """
     s = config.stream
-    if s.pool == "burnin" or config.data.splits == "official":
+    if s.pool == "burnin" or config.data.splits == "released_split":
         raise InputError(
             "the stream's samples were trained on in the burn-in, so nobody can tell who was in the stream; audit a "
             "run with stream.pool=stream and data.splits=fresh"

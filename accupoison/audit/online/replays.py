@@ -17,6 +17,7 @@ from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
 from accupoison.audit.signals import check_queries, signals
 from accupoison.config.layers import plain
+from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
@@ -205,9 +206,8 @@ def run_worlds(task: Task, *, jobs: int, report: Callable[[int, int, str], None]
     if task.settings.poison == "transfer":
         _check_transfer(task.run, config, data)
     settings = {**plain(config), "worlds": {"inputs": input_digests(config, task.root, data), **asdict(task.settings)}}
-    resume = RunDirectory.holds_run(task.out)
     out = task.out
-    with RunDirectory.resume(out, settings) if resume else RunDirectory.create(out, settings, environment()):
+    with RunDirectory.resume_or_create(out, settings, environment(), with_new_names):
         left = [number for number in range(task.settings.count) if not world_path(out, number).exists()]
         tasks = [(make_world, (task, number)) for number in left]
         for done, name in enumerate(carry_out(tasks, jobs), start=1):
