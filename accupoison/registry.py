@@ -11,8 +11,6 @@ from torch import Tensor
 from accupoison.errors import InputError, did_you_mean
 from accupoison.types import Saved, State
 
-K = TypeVar("K", bound=type)
-
 
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Return what installed packages offer under the entry point group ``accupoison.<group>``, by name."""
@@ -49,8 +47,9 @@ class Component:
             )
         super().__setattr__(key, value)
 
+    @property
     def settings(self) -> dict[str, Any]:
-        """Return the settings by name."""
+        """The settings by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
     def fresh(self) -> Self:
@@ -64,7 +63,9 @@ class Component:
         """
         names = [f.name for f in dataclasses.fields(self) if not f.init and hasattr(self, f.name)]
         values = {name: getattr(self, name) for name in names}
-        return {name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)}
+        return {
+            name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)
+        }
 
     def set_state(self, state: State) -> None:
         """Put back what :meth:`state` returned; it stays good for another time."""
@@ -73,6 +74,7 @@ class Component:
 
 
 C = TypeVar("C", bound=Component)
+K = TypeVar("K", bound=Component)
 
 
 class Registry(Generic[C]):
@@ -91,21 +93,21 @@ class Registry(Generic[C]):
         self._aliases: dict[str, str] = {}
         self._searched = False
 
-    def register(self, name: str, *aliases: str) -> Callable[[K], K]:
+    def register(self, name: str, *aliases: str) -> Callable[[type[K]], type[K]]:
         """Return a class decorator that adds the class under ``name`` and ``aliases``.
 
         Raises:
             ValueError: A name is taken, or the class is not a dataclass.
         """
 
-        def add(cls: K) -> K:
+        def add(cls: type[K]) -> type[K]:
             if not dataclasses.is_dataclass(cls):
                 raise ValueError(f"{cls.__name__} must be a dataclass: its init fields are the {self.kind}'s settings")
             for key in (name, *aliases):
                 if key.lower() in self._aliases:
                     raise ValueError(f"{self.kind} {key} is registered already")
             self._aliases |= {key.lower(): name for key in (name, *aliases)}
-            cls.name = name  # type: ignore[attr-defined]
+            cls.name = name
             self._classes[name] = cls  # type: ignore[assignment]  # a decorator cannot say "subclass of C"
             return cls
 
@@ -142,7 +144,7 @@ class Registry(Generic[C]):
 
     def settings(self, name: str) -> dict[str, dataclasses.Field[Any]]:
         """Return the init fields of a component by name: its settings."""
-        return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}  # type: ignore[arg-type]
+        return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}
 
     def build(self, name: str, settings: Mapping[str, Any]) -> C:
         """Return a new instance with ``settings``, already checked by :mod:`accupoison.config.layers`."""

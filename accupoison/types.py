@@ -1,7 +1,7 @@
 """What crosses the boundaries between stream, attack, defence and learner."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -157,7 +157,7 @@ class Forward(Protocol):
         """Return logits [B, classes]; ``track``: move the running statistics (default: the first call does)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Access:
     """What the attacker holds besides the model.
 
@@ -173,6 +173,7 @@ class Access:
 
     val: Batch
     trigger: Batch
+    _: KW_ONLY
     crafted: bool
     reoptimise: bool
     preview: Callable[[Grads], tuple[Grads, Grads]] | None = None

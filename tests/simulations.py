@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accupoison.attacks import ATTACKS, Attack
+from accupoison.attacks import ATTACKS, Attack, PixelAttack
 from accupoison.data import DataSet, SplitSizes, make_stream, split
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
-from accupoison.loop.schedule import Plan
+from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.simulation import Simulation
 from accupoison.types import Step
 from accupoison.updates import SGD
@@ -32,9 +32,11 @@ def data() -> DataSet:
     return DataSet("random", x[:110], y[:110], x[110:], y[110:], tuple("abcdefghij"), flip=True)
 
 
-def attack_of(name: str, **settings: object) -> Attack:
+def attack_of(name: str, **settings: object) -> PixelAttack:
     """Return an attack that takes two steps."""
-    return ATTACKS.build(name, {"steps": 2} | settings)
+    attack = ATTACKS.build(name, {"steps": 2} | settings)
+    assert isinstance(attack, PixelAttack)
+    return attack
 
 
 def defense_of(name: str) -> Defense:
@@ -53,8 +55,8 @@ def simulation(
     defense: Defense | str = "ST",
     triggers: tuple[str, ...] = ("adversarial",),
     *,
-    horizon: int = 3,
-    after: int = 1,
+    steps: int = 3,
+    recovery_steps: int = 1,
     augment: str = "after",
     quantise: bool = True,
     updates: int = 1,
@@ -68,11 +70,12 @@ def simulation(
     SGD().step(learner, Defense(), images.batch(parts.burnin), StepContext(0, "burnin", 0, {}))
     return Simulation(
         learner=learner,
-        stream=make_stream(kind, images, parts, batch_size=ROWS, length=horizon + 1 + after, seed=seed),
+        stream=make_stream(kind, images, parts, batch_size=ROWS, length=steps + 1 + recovery_steps, seed=seed),
         attack=attack_of(attack) if isinstance(attack, str) else attack,
         defense=defense_of(defense) if isinstance(defense, str) else defense,
         update=SGD(),
-        plan=Plan(horizon=horizon, after=after, triggers=triggers, updates=updates, augment=augment, quantise=quantise),
+        schedule=Schedule(steps=steps, recovery_steps=recovery_steps, augment=augment, quantise=quantise),
+        trigger=Triggers(types=triggers, updates=updates),
         reference=view_of(random_net(1, torch.float32)),
         val=images.batch(parts.val),
         trusted=[images.batch(part) for part in parts.trusted.view(-1, 5)],

@@ -83,7 +83,12 @@ def craft_accumulative(
 
     Returns:
         The poisoned images [B, ...], detached.
+
+    Raises:
+        ValueError: There is no such objective.
     """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
     parts: list[Grads] = []
     if objective != "second_order":
         parts.append(tuple(gamma * g for g in normalize_each(gradient(view, batch.x, batch.y, train=train))))

@@ -91,7 +91,9 @@ def burnin(
 
 
 @cli.command()
-@click.option("--med", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ...")
+@click.option(
+    "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
+)
 @click.option("--attack", metavar="NAME", help="none (before the trigger), noise, direct or accumulative (default).")
 @click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
 @click.option(
@@ -101,8 +103,8 @@ def burnin(
 )
 @click.option("--stream", metavar="KIND", help="iid (default), cycling, released_stream or shift:NAME.")
 @click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
-@click.option("--after", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
-@click.option("--update-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
+@click.option("--recovery-steps", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
+@click.option("--bn-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
 @click.option(
     "--checkpoint",
@@ -111,7 +113,7 @@ def burnin(
     help="The base model, if not the default one; a state dict of your own with --model, --width, --norm and "
     "--set optim.lr=RATE.",
 )
-@click.option("--early", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
+@click.option("--reference", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), released or pang: a whole protocol.")
 @click.option(
     "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."

@@ -39,6 +39,10 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+RENAMED = {"online": {"--after": "--recovery-steps", "--early": "--reference", "--update-mode": "--bn-mode"}}
+"""Options that had other names, by command: the old ones still work."""
+
+
 class Group(click.Group):
     """A group that turns bad input into one line."""
 
@@ -47,7 +51,8 @@ class Group(click.Group):
         for argument in args:
             if not is_text(argument):
                 raise Failure(f"the argument {argument!r} is no text in UTF-8; rename the file or write another word")
-        return super().parse_args(ctx, args)
+        renamed = RENAMED.get(args[0], {}) if args else {}
+        return super().parse_args(ctx, [_renamed(argument, renamed) for argument in args])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -63,6 +68,15 @@ class Group(click.Group):
             if (said := _said(error)) is None:
                 raise
             raise Failure(said) from error
+
+
+def _renamed(argument: str, renamed: dict[str, str]) -> str:
+    """Return ``argument`` with the name that an option has now, and say it."""
+    old, equals, value = argument.partition("=")
+    if (new := renamed.get(old)) is None:
+        return argument
+    click.echo(f"{old} is now called {new}", err=True)
+    return f"{new}{equals}{value}"
 
 
 def _said(error: Exception) -> str | None:

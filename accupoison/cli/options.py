@@ -52,9 +52,9 @@ FLAGS: dict[str, tuple[str, str]] = {
     "trigger": ("trigger", "types"),
     "stream": ("stream", "kind"),
     "steps": ("stream", "steps"),
-    "after": ("stream", "after"),
-    "update_mode": ("optim", "update_mode"),
-    "clip_norm": ("optim", "clip_norm"),
+    "recovery_steps": ("stream", "recovery_steps"),
+    "bn_mode": ("optim", "bn_mode"),
+    "clip_norm": ("update", "clip_norm"),
     "update": ("update", "name"),
     "noise_multiplier": ("update", "noise_multiplier"),
     "max_grad_norm": ("update", "max_grad_norm"),
@@ -64,7 +64,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "shadows": ("shadows", "shadows"),
     "victims": ("shadows", "victims"),
     "checkpoint": ("start", "checkpoint"),
-    "early": ("start", "early"),
+    "reference": ("start", "reference"),
 }
 """The setting behind each flag; everything else is reached by ``--set``."""
 

@@ -28,8 +28,8 @@ class DataSettings(SplitSizes):
         splits: "fresh" (disjoint parts) or "released_split" (the released protocol).
         split_seed: Of the draw that makes the parts.
         flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
-        novel_classes: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts have
-            them, so they first appear on the stream.
+        novel_classes: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts
+            have them, so they first appear on the stream.
     """
 
     name: str = "cifar10"

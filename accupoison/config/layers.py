@@ -268,7 +268,7 @@ def plain(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
     for f in dataclasses.fields(config):
         section = getattr(config, f.name)
         if isinstance(section, Component):
-            values = {"name": section.name, **section.settings()}
+            values = {"name": section.name, **section.settings}
         else:
             values = dataclasses.asdict(section)
         sections[f.name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

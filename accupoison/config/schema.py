@@ -105,9 +105,10 @@ class OnlineConfig:
                 "what one sample does; choose another, or set update.coupled=true and get no epsilon"
             )
         if self.defense.couples is None:
+            kind = type(self.defense).__name__
             raise InputError(
                 f"the defence {self.defense.name} does not say whether rows depend on each other, so DP-SGD can state "
-                f"no epsilon; declare `couples: ClassVar[bool] = False` in {type(self.defense).__name__} if no row's image or loss depends on "
+                f"no epsilon; declare `couples: ClassVar[bool] = False` in {kind} if no row's image or loss depends on "
                 "another's (accupoison.testing.check_defense tries it), or set update.coupled=true and get no epsilon"
             )
 

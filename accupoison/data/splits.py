@@ -109,7 +109,9 @@ def _without(parts: Splits, data: DataSet, classes: Sequence[int]) -> Splits:
             )
     keep = ~torch.isin(data.labels(parts.burnin).cpu(), torch.tensor(classes))
     if not keep.any():
-        raise InputError(f"data.novel_classes leaves the burn-in of {data.name} without a single image; name fewer classes")
+        raise InputError(
+            f"data.novel_classes leaves the burn-in of {data.name} without a single image; name fewer classes"
+        )
     names = ", ".join(data.classes[label] for label in classes)
     note = f"The burn-in has no images of {names}: {int(keep.sum())} of {len(keep)} are left."
     return replace(parts, burnin=parts.burnin[keep], note=f"{parts.note} {note}".strip())

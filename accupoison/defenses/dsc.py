@@ -83,7 +83,7 @@ class DiscrepancyCorrection(Defense):
     step_size: float = 0.02
     steps: int = 10
     base: float = field(default=math.inf, init=False)
-    reference: ModelView = field(init=False, repr=False)
+    reference: ModelView = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_search(self.eps, self.step_size, self.steps)
@@ -112,7 +112,9 @@ class DiscrepancyCorrection(Defense):
 
     def _attach(self, reference: ModelView | None) -> None:
         if reference is None:
-            raise InputError("DSC compares with an early snapshot and there is none; set start.reference to its checkpoint")
+            raise InputError(
+                "DSC compares with an early snapshot and there is none; set start.reference to its checkpoint"
+            )
         self.reference = reference
 
     def _calibrate(self, live: ModelView, trusted: Sequence[Batch]) -> float:

@@ -23,6 +23,7 @@ from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
 from accupoison.updates import SGD
 
+
 class Simulation:
     """A poisoned stream and the model that learns from it.
 
@@ -89,7 +90,7 @@ class Simulation:
         self._ready = False
 
     @property
-    def triggercomponent_name(self) -> str:
+    def trigger_name(self) -> str:
         """The trigger of the branch the loop is on; "" before the branches part."""
         return self.triggers[self.branch] if 0 <= self.branch < len(self.triggers) else ""
 
@@ -243,7 +244,9 @@ class Simulation:
             raise ComponentError(f"{component_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
         budget = self.attack.budget(trigger=phase is Phase.TRIGGER)
         if budget is not None and (distance := _farthest(sent, clean)) > budget + SLACK:
-            raise ComponentError(f"{component_name(self.attack)} moved a pixel by {distance} over its budget of {budget}")
+            raise ComponentError(
+                f"{component_name(self.attack)} moved a pixel by {distance} over its budget of {budget}"
+            )
         return sent
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:

@@ -32,7 +32,13 @@ AVERAGED = (
 """Tags whose mean over the ordinary steps goes into the summary."""
 
 
-RENAMED = {"trunk_steps": "shared_steps", "_marks": "milestones", "_sums": "sums", "_counts": "counts", "_digest": "digest"}
+RENAMED = {
+    "trunk_steps": "shared_steps",
+    "_marks": "milestones",
+    "_sums": "sums",
+    "_counts": "counts",
+    "_digest": "digest",
+}
 """Parts of a summary's state by the names that older runs have saved them under."""
 
 

@@ -256,5 +256,7 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
     if settings.flip is not None:
         data = replace(data, flip=settings.flip)
     sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
-    parts = split(data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, novel_classes=settings.novel_classes)
+    parts = split(
+        data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, novel_classes=settings.novel_classes
+    )
     return data.to(device), replace(parts, note=f"{data.note} {parts.note}".strip())

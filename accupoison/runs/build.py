@@ -4,7 +4,6 @@ import math
 import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -19,7 +19,7 @@ from accupoison.loop.schedule import CRAFTED
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import expect, holds, read_json, reason, write_atomically
 from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory
-from accupoison.types import Access, Batch, Context, ModelView, Phase, Step
+from accupoison.types import Batch, Context, ModelView, Phase, Step
 
 FIX = "restore a copy or make the run again"
 
@@ -144,7 +144,7 @@ def check_replay(config: OnlineConfig) -> Path:
 def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> None:
     if stored.attack.in_code:
         raise InputError(f"the poison of {run} was put in by the training code and never sent; replay another run")
-    theirs, mine = ((c.attack.name, c.attack.settings()) for c in (stored, config))
+    theirs, mine = ((c.attack.name, c.attack.settings) for c in (stored, config))
     if theirs != mine:
         raise InputError(
             f"{run} was poisoned by {stored.attack.name} with settings of its own, so a replay cannot have others; "

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accupoison.config.layers import Component, plain
-from accupoison.config.schema import REGISTRIES, OnlineConfig, online_config
+from accupoison.config.layers import plain
+from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.errors import InputError
 from accupoison.records.files import Wanted, expect, flatten, read_json
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import CONFIG, ENV
 from accupoison.records.tags import METRICS, SUMMARY
+from accupoison.registry import Component
 
 BUDGET = ("eps", "steps")
 """Settings that a protocol sets for all components; they are not part of a label."""
@@ -54,20 +55,20 @@ class Run:
     @property
     def attack(self) -> str:
         """The attack's label: its name and what differs from its defaults."""
-        return label("attack", self.config.attack)
+        return label(self.config.attack)
 
     @property
     def defense(self) -> str:
         """The defence's label."""
-        name = label("defense", self.config.defense)
-        return f"{name} + clip {self.config.optim.clip_norm:g}" if self.config.optim.clip_norm < float("inf") else name
+        name = label(self.config.defense)
+        clip = self.config.update.clip_norm
+        return f"{name} + clip {clip:g}" if clip < float("inf") else name
 
     @property
     def pair(self) -> tuple[str, int, str, str]:
         """What runs must share to be compared one to one: base model, seed, the clean images, and how it learns."""
-        learning = replace(self.config.optim, clip_norm=float("inf"))  # clipping is a defence
         stream = replace(self.config.stream, replay=None)  # the same clean images
-        return self.burnin, self.config.run.seed, f"{stream} {learning}", str(self.summary["clean_ids"])
+        return self.burnin, self.config.run.seed, f"{stream} {self.config.optim}", str(self.summary["clean_ids"])
 
     @property
     def experiment(self) -> dict[str, Any]:
@@ -108,14 +109,13 @@ class Run:
         return None if value is None else float(value)
 
 
-def label(section: str, component: Component) -> str:
+def label(component: Component) -> str:
     """Return a component's name with the settings that differ from its defaults, budgets aside."""
-    registry = REGISTRIES[section]
-    usual = registry.build(component.name, {})
+    usual = type(component)().settings
     differing = [
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in component.settings.items()
-        if key not in BUDGET and value != getattr(usual, key)
+        if key not in BUDGET and value != usual[key]
     ]
     return f"{component.name} ({', '.join(differing)})" if differing else component.name
 

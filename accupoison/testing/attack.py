@@ -48,9 +48,7 @@ class _Trial:
         self.attack, self.bench, self.name = attack, Bench.make(), f"attack {type(attack).__name__}"
         bench = self.bench
         preview = bench.learner.preview
-        self.access = Access(
-            val=bench.val, trigger=bench.trigger, crafted=True, reoptimise=reoptimise, preview=preview
-        )
+        self.access = Access(val=bench.val, trigger=bench.trigger, crafted=True, reoptimise=reoptimise, preview=preview)
         self.context = BenchContext("attack-setup", 0)
 
     def setup(self) -> None:
@@ -84,7 +82,9 @@ class _Trial:
         expect(not attack.keeps_ids or same(sent.ids, clean.ids), f"{who} changed an id, yet keeps_ids is True")
         if (budget := attack.budget(trigger=hook == "trigger")) is not None:
             distance = float((sent.x - clean.x).abs().max())
-            expect(distance <= budget + SLACK, f"{who} moved a pixel by {distance:.4g}, over its budget of {budget:.4g}")
+            expect(
+                distance <= budget + SLACK, f"{who} moved a pixel by {distance:.4g}, over its budget of {budget:.4g}"
+            )
 
 
 def _check_repeatable(make: Callable[[], Attack], reoptimise: bool) -> None:

@@ -11,7 +11,6 @@ from accupoison.learner import Learner
 from accupoison.registry import Component, Registry
 from accupoison.types import Batch, Context, Grads, Verdict
 
-
 UPDATES: "Registry[SGD]" = Registry("update")
 
 
@@ -24,7 +23,6 @@ class SGD(Component):
         clip_norm: Bound on the norm of the whole gradient, beside whatever the defence does.
         clip_kind: "l2" or "linf".
     """
-
 
     clip_norm: float = math.inf
     clip_kind: str = "l2"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.attacks import Attack
+from accupoison.attacks import Attack, PixelAttack
 from accupoison.types import Access, Batch, Context, ModelView, State
 
 Poison = Callable[[ModelView, Batch, Context], Batch]
@@ -19,7 +19,7 @@ def attack(poison: Poison) -> type[Attack]:
     """Return an attack whose ``poison`` is the function."""
 
     @dataclass(kw_only=True)
-    class Broken(Attack):
+    class Broken(PixelAttack):
         def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
             return poison(view, batch, ctx)
 
@@ -145,20 +145,20 @@ def returns_a_tensor(view: ModelView, batch: Batch, ctx: Context) -> Batch:
 
 
 @dataclass(kw_only=True)
-class SpoilsValAtSetup(Attack):
+class SpoilsValAtSetup(PixelAttack):
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
         super().setup(view, access, ctx)
         access.val.x.mul_(0.5)
 
 
 @dataclass(kw_only=True)
-class TriggerLeavesTheBall(Attack):
+class TriggerLeavesTheBall(PixelAttack):
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
         return clean.with_x(1 - clean.x)
 
 
 @dataclass(kw_only=True)
-class Forgets(Attack):
+class Forgets(PixelAttack):
     """Keeps what it has found at set-up in an attribute that is not a field."""
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
@@ -170,7 +170,7 @@ class Forgets(Attack):
 
 
 @dataclass(kw_only=True)
-class Remembers(Attack):
+class Remembers(PixelAttack):
     """Forgets to save None, so that a state from before the first batch does not bring the attack back there."""
 
     last: Tensor | None = field(default=None, init=False)
@@ -184,7 +184,7 @@ class Remembers(Attack):
 
 
 @dataclass(kw_only=True)
-class SharesItsState(Attack):
+class SharesItsState(PixelAttack):
     """Hands out the tensor that it goes on changing."""
 
     total: Tensor = field(default_factory=lambda: torch.zeros(()), init=False)
@@ -198,13 +198,13 @@ class SharesItsState(Attack):
 
 
 @dataclass(kw_only=True)
-class SavesAList(Attack):
+class SavesAList(PixelAttack):
     def state(self) -> State:
         return {**super().state(), "window": [1, 2]}  # type: ignore[dict-item]
 
 
 @dataclass(kw_only=True)
-class Unbounded(Attack):
+class Unbounded(PixelAttack):
     """Breaks no promise: it makes none about distance or labels."""
 
     bounded: ClassVar[bool] = False
@@ -225,7 +225,7 @@ BROKEN: list[tuple[type[Attack], str]] = [
     (attack(unseeded), r"two different outputs from one seed"),
     (attack(frozen_noise), r"asks for ctx\.rng, yet returns the same at every step"),
     (attack(peeks_at_the_step), r"differs from step to step, yet asks for neither"),
-    (attack(leaves_the_ball), r"poison moved a pixel by 0\.06\d+, over its eps 0\.06"),
+    (attack(leaves_the_ball), r"poison moved a pixel by 0\.06\d+, over its budget of 0\.06"),
     (attack(leaves_the_range), r"poison returned images outside \[0, 1\]"),
     (attack(not_finite), r"poison returned images that are not finite"),
     (attack(ignores_its_eps), r"changed an image with eps 0"),

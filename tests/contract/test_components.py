@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.attacks import ATTACKS
+from accupoison.attacks import ATTACKS, PixelAttack
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.testing import check_attack, check_defense
 from accupoison.testing.bench import Bench, BenchContext, learn, same
@@ -15,16 +15,16 @@ from accupoison.types import Access
 Settings = dict[str, Any]
 
 ATTACK_SETTINGS: dict[str, list[Settings]] = {
-    "none": [{"recentre": True}],
+    "none": [{"warm_start_ball": True}],
     "noise": [{"kind": "uniform"}, {"kind": "rademacher", "eps": 0.3}],
-    "direct": [{"steps": 2}, {"steps": 1, "stealth": 0.05}],
+    "direct": [{"steps": 2}, {"steps": 1, "max_loss_increase": 0.05}],
     "accumulative": [
-        {"objective": "reg", "steps": 2, "gamma": 0.5},
-        {"objective": "second", "steps": 1, "eps": 0.3},
-        {"objective": "normal", "steps": 2},
-        {"steps": 2, "recentre": True},
-        {"steps": 1, "ratio": 0.5, "val_size": 3, "craft_mode": "train"},
-        {"steps": 1, "ratio": 0.5, "redraw": False, "aim": "clean", "round_sign": True},
+        {"objective": "both", "steps": 2, "gamma": 0.5},
+        {"objective": "second_order", "steps": 1, "eps": 0.3},
+        {"objective": "first_order", "steps": 2},
+        {"steps": 2, "warm_start_ball": True},
+        {"steps": 1, "ratio": 0.5, "val_size": 3, "bn_mode": "train"},
+        {"steps": 1, "ratio": 0.5, "resample_rows": False, "aim": "clean", "round_sign": True},
     ],
 }
 DEFENSE_SETTINGS: dict[str, list[Settings]] = {
@@ -37,7 +37,15 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
 ATTACK_CASES = [(name, s) for name in ATTACKS.names() for s in ATTACK_SETTINGS.get(name, [{}])]
 DEFENSE_CASES = [(name, s) for name in DEFENSES.names() for s in DEFENSE_SETTINGS.get(name, [{}])]
 STANDARD = "ST"
-MOVING = [case for case in ATTACK_CASES if case[0] != "none" and "stealth" not in case[1] and "redraw" not in case[1]]
+MOVING = [
+    case
+    for case in ATTACK_CASES
+    if case[0] != "none" and "max_loss_increase" not in case[1] and "resample_rows" not in case[1]
+]
+
+
+def access(bench: Bench, *, crafted: bool) -> Access:
+    return Access(bench.val, bench.trigger, crafted=crafted, reoptimise=False)
 
 
 @pytest.mark.parametrize(("name", "settings"), ATTACK_CASES)
@@ -53,7 +61,8 @@ def test_defense_contract(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize(("name", "settings"), MOVING)
 def test_attack_moves_images(name: str, settings: Settings) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, settings)
-    attack.setup(bench.learner.view(), Access(bench.val, bench.trigger, False, False), BenchContext("attack", 0))
+    attack.setup(bench.learner.view(), access(bench, crafted=False), BenchContext("attack", 0))
+    assert isinstance(attack, PixelAttack)
     sent = attack.poison(bench.learner.view(), bench.batches[0], BenchContext("attack", 0))
     distance = (sent.x - bench.batches[0].x).abs()
     assert float(distance.max()) == pytest.approx(attack.eps, rel=0.01)  # the whole budget, somewhere
@@ -63,7 +72,7 @@ def test_attack_moves_images(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_crafted_trigger_uses_its_budget(name: str) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, {"eps": 0.05, "steps": 2})
-    attack.setup(bench.learner.view(), Access(bench.val, bench.trigger, True, False), BenchContext("attack", 0))
+    attack.setup(bench.learner.view(), access(bench, crafted=True), BenchContext("attack", 0))
     crafted = attack.trigger(bench.learner.view(), bench.trigger, BenchContext("attack", 3))
     assert float((crafted.x - bench.trigger.x).abs().max()) == pytest.approx(0.05, rel=1e-5)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from accupoison.attacks import ATTACKS, Clean
 from accupoison.defenses import DEFENSES, Defense, DiscrepancyCorrection
 from accupoison.errors import InputError
-from accupoison.registry import Registry, component_state, restore_component
+from accupoison.registry import Component, Registry
 
 
 @dataclass(kw_only=True)
-class Widget:
+class Widget(Component):
     size: int = 1
     made: Tensor | None = field(default=None, init=False)
     count: int = field(default=0, init=False)
@@ -55,7 +55,7 @@ def test_only_dataclasses(registry: Registry[Widget]) -> None:
         pass
 
     with pytest.raises(ValueError, match="Plain must be a dataclass: its init fields are the widget's settings"):
-        registry.register("plain")(Plain)
+        registry.register("plain")(Plain)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -126,19 +126,29 @@ def test_a_package_that_cannot_be_loaded_is_named(registry: Registry[Widget], mo
 
 def test_state_is_a_copy_that_brings_back_none() -> None:
     widget = Widget()
-    empty = component_state(widget)
+    empty = widget.state()
     assert empty == {"made": None, "count": 0}  # neither settings nor what no checkpoint can hold
     widget.made, widget.count = torch.ones(2), 5
-    full = component_state(widget)
+    full = widget.state()
     widget.made += 1
     assert torch.equal(full["made"], torch.ones(2))  # type: ignore[arg-type]
-    restore_component(widget, full)
+    widget.set_state(full)
     assert torch.equal(widget.made, torch.ones(2))
     widget.made += 1
     assert torch.equal(full["made"], torch.ones(2))  # type: ignore[arg-type]
-    restore_component(widget, empty)
+    widget.set_state(empty)
     assert widget.made is None
     assert widget.count == 0
+
+
+def test_settings_are_given_once() -> None:
+    widget = Widget(size=2)
+    widget.count = 1
+    with pytest.raises(AttributeError, match=r"Widget\.size is a setting"):
+        widget.size = 3
+    fresh = widget.fresh()
+    assert (fresh.size, fresh.count) == (2, 0)
+    assert widget.settings == {"size": 2}
 
 
 def test_both_spellings_of_defences(monkeypatch: pytest.MonkeyPatch) -> None:

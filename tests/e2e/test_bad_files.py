@@ -80,7 +80,7 @@ def damage(kind: str, path: Path) -> None:
 def test_a_damaged_or_foreign_checkpoint(kind: str, message: str, which: str, work: Path) -> None:
     path = CHECKPOINT.with_name(which)
     damage(kind, path)
-    text = refused(*ONLINE, "--checkpoint", CHECKPOINT, "--early", CHECKPOINT.with_name("early.pt"))
+    text = refused(*ONLINE, "--checkpoint", CHECKPOINT, "--reference", CHECKPOINT.with_name("early.pt"))
     assert re.search(message, text)
     assert str(path) in text
     assert not Path("executed").exists()
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_something_else(arguments: list[str], message: str, work
 def test_an_early_snapshot_of_something_else(
     change: Callable[[dict[str, Any]], None], message: str, work: Path
 ) -> None:
-    text = refused(*ONLINE, "--med", "OURS", "--early", resaved(CHECKPOINT, change))
+    text = refused(*ONLINE, "--med", "OURS", "--reference", resaved(CHECKPOINT, change))
     assert "other.pt" in text
     assert message in text
 
@@ -150,10 +150,11 @@ def test_ours_without_an_early_snapshot(work: Path) -> None:
     early = CHECKPOINT.with_name("early.pt")
     text = refused(*ONLINE, "--med", "OURS")
     assert (
-        text == f"Error: the defence DSC compares with an early snapshot and there is no {early}; give one with --early"
+        text
+        == f"Error: the defence DSC compares with an early snapshot and there is no {early}; give one with --reference"
     )
     done(*ONLINE, "--med", "ST")
-    assert "there is no file nowhere.pt" in refused(*ONLINE, "--early", "nowhere.pt")
+    assert "there is no file nowhere.pt" in refused(*ONLINE, "--reference", "nowhere.pt")
 
 
 def test_a_checkpoint_that_does_not_say_its_rate(work: Path) -> None:
@@ -254,7 +255,7 @@ def test_an_empty_part_of_the_data(part: str, message: str, work: Path) -> None:
 
 def test_no_trusted_images(work: Path) -> None:
     path = resaved(CHECKPOINT, lambda p: p["data"].update(trusted=0))
-    arguments = (*ONLINE, "--checkpoint", path, "--early", path, SET, "data.trusted=0")
+    arguments = (*ONLINE, "--checkpoint", path, "--reference", path, SET, "data.trusted=0")
     text = refused(*arguments, "--med", "OURS")
     assert text.endswith("on 20 trusted batches and got 0; set defense.threshold instead")
     done(*arguments, "--med", "OURS", SET, "defense.threshold=0.5")

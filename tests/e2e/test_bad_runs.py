@@ -49,7 +49,7 @@ def test_resuming_under_another_configuration(work: Path) -> None:
         (["--eps", "0.25"], "attack.eps: stored 0.03137254901960784, given 0.25"),
         (["--attack", "noise"], 'attack.name: stored "accumulative", given "noise"'),
         (["--preset", "released"], 'data.splits: stored "fresh", given "released_split"'),
-        ([SET, "stream.after=2"], "stream.after: stored 1, given 2"),
+        ([SET, "stream.recovery_steps=2"], "stream.recovery_steps: stored 1, given 2"),
         (["--seed", "1"], "run.seed: stored 0, given 1"),
     ]:
         text = refused("online", "--resume", "run", *arguments)
@@ -166,9 +166,9 @@ def shrinking_disk(monkeypatch: pytest.MonkeyPatch, limit: int, error: int) -> N
     record = OnlineRun._record
 
     def filling(run: OnlineRun, step: Step) -> None:
-        if run.meter.steps == 2 and limit:
+        if run.evaluator.summary.steps == 2 and limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        elif run.meter.steps == 2:
+        elif run.evaluator.summary.steps == 2:
             monkeypatch.setattr(os, "fsync", full)
         record(run, step)
 
@@ -208,7 +208,7 @@ from accupoison.records.ledger import Ledger
 from accupoison.runs.online import OnlineRun
 record = OnlineRun._record
 def filling(run, step):
-    if run.meter.steps == 2:
+    if run.evaluator.summary.steps == 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
     record(run, step)
 OnlineRun._record = filling

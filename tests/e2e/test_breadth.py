@@ -18,7 +18,18 @@ from tests.e2e.conftest import SET, done, refused
 PARTS = {"burnin": 60, "stream": 24, "trigger": 8, "val": 12, "trusted": 16, "monitor": 8}
 SIZES = [part for name, count in PARTS.items() for part in (SET, f"data.{name}={count}")]
 TRAIN = ["--epochs", "1", SET, "train.batch_size=20", SET, "train.last_epochs=0", "--quiet"]
-STREAM = ["--steps", "2", "--after", "0", SET, "stream.batch_size=8", SET, "attack.steps=1", "--quiet", "--json"]
+STREAM = [
+    "--steps",
+    "2",
+    "--recovery-steps",
+    "0",
+    SET,
+    "stream.batch_size=8",
+    SET,
+    "attack.steps=1",
+    "--quiet",
+    "--json",
+]
 RNG = np.random.default_rng(0)
 
 

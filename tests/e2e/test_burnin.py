@@ -115,8 +115,8 @@ def test_milestones_lower_the_rate_after_their_epochs(work: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["l2", "linf"])
 def test_a_clipped_step_is_as_long_as_the_bound(kind: str, work: Path) -> None:
-    sets = (SET, "train.momentum=0", SET, "train.weight_decay=0", SET, "train.clip_norm=1e-3", SET, "train.lr=1")
-    one = (SET, "train.batch_size=200", SET, f"train.clip_kind={kind}")
+    sets = (SET, "train.momentum=0", SET, "train.weight_decay=0", SET, "update.clip_norm=1e-3", SET, "train.lr=1")
+    one = (SET, "train.batch_size=200", SET, f"update.clip_kind={kind}")
     done(*BURNIN, "--out", "one", "--epochs", "1", *sets, *one)
     done(*BURNIN, "--out", "two", "--epochs", "2", *sets, *one, SET, "train.snapshots=1")
     first, second = (BaseModel.load(Path(path)).weights for path in ("two/epoch1.pt", "two/final.pt"))
@@ -143,21 +143,21 @@ def test_patience_ends_a_burn_in_and_keeps_its_best_model(work: Path) -> None:
 
 
 def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> None:
-    held = (SET, "data.held_out=3,7")
+    held = (SET, "data.novel_classes=3,7")
     result = done(*BURNIN, *held, "--out", "run", "--json")
     assert "no images of 3, 7" in json.loads(result.stdout)["note"]
     stream = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")
-    assert "was trained with data.held_out 3,7 and this run says none" in refused(*stream)
-    done(*stream, SET, "data.held_out=7,3,7", "--attack", "none", "--out", "logs/new")
+    assert "was trained with data.novel_classes 3,7 and this run says none" in refused(*stream)
+    done(*stream, SET, "data.novel_classes=7,3,7", "--attack", "none", "--out", "logs/new")
     rows = read_metrics(Path("logs/new/metrics.jsonl"))
     assert rows[0]["test/held_out_acc"] == 0.0  # never seen, never said
     assert 0 <= json.loads(Path("logs/new/summary.json").read_text())["start"]["held_out_acc"] <= 1
     assert "keeps classes out of the burn-in" in refused(*stream, *held, SET, "stream.pool=burnin")
-    assert "trained with data.held_out 3,7" in refused(
-        *stream, SET, "data.splits=released_split", SET, "data.held_out=3"
+    assert "trained with data.novel_classes 3,7" in refused(
+        *stream, SET, "data.splits=released_split", SET, "data.novel_classes=3"
     )
     old = (*stream[:-2], str(CHECKPOINT), "--quiet")
-    assert "was trained with data.held_out none and this run says 3,7" in refused(*old, *held)
+    assert "was trained with data.novel_classes none and this run says 3,7" in refused(*old, *held)
 
 
 def test_a_rate_of_almost_zero_is_not_gone_on_with(work: Path) -> None:

@@ -37,7 +37,7 @@ def test_burn_in_learns_and_poison_costs_more_than_no_poison(tmp_path: Path, mon
     burnin = run("burnin", "--epochs", "4", "--set", "train.batch_size=50", "--set", "train.last_batch_size=50")
     assert float(str(burnin["test_acc"])) > 0.3
 
-    short = ["--after", "0", "--eps", "0.1", "--set", "evaluate.reestimate=false"]
+    short = ["--recovery-steps", "0", "--eps", "0.1", "--set", "evaluate.reestimate=false"]
     runs = {
         name: run("online", "--out", f"logs/{name}", *short, *options)
         for name, options in {

@@ -43,7 +43,7 @@ def test_a_stream_spends_what_its_ledger_says(private: Path) -> None:
     found = epsilons("once")
     assert all(value == pytest.approx(once) for value in found.values())  # nobody comes twice
     assert found[4, "coast"] > 0
-    done(*STREAM, *model, "--out", "twice", "--trigger", "clean", SET, "trigger.updates=3", "--after", "0")
+    done(*STREAM, *model, "--out", "twice", "--trigger", "clean", SET, "trigger.updates=3", "--recovery-steps", "0")
     assert epsilons("twice")[4, "clean"] == pytest.approx(epsilon_of(3, 2.0, 1e-5))
     cycling = ("--stream", "cycling", "--steps", "14", SET, "stream.batch_size=20", SET, "evaluate.monitor=false")
     done(*STREAM, *model, "--out", "cycle", *cycling, "--attack", "none")

@@ -116,12 +116,12 @@ def test_a_branch_does_not_depend_on_the_others(work: Path) -> None:
 
 
 def test_without_ordinary_steps_there_is_the_trigger_alone(work: Path) -> None:
-    summary = online("--steps", "0", "--after", "0")
+    summary = online("--steps", "0", "--recovery-steps", "0")
     assert summary["horizon"] == 0
     assert summary["before"] == summary["start"]
     assert summary["branches"]["adversarial"]["after"] == summary["branches"]["adversarial"]["end"]
     assert summary["means"] == {}
-    nothing = online("--steps", "0", "--after", "0", "--trigger", "none")
+    nothing = online("--steps", "0", "--recovery-steps", "0", "--trigger", "none")
     assert nothing["branches"] == {}
     assert nothing["status"] == "finished"
 
@@ -147,7 +147,7 @@ def test_a_shifting_stream_is_measured_under_its_shift(work: Path) -> None:
 
 
 def test_the_flags_reach_the_run(work: Path) -> None:
-    online("--out", "run", "--eps", "8/255", "--update-mode", "eval", "--clip-norm", "0.01", SET, "optim.lr=0.5")
+    online("--out", "run", "--eps", "8/255", "--bn-mode", "eval", "--clip-norm", "0.01", SET, "optim.lr=0.5")
     rows = read_metrics(Path("run/metrics.jsonl"))[1:]
     assert all(row["attack/linf"] <= 8 / 255 + 1e-6 for row in rows)
     assert all(row["optim/lr"] == 0.5 for row in rows)
@@ -187,7 +187,7 @@ def test_weights_of_ones_own(work: Path) -> None:
         "run",
         "--med",
         "OURS",
-        "--early",
+        "--reference",
         "young.pth",
     )
     assert "mine.pth is a state dict and does not say of which network; give --model" in refused(
@@ -201,7 +201,7 @@ def test_weights_of_ones_own(work: Path) -> None:
     )
     result = done(*arguments)
     assert "mine.pth does not say which images it was trained on" in result.stderr
-    known = online("--med", "OURS", SET, "optim.lr=0.05", SET, "optim.restore=false", "--out", "known")
+    known = online("--med", "OURS", SET, "optim.lr=0.05", SET, "optim.restore_momentum=false", "--out", "known")
     assert outcome(Path("run"))["rows"] == outcome(Path("known"))["rows"]
     assert known["status"] == "finished"
     assert len(json.loads(Path("run/env.json").read_text())["checkpoint"]) == 64

@@ -61,7 +61,7 @@ def stream(out: str, med: str, *, resume: bool = False, stop: int = 10**6) -> No
         "model": {"name": f"{__name__}:dropping"},
         "start": {"checkpoint": "whole/final.pt", "early": "whole/early.pt"},
         "stream": {"batch_size": 10, "steps": 3, "after": 1},
-        "attack": {"steps": 1, "craft_mode": "train"},
+        "attack": {"steps": 1, "bn_mode": "train"},
         "defense": {"name": med},
     }
     config = online_config([preset("online", "demo"), sections])

@@ -14,7 +14,7 @@ from tests.e2e.conftest import cut_down
 DATA = Path(os.environ.get("ACCUPOISON_DATA", "data")).resolve()
 SIZES = {"burnin": 1000, "stream": 400, "trigger": 50, "val": 100, "trusted": 300, "monitor": 100}
 SETTINGS = ["--epochs", "4", "--set", "train.batch_size=25", "--set", "train.last_batch_size=25"]
-STREAM = ["--steps", "2", "--after", "0", "--set", "stream.batch_size=50", "--set", "attack.steps=2"]
+STREAM = ["--steps", "2", "--recovery-steps", "0", "--set", "stream.batch_size=50", "--set", "attack.steps=2"]
 
 pytestmark = pytest.mark.data
 

@@ -148,8 +148,8 @@ def test_a_file_in_the_place_of_the_batches(work: Path) -> None:
 
 
 def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:
-    assert "nothing is sent that --save-batches could keep" in refused(*SAVED, SET, "attack.stage=code")
-    done(*ONLINE, "--out", "source", SET, "attack.stage=code")
+    assert "nothing is sent that --save-batches could keep" in refused(*SAVED, SET, "attack.channel=code")
+    done(*ONLINE, "--out", "source", SET, "attack.channel=code")
     assert "the poison of source was put in by the training code and never sent" in refused(*QUIET)
 
 
@@ -159,7 +159,7 @@ def test_poison_of_another_stream_is_refused(work: Path) -> None:
     done(*SAVED[:-1], "shifting", "--stream", "shift:contrast")
     replay = (*QUIET[:4], "--replay", "shifting")
     assert "stream shift:contrast of 3 steps and 1 after" in refused(*replay, "--steps", "2")
-    assert "which this run's are not" in refused(*replay, "--after", "2")
+    assert "which this run's are not" in refused(*replay, "--recovery-steps", "2")
     done(*replay)
     budget = [row["attack/linf"] for row in read_metrics(Path("again/metrics.jsonl")) if "attack/linf" in row]
     assert max(budget) <= 0.1 + 1e-6

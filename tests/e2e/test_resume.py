@@ -53,7 +53,7 @@ def go(config: OnlineConfig, out: str, *, resume: bool = False, stop: Callable[[
 
 
 def steps_of(run: str) -> int:
-    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["meter"]["steps"])
+    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["evaluator"]["steps"])
 
 
 PAIRS = [*((attack, med) for attack in ATTACKS.names() for med in ("ST", "DSC"))]
@@ -74,7 +74,7 @@ def test_ten_steps_are_five_and_five(attack: str, defense: str, work: Path) -> N
 def test_a_run_may_be_stopped_after_every_step(work: Path) -> None:
     sections: Layer = {
         "stream": {"steps": 3, "after": 2, "kind": "shift:blur"},
-        "trigger": {"deliver": ["none", "coast", "adversarial"]},
+        "trigger": {"types": ["none", "coast", "adversarial"]},
     }
     config = settings("accumulative", "DSC", sections)
     go(config, "whole")
@@ -103,9 +103,9 @@ def test_a_stop_rule_that_has_decided_is_remembered(stop_after: int, work: Path)
 def test_the_released_protocol(work: Path) -> None:
     sections: Layer = {
         "stream": {"kind": "cycling", "augment": "before", "quantise": False, "steps": 3, "after": 1},
-        "attack": {"recentre": True, "steps": 2},
-        "trigger": {"deliver": ["optimised"]},
-        "optim": {"restore": False, "clip_norm": 0.5, "update_mode": "eval", "weight_decay": 1e-4},
+        "attack": {"warm_start_ball": True, "steps": 2},
+        "trigger": {"types": ["optimised"]},
+        "optim": {"restore": False, "clip_norm": 0.5, "bn_mode": "eval", "weight_decay": 1e-4},
         "evaluate": {"test": "every", "images": 2},
     }
     config = settings("accumulative", "AT", sections)
@@ -166,7 +166,7 @@ main()
     ],
 )
 def test_a_killed_run_goes_on(where: str, count: int, saved: int, arguments: list[str], work: Path) -> None:
-    command = [*ONLINE, *arguments, "--steps", "4", "--after", "2", SET, "run.save_every=2"]
+    command = [*ONLINE, *arguments, "--steps", "4", "--recovery-steps", "2", SET, "run.save_every=2"]
     done(*command, "--out", "whole")
     child = subprocess.run(
         [sys.executable, "-c", KILLED, where, str(count), *command, "--out", "run"], env=ENVIRONMENT, check=False

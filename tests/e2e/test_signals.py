@@ -25,7 +25,7 @@ SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 
 
 
 def steps_of(run: str) -> int:
-    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["meter"]["steps"])
+    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["evaluator"]["steps"])
 
 
 def sending(method: Callable[..., Any], number: int, times: int, when: Callable[[Any], bool]) -> Callable[..., Any]:
@@ -48,7 +48,11 @@ def test_a_stream(
     done(*command, "--out", "whole")
     before = [signal.getsignal(n) for n in SIGNALS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineRun, "_record", sending(OnlineRun._record, number, times, lambda run: run.meter.steps == 3))
+        patch.setattr(
+            OnlineRun,
+            "_record",
+            sending(OnlineRun._record, number, times, lambda run: run.evaluator.summary.steps == 3),
+        )
         result = call(*command, "--out", "run")
     assert [signal.getsignal(n) for n in SIGNALS] == before
     assert result.exit_code == code
@@ -97,7 +101,7 @@ def test_a_sweep_saves_the_run_that_it_is_at(work: Path) -> None:
     Path("grid.toml").write_text(GRID.format(epochs=1))
     done("sweep", "grid.toml", "--quiet", "--out", "whole")
     with pytest.MonkeyPatch.context() as patch:
-        record = sending(OnlineRun._record, signal.SIGTERM, 1, lambda run: run.meter.steps == 2)
+        record = sending(OnlineRun._record, signal.SIGTERM, 1, lambda run: run.evaluator.summary.steps == 2)
         patch.setattr(OnlineRun, "_record", record)
         result = call("sweep", "grid.toml", "--quiet", "--out", "parts")
     assert (result.exit_code, result.stderr) == (143, ON)
@@ -273,7 +277,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its terminal, so that it hears when that
 record = OnlineRun._record
 def watched(run, step):
     record(run, step)
-    if run.meter.steps == 2:
+    if run.evaluator.summary.steps == 2:
         os.write(1, b"hang up now")
         while not Path("hung up").exists():
             pass

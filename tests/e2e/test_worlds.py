@@ -15,7 +15,18 @@ from accupoison.runs.replay import load_batch
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
 
 BIG = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")
-STREAM = (*ONLINE, *BIG, "--trigger", "clean", "--after", "0", SET, "evaluate.monitor=false", SET, "optim.lr=0.2")
+STREAM = (
+    *ONLINE,
+    *BIG,
+    "--trigger",
+    "clean",
+    "--recovery-steps",
+    "0",
+    SET,
+    "evaluate.monitor=false",
+    SET,
+    "optim.lr=0.2",
+)
 WORLDS = ("audit", "worlds", "--run", "run", "--worlds", "8", "--queries", "plain", "--quiet")
 
 
@@ -58,7 +69,7 @@ def test_a_batch_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> No
     """The same twenty images at every step: whoever stands in is learnt, in every world."""
     few = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few", SET, "evaluate.monitor=false")
     again = ("--stream", "released_stream", SET, "stream.batch_size=20", "--steps", "30", SET, "stream.augment=none")
-    done(*ONLINE, *few, *again, "--trigger", "none", "--after", "0", "--attack", "none", "--out", "heart")
+    done(*ONLINE, *few, *again, "--trigger", "none", "--recovery-steps", "0", "--attack", "none", "--out", "heart")
     found = json.loads(done("audit", "worlds", "--run", "heart", *WORLDS[4:], "--out", "v", "--json").stdout)
     assert found["pairs"] >= 15
     for name in ("loss", "lira_online_fixed_variance"):

@@ -95,7 +95,7 @@ def test_first_step_of_the_trigger(seed: int) -> None:
     _moved_along(crafted, clean.x, down)
 
 
-@pytest.mark.parametrize("objective", ["reg", "second"])
+@pytest.mark.parametrize("objective", ["both", "second_order"])
 @pytest.mark.parametrize("seed", range(3))
 def test_first_step_of_the_poison(seed: int, objective: str) -> None:
     net, clean = linear.linear_net(seed), linear.images(seed + 10)
@@ -106,7 +106,7 @@ def test_first_step_of_the_poison(seed: int, objective: str) -> None:
         slope(lambda b: linear.cosine(weight, b, trigger, val), bias),
     ]
     goal, y = linear.units(second), clean.y.numpy()
-    if objective == "reg":
+    if objective == "both":
         normal = linear.units(linear.gradient(weight, bias, clean.x.numpy(), y))
         goal = [gamma * n + s for n, s in zip(normal, goal, strict=True)]
 
@@ -136,11 +136,11 @@ def test_objectives_are_the_terms_of_one_another() -> None:
     def craft(objective: str, aimed: Batch = trigger, gamma: float = 1.0) -> Tensor:
         return craft_accumulative(view, aimed, clean, val, eps=EPS, steps=3, objective=objective, gamma=gamma)
 
-    assert torch.equal(craft("reg", gamma=0.0), craft("second"))
-    assert torch.equal(craft("second", gamma=5.0), craft("second"))
-    assert torch.equal(craft("normal", other), craft("normal"))
-    assert not torch.equal(craft("reg", other), craft("reg"))
-    assert not torch.equal(craft("reg"), craft("second"))
+    assert torch.equal(craft("both", gamma=0.0), craft("second_order"))
+    assert torch.equal(craft("second_order", gamma=5.0), craft("second_order"))
+    assert torch.equal(craft("first_order", other), craft("first_order"))
+    assert not torch.equal(craft("both", other), craft("both"))
+    assert not torch.equal(craft("both"), craft("second_order"))
 
 
 def smooth_net(seed: int) -> nn.Sequential:
@@ -196,7 +196,7 @@ def test_crafting_does_what_it_is_for(seed: int) -> None:
     crafted = trigger.with_x(craft_trigger(view, trigger, val, eps=eps, steps=4))
     assert float((alignment(view, trigger, val) - alignment(view, crafted, val)).detach()) > 0.05
     second = alignment_gradient(view, crafted, val)[0]
-    for objective in ("reg", "second"):
+    for objective in ("both", "second_order"):
         x = craft_accumulative(view, crafted, clean, val, eps=eps, steps=4, objective=objective)
         helps = [float(inner(normalize_each(gradient(view, images, clean.y)), second)) for images in (clean.x, x)]
         assert helps[1] > helps[0]  # a step against the gradient lowers the alignment by that much
@@ -288,8 +288,9 @@ def test_the_attackers_images_are_drawn_anew_at_each_step() -> None:
     assert first == again != second
     assert len(set(first)) == 4
     assert set(first) <= set(access.val.ids.tolist())
-    attack.val_size = 99
-    assert attack.val(StepContext(0, "attack", 0, {})) is access.val
+    whole = Accumulative(val_size=99)
+    whole.access = access
+    assert whole.val(StepContext(0, "attack", 0, {})) is access.val
 
 
 def test_crafting_in_train_mode_uses_batch_statistics() -> None:
@@ -297,7 +298,7 @@ def test_crafting_in_train_mode_uses_batch_statistics() -> None:
     access = Access(val, random_batch(3), crafted=True, reoptimise=False)
     modes = {}
     for mode in ("eval", "train"):
-        attack = Direct(eps=EPS, steps=1, craft_mode=mode)
+        attack = Direct(eps=EPS, steps=1, bn_mode=mode)
         attack.setup(view, access, StepContext(0, "attack-setup", 0, {}))
         modes[mode] = attack.poison(view, batch, StepContext(0, "attack", 0, {})).x
         expected = craft_trigger(view, batch, val, eps=EPS, steps=1, train=mode == "train")

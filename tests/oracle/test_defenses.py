@@ -54,7 +54,7 @@ def test_clip_leaves_small_and_zero_gradients_bit_for_bit() -> None:
 def test_trades_loss(mode: str) -> None:
     """CE(f(x), y) + beta KL(f(x) || f(x')), both forwards in the update mode, on a network of one's own."""
     net, batch = random_net(0), random_batch(1)
-    learner, twin = Learner(random_net(0), lr=0.1, update_mode=mode), net.train(mode == "train")
+    learner, twin = Learner(random_net(0), lr=0.1, bn_mode=mode), net.train(mode == "train")
     defense = Trades(beta=6.0, steps=3)
     seen = defense.intercept(learner.view(), batch, context())
     with learner.forward() as forward:
@@ -151,7 +151,7 @@ def test_the_threshold_is_calibrated_and_grows() -> None:
 
 def test_what_dsc_cannot_do_without() -> None:
     live, early, trusted = view_of(random_net(0)), view_of(random_net(1)), [random_batch(2)]
-    with pytest.raises(InputError, match="there is none; give its checkpoint with --early"):
+    with pytest.raises(InputError, match=r"there is none; set start\.reference to its checkpoint"):
         DiscrepancyCorrection().setup(live, None, trusted, context())
     with pytest.raises(InputError, match=r"20 trusted batches and got 1; set defense\.threshold instead"):
         DiscrepancyCorrection().setup(live, early, trusted, context())

@@ -37,7 +37,7 @@ def test_a_preview_is_the_step_that_the_optimiser_takes(nesterov: bool, steps: i
 
 def world(lr: float = 0.5) -> tuple[Learner, Access, Batch]:
     learner = Learner(linear.linear_net(0), lr=lr, momentum=0.0)
-    access = Access(linear.images(2, rows=9), linear.images(3), True, False, learner.preview)
+    access = Access(linear.images(2, rows=9), linear.images(3), crafted=True, reoptimise=False, preview=learner.preview)
     return learner, access, linear.images(1, rows=5)
 
 
@@ -70,11 +70,11 @@ def test_a_perturbation_shrinks_until_the_loss_stays_within_the_bound() -> None:
 
 def test_the_bound_is_measured_from_the_start_and_survives_a_restart() -> None:
     learner, access, clean = world()
-    attack = Direct(eps=0.3, steps=3, stealth=0.0)
+    attack = Direct(eps=0.3, steps=3, max_loss_increase=0.0)
     attack.setup(learner.view(), access, StepContext(0, "attack-setup", 0, {}))
     assert attack.start_loss == pytest.approx(loss_on(learner.view(), access.val))
     learner.apply(tuple(10 * g for g in gradient(learner.view(), clean.x, clean.y)))  # the loss moves
-    other = Direct(eps=0.3, steps=3, stealth=0.0)
+    other = Direct(eps=0.3, steps=3, max_loss_increase=0.0)
     other.restore(attack.state(), access)
     sent = [a.poison(learner.view(), clean, StepContext(0, "attack", 1, {})).x for a in (attack, other)]
     assert torch.equal(*sent)
@@ -85,7 +85,7 @@ def test_the_bound_is_measured_from_the_start_and_survives_a_restart() -> None:
 
 def test_without_a_preview_there_is_no_stealth() -> None:
     learner, _, clean = world()
-    access = Access(linear.images(2), linear.images(3), True, False)
+    access = Access(linear.images(2), linear.images(3), crafted=True, reoptimise=False)
     with pytest.raises(ValueError, match=r"needs Access\.preview"):
         hide(learner.view(), clean, clean.x, access, 1.0, StepContext(0, "attack", 0, {}))
 
@@ -130,8 +130,9 @@ def test_a_stealthy_attack_keeps_the_bound_over_many_steps(bound: float) -> None
         view, val = learner.view(), taught(2, 200)
         for t in range(60):  # a model that is learning
             learner.apply(gradient(view, taught(100 + t, 40).x, taught(100 + t, 40).y))
-        attack, found, scales = Direct(eps=0.3, steps=3, stealth=stealth), [loss_on(view, val)], []
-        attack.setup(view, Access(val, taught(3, 5), False, False, learner.preview), StepContext(0, "setup", 0, {}))
+        attack, found, scales = Direct(eps=0.3, steps=3, max_loss_increase=stealth), [loss_on(view, val)], []
+        access = Access(val, taught(3, 5), crafted=False, reoptimise=False, preview=learner.preview)
+        attack.setup(view, access, StepContext(0, "setup", 0, {}))
         for t in range(12):
             batch, metrics = taught(200 + t, 40), dict[str, float]()
             sent = attack.poison(view, batch, StepContext(0, "attack", t, metrics))

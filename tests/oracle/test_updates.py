@@ -112,7 +112,7 @@ def test_one_update_moves_the_statistics_once() -> None:
     torch.testing.assert_close(norm.running_mean, (1 - m) * before[0] + m * inputs.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, (1 - m) * before[1] + m * inputs.var((0, 2, 3)))
     assert int(norm.num_batches_tracked) == 1
-    frozen = Learner(random_net(0), lr=0.1, update_mode="eval")
+    frozen = Learner(random_net(0), lr=0.1, bn_mode="eval")
     statistics = {name: b.clone() for name, b in frozen.model.named_buffers()}
     start = frozen.weights()
     SGD().step(frozen, Defense(), batch, context())

@@ -65,11 +65,11 @@ def test_trigger(vectors: Vectors) -> None:
     close(craft_trigger(v.live, v.trigger, v.val, eps=v.eps, steps=v.steps), v["trigger_adv"])
 
 
-@pytest.mark.parametrize("objective", ["reg", "second"])
-def test_accumulative(vectors: Vectors, objective: str) -> None:
+@pytest.mark.parametrize(("objective", "name"), [("both", "reg"), ("second_order", "second")])
+def test_accumulative(vectors: Vectors, objective: str, name: str) -> None:
     v = vectors
     crafted = craft_accumulative(v.live, v.aimed, v.stream, v.val, eps=v.eps, steps=v.steps, objective=objective)
-    close(crafted, v[f"accumulative_{objective}"])
+    close(crafted, v[f"accumulative_{name}"])
 
 
 def test_alignment_and_its_gradient(vectors: Vectors) -> None:

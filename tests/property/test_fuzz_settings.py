@@ -136,7 +136,7 @@ STREAM: dict[str, Any] = {
     "model": {"name": "resnet8", "width": 4},
     "stream": {"kind": "iid", "steps": 3, "augment": "after", "quantise": True},
     "attack": {"name": "accumulative", "eps": "8/255", "steps": 1, "noise": {"eps": 0.1}},
-    "trigger": {"deliver": ["coast", "adversarial"], "updates": 2},
+    "trigger": {"types": ["coast", "adversarial"], "updates": 2},
     "defense": {"name": "DSC", "DSC": {"threshold": 0.5}, "AT": {"steps": 2}},
     "optim": {"lr": 0.1, "clip_norm": 2.0},
     "stop": {"error_rise": 0.1},

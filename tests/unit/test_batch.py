@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from accupoison import types
-from accupoison.attacks import Attack
+from accupoison.attacks import Attack, PixelAttack
 from accupoison.attacks.accumulative import craft_accumulative
 from accupoison.attacks.noise import noisy
 from accupoison.attacks.trigger import craft_trigger
@@ -87,7 +87,7 @@ def test_features_of_another_range() -> None:
 
 
 @dataclass(kw_only=True)
-class Normalises(Attack):
+class Normalises(PixelAttack):
     where: str = "poison"
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:

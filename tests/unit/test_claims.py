@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def run(name: str, burnin: int, seed: int, effect: float, trigger: str = "adversarial") -> Run:
     """Return a run whose trigger costs ``effect`` beside the coast step."""
-    config = online_config([{"trigger": {"deliver": ["coast", trigger]}, "run": {"seed": seed}}])
+    config = online_config([{"trigger": {"types": ["coast", trigger]}, "run": {"seed": seed}}])
     branches = {"coast": {"after": {"acc": 0.7}}, trigger: {"after": {"acc": 0.7 - effect}}}
     summary = {"before": {"acc": 0.7 + COASTING}, "branches": branches}
     return Run(Path(f"{name}-b{burnin}-s{seed}"), config, summary, f"model{burnin}")
@@ -96,7 +96,7 @@ def test_two_sweeps_of_one_name_and_claims_that_are_no_list_are_refused() -> Non
 def test_the_claims_that_ship_are_about_runs_of_their_grid() -> None:
     text = read_toml(find_grid(Path("pang")))
     grid = read_grid(text, Path("checkpoints"), Path("logs"))
-    effects = {(spec.out.name.rsplit("-b", 1)[0], name) for spec in grid.runs for name in spec.config.trigger.deliver}
+    effects = {(spec.out.name.rsplit("-b", 1)[0], name) for spec in grid.runs for name in spec.config.trigger.types}
     for claim in read_claims(text):
         assert claim.more in effects
         assert claim.less is None or claim.less in effects

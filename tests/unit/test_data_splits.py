@@ -123,7 +123,7 @@ def classes_of(count: int) -> DataSet:
 @pytest.mark.parametrize("protocol", ["fresh", "released_split"])
 def test_classes_held_out_of_the_burn_in(protocol: str) -> None:
     data = classes_of(4)
-    usual, without = (split(data, protocol=protocol, sizes=SMALL, held_out=held) for held in ((), (1, 3)))
+    usual, without = (split(data, protocol=protocol, sizes=SMALL, novel_classes=held) for held in ((), (1, 3)))
     kept = usual.burnin[usual.burnin % 2 == 0]
     assert torch.equal(without.burnin, kept)
     assert all(torch.equal(getattr(usual, name), getattr(without, name)) for name in PARTS[1:])
@@ -137,4 +137,4 @@ def test_classes_held_out_of_the_burn_in(protocol: str) -> None:
 )
 def test_classes_that_cannot_be_held_out(held_out: tuple[int, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        split(classes_of(4), sizes=SMALL, held_out=held_out)
+        split(classes_of(4), sizes=SMALL, novel_classes=held_out)

@@ -32,7 +32,18 @@ def step(
     phase: Phase = Phase.ORDINARY,
     verdict: Verdict = Verdict.COMMIT,
 ) -> Step:
-    return Step(t, branch, phase, clean, sent, seen, seen, sent, {}, verdict)
+    return Step(
+        t=t,
+        branch=branch,
+        phase=phase,
+        clean=clean,
+        sent=sent,
+        passed=seen,
+        seen=seen,
+        wire=sent,
+        metrics={},
+        verdict=verdict,
+    )
 
 
 def flags(ledger: Ledger) -> dict[int, str]:
@@ -43,11 +54,11 @@ def flags(ledger: Ledger) -> dict[int, str]:
 
 def test_a_clean_step() -> None:
     ledger, b = Ledger(), batch([5, 6, 17])
-    ledger.add(step(b, b, b, t=3, phase=Phase.FIRE, branch="clean"))
+    ledger.add(step(b, b, b, t=3, phase=Phase.TRIGGER, branch="clean"))
     assert ledger.rows["id"].tolist() == [5, 6, 17]
     assert ledger.rows["label"].tolist() == [5, 6, 7]
     assert ledger.rows["step"].tolist() == [3, 3, 3]
-    assert [PHASES[i] for i in ledger.rows["phase"]] == [Phase.FIRE] * 3
+    assert [PHASES[i] for i in ledger.rows["phase"]] == [Phase.TRIGGER] * 3
     assert ledger.branches == ("clean",)
     assert set(flags(ledger).values()) == {"osu"}
 

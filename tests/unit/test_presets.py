@@ -30,11 +30,30 @@ SHARED = [
     *PLACE,
     *OUTPUT,
 ]
-STREAM = ["--med", "--attack", "--eps", "--trigger", "--stream", "--steps", "--after", "--update-mode", "--clip-norm"]
+STREAM = [
+    "--med",
+    "--attack",
+    "--eps",
+    "--trigger",
+    "--stream",
+    "--steps",
+    "--recovery-steps",
+    "--bn-mode",
+    "--clip-norm",
+]
 CLI_FLAGS: dict[str, list[str]] = {
     "audit": ["--run", "--out", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs"],
-    "online": [*SHARED, *STREAM, "--checkpoint", "--early", "--preset", "--audit-every", "--save-batches", "--replay"],
+    "online": [
+        *SHARED,
+        *STREAM,
+        "--checkpoint",
+        "--reference",
+        "--preset",
+        "--audit-every",
+        "--save-batches",
+        "--replay",
+    ],
     "demo": ["--jobs", "--quiet"],
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],
@@ -58,7 +77,8 @@ def test_flags_are_frozen() -> None:
 
 
 def test_every_flag_stands_for_a_setting_that_exists() -> None:
-    sections = {**plain(burnin_config([])), **plain(online_config([])), **plain(offline_config([]))}
+    private = {"update": {"name": "dpsgd"}}
+    sections = {**plain(burnin_config([])), **plain(online_config([private])), **plain(offline_config([private]))}
     for flag, (section, key) in FLAGS.items():
         assert key in sections[section], flag
         assert any(f"--{flag.replace('_', '-')}" in flags for flags in [*CLI_FLAGS.values(), OFFLINE_FLAGS])
@@ -68,7 +88,7 @@ def test_every_flag_stands_for_a_setting_that_exists() -> None:
 @pytest.mark.parametrize("attack", ATTACKS.names())
 @pytest.mark.parametrize("defense", DEFENSES.names())
 def test_every_preset_resolves_for_every_pair_and_comes_back(name: str, attack: str, defense: str) -> None:
-    chosen: Layer = {"attack": {"name": attack}, "defense": {"name": defense}, "optim": {"clip_norm": 2.0}}
+    chosen: Layer = {"attack": {"name": attack}, "defense": {"name": defense}, "update": {"clip_norm": 2.0}}
     made = online_config([preset("online", name), chosen])
     assert (made.attack.name, made.defense.name) == (attack, defense)
     assert online_config([plain(made)]) == made
@@ -86,7 +106,7 @@ def test_every_recipe_resolves_and_comes_back(name: str) -> None:
 
 def test_infinity_survives_its_storage() -> None:
     made = online_config([])
-    assert made.optim.clip_norm == math.inf
+    assert made.update.clip_norm == math.inf
     assert online_config([as_json(plain(made))]) == made
 
 

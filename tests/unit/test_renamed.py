@@ -60,7 +60,7 @@ def test_keys_are_renamed_in_sections_and_in_tables_of_components(monkeypatch: p
 
 
 def test_what_has_no_old_name_stays() -> None:
-    layer = {"data": {"splits": "fresh", "held_out": [1]}, "stream": 3, "attack": {"noise": {}}, "run": {}}
+    layer = {"data": {"splits": "fresh", "novel_classes": [1]}, "stream": 3, "attack": {"noise": {}}, "run": {}}
     assert renamed.renamed(layer) == (layer, [])
 
 

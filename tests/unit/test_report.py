@@ -42,7 +42,7 @@ def made_up(
                 "start": {"seed": burnin},
                 "stream": {"kind": stream},
                 "run": {"seed": seed},
-                "trigger": {"deliver": list(after) or ["adversarial"]},
+                "trigger": {"types": list(after) or ["adversarial"]},
             }
         ]
     )
@@ -165,8 +165,8 @@ def test_labels_show_what_differs_from_the_defaults_but_not_the_budget() -> None
     config = online_config(
         [{"attack": {"eps": "8/255", "gamma": 2}, "defense": {"name": "AT", "direction": "descend"}}]
     )
-    assert label("attack", config.attack) == "accumulative (gamma 2)"
-    assert label("defense", config.defense) == "AT (direction descend)"
+    assert label(config.attack) == "accumulative (gamma 2)"
+    assert label(config.defense) == "AT (direction descend)"
 
 
 def test_outcome_table_pairs_and_marks() -> None:

@@ -1,16 +1,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from accupoison.attacks import Attack, Noise
+from accupoison.attacks import Attack, Noise, PixelAttack
 from accupoison.data import crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError, InputError
 from accupoison.loop.discrepancy_probe import probe
-from accupoison.loop.schedule import Plan
+from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.simulation import Simulation
 from accupoison.records.tags import check_tags
 from accupoison.rng import generator
@@ -116,7 +117,7 @@ def test_the_defence_never_sees_true_ids() -> None:
 def test_clean_and_sent_get_the_same_crop(augment: str) -> None:
     simulated = simulation("noise", triggers=("adversarial",), augment=augment)
     for step in simulated.run():
-        if step.phase is Phase.FIRE:
+        if step.phase is Phase.TRIGGER:
             rng = generator(0, "augment", "trigger" if augment == "before" else step.t)
             raw = simulated.stream.trigger(3)
         else:
@@ -167,7 +168,7 @@ def test_what_is_measured_comes_before_the_update() -> None:
 
 
 @dataclass(kw_only=True)
-class Careless(Attack):
+class Careless(PixelAttack):
     bounded = False
     to: float = 2.0
 
@@ -191,7 +192,7 @@ class Overdone(Careless):
     ("attack", "defense", "words"),
     [
         (Careless(), "ST", r"attack Careless returned images outside \[0, 1\]: from 2 to 2$"),
-        (Overdone(), "ST", r"attack Overdone moved a pixel by 1\.0 over its eps"),
+        (Overdone(), "ST", r"attack Overdone moved a pixel by 1\.0 over its budget"),
         ("none", Spoiling(), r"defence Spoiling returned images outside \[0, 1\] \(or NaN\): from nan to nan"),
     ],
 )
@@ -204,18 +205,21 @@ def test_broken_components_are_stopped(attack: Attack | str, defense: Defense | 
 
 
 @pytest.mark.parametrize(
-    ("plan", "words"),
+    ("settings", "words"),
     [
-        ({"horizon": -1}, "-1 steps and 5 after the trigger: neither may be negative"),
-        ({"after": -1}, "10 steps and -1 after the trigger"),
-        ({"triggers": ("cost",)}, "unknown trigger 'cost'; did you mean coast?"),
-        ({"triggers": ()}, "triggers '' must be one or more different names"),
-        ({"triggers": ("clean", "clean")}, "triggers 'clean,clean' must be one or more different names"),
-        ({"triggers": ("adversarial", "optimised")}, "the optimised trigger changes the poison before it"),
+        ({"steps": -1}, "stream.steps -1 is negative"),
+        ({"recovery_steps": -1}, "stream.recovery_steps -1 is negative"),
+        ({"steps": 10**9}, "more than 1000000000 together"),
+        ({"types": ("cost",)}, "unknown trigger 'cost'; did you mean coast?"),
+        ({"types": ()}, "trigger.types '' is not a list of different names"),
+        ({"types": ("clean", "clean")}, "trigger.types 'clean,clean' is not a list of different names"),
+        ({"updates": 0}, "trigger.updates 0 is below 1"),
+        ({"types": ("adversarial", "optimised")}, "the optimised trigger changes the poison before it"),
         ({"augment": "later"}, "unknown stream.augment 'later'; did you mean after?"),
     ],
 )
-def test_plans_that_make_no_sense(plan: dict[str, object], words: str) -> None:
+def test_schedules_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
+    kind = Triggers if settings.keys() <= {"types", "updates"} else Schedule
     with pytest.raises(InputError) as caught:
-        Plan(**plan)  # type: ignore[arg-type]
+        kind(**settings)
     assert words in str(caught.value)

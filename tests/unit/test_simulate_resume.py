@@ -23,7 +23,7 @@ def record(made: Simulation, fire_at: int | None = None) -> tuple[list[dict[str,
     states, steps = [made.state()], []
     for step in made.run():
         if step.t == fire_at:
-            made.fire()
+            made.end_accumulation()
         states.append(made.state())
         steps.append(outcome(step))
     return states, steps
@@ -45,7 +45,7 @@ def resumes_anywhere(make: Make, *, fire_at: int | None = None) -> list[list[obj
             assert k == len(steps)
             continue
         if step.t == fire_at:
-            resumed.fire()
+            resumed.end_accumulation()
         assert same(outcome(step), steps[k])
         assert same(resumed.state(), states[k + 1])
     return steps
@@ -54,38 +54,40 @@ def resumes_anywhere(make: Make, *, fire_at: int | None = None) -> list[list[obj
 @pytest.mark.parametrize("defense", ["ST", "DSC", "TRADES"])
 @pytest.mark.parametrize("attack", ATTACKS.names())
 def test_every_attack(attack: str, defense: str) -> None:
-    steps = resumes_anywhere(lambda: simulation(attack, defense, BRANCHES, horizon=2))
+    steps = resumes_anywhere(lambda: simulation(attack, defense, BRANCHES, steps=2))
     phases = [step[2] for step in steps]
-    assert phases == [Phase.ORDINARY] * 2 + [Phase.FIRE, Phase.RECOVER] * 3
+    assert phases == [Phase.ORDINARY] * 2 + [Phase.TRIGGER, Phase.RECOVER] * 3
 
 
 @pytest.mark.parametrize("defense", [name for name in DEFENSES.names() if name not in ("ST", "DSC", "TRADES")])
 def test_every_other_defence(defense: str) -> None:
-    resumes_anywhere(lambda: simulation("accumulative", defense, BRANCHES, horizon=2))
+    resumes_anywhere(lambda: simulation("accumulative", defense, BRANCHES, steps=2))
 
 
 def test_a_calibrated_threshold() -> None:
-    steps = resumes_anywhere(lambda: simulation("accumulative", DEFENSES.build("DSC", {"steps": 2}), horizon=2))
+    steps = resumes_anywhere(lambda: simulation("accumulative", DEFENSES.build("DSC", {"steps": 2}), steps=2))
     thresholds = {step[6]["defense/threshold"] for step in steps}  # type: ignore[index]
     assert len(thresholds) == 1
     assert 0 < thresholds.pop() < float("inf")
 
 
-@pytest.mark.parametrize("recentre", [False, True])
+@pytest.mark.parametrize("warm_start_ball", [False, True])
 @pytest.mark.parametrize("attack", ["accumulative", "none"])
-def test_optimised_triggers(attack: str, recentre: bool) -> None:
-    resumes_anywhere(lambda: simulation(attack_of(attack, recentre=recentre), triggers=("optimised",), horizon=2))
+def test_optimised_triggers(attack: str, warm_start_ball: bool) -> None:
+    resumes_anywhere(
+        lambda: simulation(attack_of(attack, warm_start_ball=warm_start_ball), triggers=("optimised",), steps=2)
+    )
 
 
 @pytest.mark.parametrize("attack", ["accumulative", "noise"])
 def test_after_firing_early(attack: str) -> None:
-    steps = resumes_anywhere(lambda: simulation(attack, "DSC", ("none", "adversarial"), horizon=6), fire_at=1)
+    steps = resumes_anywhere(lambda: simulation(attack, "DSC", ("none", "adversarial"), steps=6), fire_at=1)
     assert [step[0] for step in steps] == [0, 1, 3, 2, 3]
 
 
 @pytest.mark.parametrize("augment", ["before", "none"])
 def test_other_orders(augment: str) -> None:
-    resumes_anywhere(lambda: simulation(triggers=("adversarial", "clean"), augment=augment, horizon=1))
+    resumes_anywhere(lambda: simulation(triggers=("adversarial", "clean"), augment=augment, steps=1))
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 6])

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from accupoison.attacks import Attack
 from accupoison.errors import InputError
 from accupoison.records.ledger import Ledger
 from accupoison.testing.bench import same
@@ -21,8 +20,8 @@ def moved(step: Step) -> float:
 @pytest.mark.parametrize("attack", ["accumulative", "direct", "noise"])
 @pytest.mark.parametrize("defense", ["ST", "AT", "TRADES", "CLIP", "DSC"])
 def test_code_poisons_what_the_defence_passed_on(attack: str, defense: str) -> None:
-    steps = run(attack_of(attack, stage="code"), defense)
-    assert [s.phase for s in steps] == [Phase.ORDINARY] * 3 + [Phase.FIRE, Phase.RECOVER]
+    steps = run(attack_of(attack, channel="code"), defense)
+    assert [s.phase for s in steps] == [Phase.ORDINARY] * 3 + [Phase.TRIGGER, Phase.RECOVER]
     for step in steps[:4]:
         assert distance(step) == 0  # nothing is on the wire
         assert EPS / 2 < moved(step) <= EPS + 1e-6
@@ -34,9 +33,9 @@ def test_code_poisons_what_the_defence_passed_on(attack: str, defense: str) -> N
 
 
 def test_the_ledger_tells_the_codes_poison_from_a_correction() -> None:
-    for stage, defense in (("code", "ST"), ("data", "ST"), ("code", "DSC")):
+    for stage, defense in (("code", "ST"), ("wire", "ST"), ("code", "DSC")):
         ledger = Ledger()
-        for step in run(attack_of("direct", stage=stage), defense):
+        for step in run(attack_of("direct", channel=stage), defense):
             ledger.add(step)
         rows = ledger.rows[ledger.rows["step"] < 2]
         assert rows["changed"].all()
@@ -45,16 +44,16 @@ def test_the_ledger_tells_the_codes_poison_from_a_correction() -> None:
 
 
 def test_a_defence_that_rejects_everything_leaves_the_code_nothing() -> None:
-    steps = run(attack_of("direct", stage="code"), "FREEZE")
+    steps = run(attack_of("direct", channel="code"), "FREEZE")
     assert all(len(s.seen) == len(s.passed) for s in steps)
 
 
 @pytest.mark.parametrize("trigger", ["clean", "adversarial", "coast"])
 def test_updates_on_the_trigger_are_made_one_after_the_other(trigger: str) -> None:
-    once, twice = (simulation(triggers=(trigger,), after=0, updates=n) for n in (1, 2))
+    once, twice = (simulation(triggers=(trigger,), recovery_steps=0, updates=n) for n in (1, 2))
     for simulated in (once, twice):
         *_, fire = simulated.run()
-        assert fire.phase is Phase.FIRE
+        assert fire.phase is Phase.TRIGGER
     learner = once.learner
     if trigger == "coast":
         learner.coast()
@@ -79,8 +78,8 @@ def changed_rows(steps: list[Step]) -> list[list[int]]:
 
 
 def test_fixed_places_are_the_same_in_every_batch_and_in_the_trigger() -> None:
-    def rows(redraw: bool) -> list[list[int]]:
-        attack = attack_of("accumulative", ratio=0.5, redraw=redraw)
+    def rows(resample_rows: bool) -> list[list[int]]:
+        attack = attack_of("accumulative", ratio=0.5, resample_rows=resample_rows)
         return changed_rows(run(attack, augment="before"))
 
     fixed, drawn = rows(False), rows(True)
@@ -90,10 +89,10 @@ def test_fixed_places_are_the_same_in_every_batch_and_in_the_trigger() -> None:
     assert len({tuple(found) for found in drawn[:3]}) > 1
 
 
-@pytest.mark.parametrize("redraw", [False, True])
-def test_a_small_ratio_still_poisons_a_row(redraw: bool) -> None:
-    steps = run(attack_of("accumulative", ratio=0.01, redraw=redraw), augment="before")
-    assert [len(found) for found in changed_rows(steps)] == [1, 1, 1, 6 if redraw else 1]
+@pytest.mark.parametrize("resample_rows", [False, True])
+def test_a_small_ratio_still_poisons_a_row(resample_rows: bool) -> None:
+    steps = run(attack_of("accumulative", ratio=0.01, resample_rows=resample_rows), augment="before")
+    assert [len(found) for found in changed_rows(steps)] == [1, 1, 1, 6 if resample_rows else 1]
 
 
 def test_accumulation_can_aim_at_the_clean_trigger() -> None:
@@ -102,13 +101,13 @@ def test_accumulation_can_aim_at_the_clean_trigger() -> None:
     attack = attack_of("accumulative", aim="clean")
     simulated = simulation(attack, triggers=("clean",))
     next(simulated.run())
-    assert attack.target is None  # nothing is crafted that nobody needs
+    assert attack.crafted is None  # nothing is crafted that nobody needs
 
 
 def test_optimised_may_be_compared_with_coast_and_clean() -> None:
     steps = run(triggers=("coast", "clean", "optimised"))
     alone = run(triggers=("optimised",))
-    fired = [s for s in steps if s.phase is Phase.FIRE]
+    fired = [s for s in steps if s.phase is Phase.TRIGGER]
     assert [s.branch for s in fired] == ["coast", "clean", "optimised"]
     assert same([s.sent for s in steps[:3]], [s.sent for s in alone[:3]])
     assert same(fired[2].sent, alone[3].sent)
@@ -117,15 +116,11 @@ def test_optimised_may_be_compared_with_coast_and_clean() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"stage": "wire"}, "unknown attack.stage 'wire'; choose data or code"),
-        ({"stealth": -0.1}, "attack.stealth -0.1 is not a loss"),
+        ({"channel": "data"}, "unknown attack.channel 'data'; choose wire or code"),
+        ({"max_loss_increase": -0.1}, "attack.max_loss_increase -0.1 is not a loss"),
         ({"aim": "cleen"}, "unknown attack.aim 'cleen'; did you mean clean"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words.replace("(", r"\(")):
         attack_of("accumulative", **settings)
-
-
-def test_the_stage_is_a_setting_of_every_attack() -> None:
-    assert Attack(stage="code").stage == "code"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from accupoison.attacks import Attack
+from accupoison.attacks import PixelAttack
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.learner import view_of
 from accupoison.testing.bench import same
@@ -23,7 +23,7 @@ def test_coasting_is_momentum_alone() -> None:
     weights, before = [p.detach().clone() for p in learner.model.parameters()], weights_and_statistics(learner)
     velocity = [v.clone() for v in learner.momentum()]
     step = next(steps)
-    assert (step.phase, step.branch, step.verdict) == (Phase.FIRE, "coast", Verdict.COMMIT)
+    assert (step.phase, step.branch, step.verdict) == (Phase.TRIGGER, "coast", Verdict.COMMIT)
     assert len(step.clean) == len(step.sent) == len(step.seen) == 0
     for p, w, v, now in zip(learner.model.parameters(), weights, velocity, learner.momentum(), strict=True):
         torch.testing.assert_close(now, 0.9 * v + 1e-3 * w)
@@ -39,11 +39,11 @@ def test_no_trigger_is_no_step() -> None:
     skipped, clean = run(triggers=("none",)), run(triggers=("clean",))
     assert [s.phase for s in skipped] == [Phase.ORDINARY] * 3 + [Phase.RECOVER]
     assert same(skipped[-1].clean, clean[-1].clean)  # the recovery sees the same batches
-    assert run(triggers=("none",), after=0)[-1].t == 2
+    assert run(triggers=("none",), recovery_steps=0)[-1].t == 2
 
 
 @dataclass(kw_only=True)
-class Counting(Attack):
+class Counting(PixelAttack):
     calls: list[tuple[str, int]] = field(default_factory=list, init=False)
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
@@ -57,49 +57,53 @@ class Counting(Attack):
 
 def test_poison_comes_before_the_trigger_and_not_after() -> None:
     attack = Counting(steps=1)
-    simulated = simulation(attack, triggers=BRANCHES, augment="none", after=2)
+    simulated = simulation(attack, triggers=BRANCHES, augment="none", recovery_steps=2)
     steps = list(simulated.run())
     assert attack.calls == [("poison", 0), ("poison", 1), ("poison", 2), ("trigger", 3)]
     for step in steps:
-        attacked = step.phase is Phase.ORDINARY or (step.phase is Phase.FIRE and step.branch == "adversarial")
+        attacked = step.phase is Phase.ORDINARY or (step.phase is Phase.TRIGGER and step.branch == "adversarial")
         if step.branch != "coast" or step.phase is Phase.RECOVER:
             assert distance(step) == pytest.approx(EPS if attacked else 0.0, abs=1e-6)
             assert step.metrics["attack/linf"] == distance(step)
-    fired = [s.clean for s in steps if s.phase is Phase.FIRE and len(s.clean)]
+    fired = [s.clean for s in steps if s.phase is Phase.TRIGGER and len(s.clean)]
     assert len(fired) == 2
     assert all(same(clean, simulated.access.trigger) for clean in fired)
     assert set(fired[0].ids.tolist()).isdisjoint(torch.cat([s.clean.ids for s in steps if not s.branch]).tolist())
 
 
 def test_firing_ends_the_accumulation() -> None:
-    simulated, phases = simulation(triggers=("none", "adversarial"), horizon=6), []
+    simulated, phases = simulation(triggers=("none", "adversarial"), steps=6), []
     for step in simulated.run():
         phases.append((step.t, step.branch, step.phase))
         if step.t in (1, 3):
-            simulated.fire()  # the second time comes too late
+            simulated.end_accumulation()  # the second time comes too late
     assert phases == [
         (0, "", Phase.ORDINARY),
         (1, "", Phase.ORDINARY),
         (3, "none", Phase.RECOVER),
-        (2, "adversarial", Phase.FIRE),
+        (2, "adversarial", Phase.TRIGGER),
         (3, "adversarial", Phase.RECOVER),
     ]
     assert simulated.horizon == 2
     at_once = simulation()
-    at_once.fire()
-    assert [s.phase for s in at_once.run()] == [Phase.FIRE, Phase.RECOVER]
+    at_once.end_accumulation()
+    assert [s.phase for s in at_once.run()] == [Phase.TRIGGER, Phase.RECOVER]
 
 
-def delivered(attack: Attack, trigger: str) -> tuple[list[float], Step, Tensor]:
+def delivered(attack: PixelAttack, trigger: str) -> tuple[list[float], Step, Tensor]:
     """Return the crafted trigger's distance after each step, the trigger step, and what the last weights make of it."""
     simulated = simulation(attack, triggers=(trigger,), augment="none", quantise=False)
     distances, steps = [], simulated.run()
     for _ in range(3):
         next(steps)
-        assert attack.target is not None
-        distances.append(float((attack.target - simulated.access.trigger.x).abs().max()))
+        assert attack.crafted is not None
+        distances.append(float((attack.crafted - simulated.access.trigger.x).abs().max()))
     access, view = simulated.access, view_of(simulated.learner.model)
-    centre = access.trigger.with_x(attack.target) if attack.recentre and attack.target is not None else access.trigger
+    centre = (
+        access.trigger.with_x(attack.crafted)
+        if attack.warm_start_ball and attack.crafted is not None
+        else access.trigger
+    )
     again = craft_trigger(view, centre, access.val, eps=attack.eps, steps=attack.steps)
     return distances, next(steps), again
 
@@ -107,7 +111,7 @@ def delivered(attack: Attack, trigger: str) -> tuple[list[float], Step, Tensor]:
 def test_an_adversarial_trigger_is_crafted_once() -> None:
     start = simulation()
     first = craft_trigger(start.learner.view(), start.access.trigger, start.access.val, eps=EPS, steps=2)
-    for attack in (attack_of("accumulative"), attack_of("none"), attack_of("none", recentre=True)):
+    for attack in (attack_of("accumulative"), attack_of("none"), attack_of("none", warm_start_ball=True)):
         distances, step, again = delivered(attack, "adversarial")
         assert torch.equal(step.sent.x, first)  # by the weights of the start
         assert not torch.equal(step.sent.x, again)
@@ -120,16 +124,17 @@ def test_an_optimised_trigger_is_crafted_anew_from_the_clean_one() -> None:
     assert torch.equal(step.sent.x, again)  # by the weights of the end
     assert max(distances) <= EPS + 1e-6
     assert float((step.sent.x - step.clean.x).abs().max()) <= EPS + 1e-6
-    simulated, targets = simulation(triggers=("optimised",)), []
-    for _ in zip(range(3), simulated.run(), strict=False):
-        assert simulated.attack.target is not None
-        targets.append(simulated.attack.target.clone())
+    fresh = attack_of("accumulative")
+    targets = []
+    for _ in zip(range(3), simulation(fresh, triggers=("optimised",)).run(), strict=False):
+        assert fresh.crafted is not None
+        targets.append(fresh.crafted.clone())
     assert not torch.equal(targets[0], targets[1])
     assert not torch.equal(targets[1], targets[2])
 
 
 def test_a_recentred_trigger_leaves_the_ball() -> None:
-    distances, step, again = delivered(attack_of("accumulative", recentre=True), "optimised")
+    distances, step, again = delivered(attack_of("accumulative", warm_start_ball=True), "optimised")
     assert torch.equal(step.sent.x, again)
     assert EPS + 1e-3 < distances[0] < distances[1] < distances[2] < distance(step)
     assert step.metrics["attack/linf"] == distance(step)

@@ -49,7 +49,7 @@ def test_every_run_has_one_line(name: str, attack: str, defense: str) -> None:
     ],
 )
 def test_what_the_attacker_sees_and_perturbs(attack: str, deliver: str, inside: str, outside: str) -> None:
-    text = threat_model(config({"attack": {"name": attack}, "trigger": {"deliver": deliver}}))
+    text = threat_model(config({"attack": {"name": attack}, "trigger": {"types": deliver}}))
     assert inside in text
     assert outside not in text
 
@@ -79,12 +79,12 @@ def test_the_released_protocol_admits_what_it_does() -> None:
     assert "within l_inf 51/255 (after the victim's crop and flip)" in text
     assert "has images of the test set" in text
     assert "unbounded" not in text
-    moving = threat_model(config({"trigger": {"deliver": "optimised"}}, preset_name="released"))
+    moving = threat_model(config({"trigger": {"types": "optimised"}}, preset_name="released"))
     assert "l_inf 51/255, the trigger's measured from the last crafted one and so unbounded" in moving
 
 
 def test_clipping_beside_a_defence_is_named() -> None:
-    text = threat_model(config({"optim": {"clip_norm": 0.25}, "defense": {"name": "OURS"}}))
+    text = threat_model(config({"update": {"clip_norm": 0.25}, "defense": {"name": "OURS"}}))
     assert "defender (DSC, gradient clipped at 0.25) owns the training and needs snapshot, trusted-unlabelled," in text
     assert "clipped" not in threat_model(config())
 
@@ -95,12 +95,12 @@ def test_a_ratio_below_one_is_named() -> None:
 
 
 def test_who_else_may_do_what() -> None:
-    code = threat_model(config({"attack": {"stage": "code"}}))
+    code = threat_model(config({"attack": {"channel": "code"}}))
     assert "(owns the training code: after the defence)" in code
     assert "sees what the defence passes on" in code
     assert "does not know the defence" not in code
     assert "owns the training but for what the attacker put into its code" in code
-    stealthy = threat_model(config({"attack": {"stealth": 0.25}}))
+    stealthy = threat_model(config({"attack": {"max_loss_increase": 0.25}}))
     assert "and the optimiser, tries to keep its loss within 0.25 nats of the start" in stealthy
     replayed = threat_model(config({"stream": {"replay": "logs/a"}}))
     assert "attacker (accumulative) sees nothing of this model and sends what it made in logs/a" in replayed

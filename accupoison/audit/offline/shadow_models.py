@@ -15,6 +15,7 @@ from accupoison.audit.signals import check_queries, signals
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.renamed import Say, quiet, with_new_names
 from accupoison.config.schema import (
+    REGISTRIES,
     BurninConfig,
     DataSettings,
     ModelSettings,
@@ -32,6 +33,7 @@ from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.trainer import Burnin
 from accupoison.runs.workers import carry_out
+from accupoison.updates import SGD
 
 POOLS = ("victims", "shadows")
 MOST = 100_000

@@ -52,7 +52,7 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
             "the stream's samples were trained on in the burn-in, so nobody can tell who was in the stream; audit a "
             "run with stream.pool=stream and data.splits=fresh"
         )
-    length = s.steps + 1 + s.after
+    length = s.steps + 1 + s.recovery_steps
     stream = make_stream(s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed)
     before, after = (_distinct(stream, steps) for steps in (range(s.steps), range(s.steps + 1, length)))
     if config.trigger.types[-1] not in ("none", "coast"):

@@ -90,7 +90,7 @@ class Transfer(Attack):
         """Return the batch with the perturbations of this step."""
         sent = load_batch(self.source, ctx.t)
         moved = sent["x"].to(batch.x.device) - self.data.batch(sent["clean_ids"]).x
-        return batch.with_x(project(batch.x + moved, batch.x, 1.0 if self.eps is None else self.eps))
+        return batch.with_x(project_linf(batch.x + moved, batch.x, 1.0 if self.eps is None else self.eps))
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
         """Return the trigger as it was sent: its samples are the same in all worlds."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accupoison.attacks import ATTACKS, Attack
+from accupoison.attacks import ATTACKS, PixelAttack
 from accupoison.types import Batch, Context, ModelView
 
 
 @ATTACKS.register("blend")
 @dataclass(kw_only=True)
-class Blend(Attack):
+class Blend(PixelAttack):
     """Move every image as far as eps allows toward one of the attacker's own with another label."""
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
