@@ -50,5 +50,5 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if number >= present:
-        raise InputError(f"device {name!r} is not on this machine; use --device auto")
+        raise InputError(f"device {name!r} is not on this machine; give <run.device> auto")
     return torch.device(kind, number) if ":" in name else torch.device(kind)

@@ -1,14 +1,50 @@
 """Exceptions that stand for bad input, and for components that break their word, rather than for a bug here."""
 
 import difflib
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+SETTING = re.compile(
+    r"<((?:data|model|train|start|stream|attack|trigger|defense|optim|update|stop|evaluate|run|shadows)\.[a-z_]+)>"
+)
 
 
 class InputError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one sentence that names the value and the fix; the command line prints it and exits with code 2.
+    The command line prints one sentence, which names the value and the fix, and exits with code 2.
+
+    Args:
+        message: The sentence; a setting in angle brackets, such as ``<data.name>``, becomes an option where there is
+            one.
+        command: The command that mends it, which then ends the sentence, such as "burnin".
+        options: Settings ("section.key") and flags ("resume") of that command.
     """
+
+    def __init__(self, message: str, command: str = "", options: Mapping[str, object] = MappingProxyType({})) -> None:
+        super().__init__(message, command, dict(options))
+
+    def __str__(self) -> str:
+        return self.text("accupoison", {})
+
+    def text(self, program: str, flags: Mapping[str, str]) -> str:
+        """Return the sentence.
+
+        Args:
+            program: How the command line is called, such as "python cli.py".
+            flags: The option of a setting, by "section.key"; those without are named as they are.
+        """
+        message, command, options = self.args
+        sentence = SETTING.sub(lambda match: flags.get(match[1], match[1]), message)
+        if not command:
+            return sentence
+        words = [program, command]
+        for name, value in options.items():
+            flag = flags.get(name, f"--{name}" if "." not in name else "")
+            words += [flag, str(value)] if flag else ["--set", f"{name}={value}"]
+        return f"{sentence}: {' '.join(words[:2])} {shlex.join(words[2:])}".rstrip()
 
 
 class ComponentError(Exception):

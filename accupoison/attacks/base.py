@@ -57,7 +57,7 @@ class Attack(Component, ABC):
         self.access = access
         if access.crafted and type(self).trigger is Attack.trigger:
             raise InputError(
-                f"the attack {self.name or type(self).__name__} makes no trigger; set trigger.types to none, coast or "
+                f"the attack {self.name or type(self).__name__} makes no trigger; give <trigger.types> none, coast or "
                 "clean"
             )
 

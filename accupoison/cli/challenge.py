@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from accupoison.cli.audit import JSON, PATH, audit
+from accupoison.cli.group import PROGRAM
 from accupoison.cli.options import WHOLE, common_options, data_options, data_place, layers
 from accupoison.cli.output import json_text, progress_bar
 
@@ -104,4 +105,4 @@ def make(
     with progress_bar("networks", hidden=quiet) as show:
         for done, name in enumerate(names, start=1):
             show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: python cli.py audit challenge {shlex.quote(str(root))}")
+    click.echo(f"wrote {root}; answer it with: {PROGRAM} audit challenge {shlex.quote(str(root))}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import (
     WHOLE,
     data_options,
@@ -200,9 +200,9 @@ def _base(
     if not RunDirectory.holds_run(resume):
         raise InputError(f"there is no run in {resume}; check the path, or start one without --resume")
     stored = with_new_names(read_json(resume / CONFIG))
-    other, place = "burnin" if command == "online" else "online", shlex.quote(str(resume))
+    other = "burnin" if command == "online" else "online"
     if MARKS[other] in stored and MARKS[command] not in stored:
-        raise InputError(f"{resume} was started by {other}; resume it with: python cli.py {other} --resume {place}")
+        raise InputError(f"{resume} was started by {other}; resume it with", other, {"resume": resume})
     return [stored, *([] if name is None else [config.preset(command, name, say)])]
 
 
@@ -226,7 +226,7 @@ def _check_place(out: Path | None, resume: Path | None, resume_or_start: bool) -
 
 
 def _resume_command(command: str, target: Path) -> str:
-    return f"python cli.py {command} --resume {shlex.quote(str(target))}"
+    return f"{PROGRAM} {command} --resume {shlex.quote(str(target))}"
 
 
 @contextmanager

@@ -11,12 +11,19 @@ import click
 
 import accupoison
 from accupoison.accel.memory import keep_freed_memory
+from accupoison.cli.options import FLAGS
 from accupoison.errors import InputError
 from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
-
+STARTED = {"accupoison": "accupoison", "__main__": "python -m accupoison"}
+PROGRAM = STARTED.get(Path(sys.argv[0]).stem, "python cli.py")
+"""How this command line was started, for commands that it proposes."""
+OPTIONS = {f"{section}.{key}": f"--{flag.replace('_', '-')}" for flag, (section, key) in FLAGS.items()} | {
+    "stream.replay": "--replay"
+}
+"""The option of each setting that has one."""
 
 LONGEST = 2000
 """Characters of an error message; what is longer quotes a value of that length, of which the ends are enough."""
@@ -63,7 +70,7 @@ class Group(click.Group):
                 click.echo("interrupted; the same command goes on with what is left", err=True)
             ctx.exit(exit_code(error))
         except InputError as error:
-            raise Failure(str(error)) from error
+            raise Failure(error.text(PROGRAM, OPTIONS)) from error
         except (OSError, RecursionError, MemoryError, RuntimeError, UnicodeError) as error:
             if (said := _said(error)) is None:
                 raise

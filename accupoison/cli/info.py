@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, cli
+from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
     from accupoison.registry import Registry
@@ -49,7 +49,7 @@ def _everything() -> dict[str, dict[str, str]]:
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
         "grids": shipped_grids(),
-        "checkpoints": checkpoints or ["none yet: python cli.py burnin"],
+        "checkpoints": checkpoints or [f"none yet: {PROGRAM} burnin"],
     }
     return parts | {title: dict.fromkeys(names, "") for title, names in plain.items()}
 
@@ -86,7 +86,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
     found["writable here"] = os.access(Path.cwd(), os.W_OK)
     found["CIFAR-10"] = _cifar(data_dir)
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
-    found["checkpoints"] = ", ".join(names) or "none; make one with: python cli.py burnin"
+    found["checkpoints"] = ", ".join(names) or f"none; make one with: {PROGRAM} burnin"
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

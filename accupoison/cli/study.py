@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import JOBS
 from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError
@@ -37,7 +37,7 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
         with progress_bar(grid.stem, hidden=quiet) as show:
             run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
         logs = (out or LOGS) / grid.stem
-        click.echo(f"{len(plan.runs)} runs in {logs}; tables: python cli.py report {shlex.quote(str(logs))}")
+        click.echo(f"{len(plan.runs)} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
 
 
 @cli.command()

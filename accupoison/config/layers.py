@@ -204,16 +204,16 @@ def assignments(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         path, equals, value = pair.partition("=")
         keys = [key.strip() for key in path.split(".")]
         if not equals or len(keys) not in (2, 3) or not all(keys):
-            raise InputError(f"--set {pair!r} is not of the form section.key=value, such as attack.eps=8/255")
+            raise InputError(f"the setting {pair!r} is not of the form section.key=value, such as attack.eps=8/255")
         table = layer
         for key in keys[:-1]:
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise InputError(
-                    f"--set {pair!r} takes {key} for a table and an earlier --set gives it a value; drop one"
+                    f"the setting {pair!r} takes {key} for a table and an earlier one gives it a value; drop one"
                 )
         if isinstance(table.get(keys[-1]), dict):
-            raise InputError(f"--set {pair!r} gives a value to {keys[-1]}, a table in an earlier --set; drop one")
+            raise InputError(f"the setting {pair!r} gives a value to {keys[-1]}, a table in an earlier one; drop one")
         table[keys[-1]] = value.strip()
     return layer
 

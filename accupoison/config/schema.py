@@ -87,8 +87,8 @@ class OnlineConfig:
             )
         if self.evaluate.save_batches and self.attack.in_code:
             raise InputError(
-                "attack.channel=code puts poison in by the training code, so nothing is sent that --save-batches could "
-                "keep; drop one of them"
+                "attack.channel=code puts poison in by the training code, so nothing is sent that "
+                "<evaluate.save_batches> could keep; drop one of them"
             )
         if isinstance(self.update, DPSGD) and not self.update.coupled:
             self._check_rows_apart()

@@ -113,7 +113,7 @@ class DiscrepancyCorrection(Defense):
     def _attach(self, reference: ModelView | None) -> None:
         if reference is None:
             raise InputError(
-                "DSC compares with an early snapshot and there is none; set start.reference to its checkpoint"
+                "DSC compares with an early snapshot and there is none; give its checkpoint with <start.reference>"
             )
         self.reference = reference
 

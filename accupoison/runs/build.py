@@ -1,7 +1,6 @@
 """From settings to a simulation: what a run needs, loaded and put together."""
 
 import math
-import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -38,28 +37,22 @@ def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None
         place = default_place(root, config.data.name, config.model, start.recipe, start.seed)
         path = place / FINAL
         if not path.exists():
-            raise InputError(f"there is no checkpoint {path}; make it with: {burnin_command(config)}")
+            usual = OnlineConfig()
+            made_by = {
+                "data.name": (config.data.name, usual.data.name),
+                "model.name": (config.model.name, usual.model.name),
+                "model.width": (config.model.width, usual.model.width),
+                "model.norm": (config.model.norm, usual.model.norm),
+                "recipe": (start.recipe, usual.start.recipe),
+                "run.seed": (start.seed, usual.start.seed),
+            }
+            options = {name: value for name, (value, default) in made_by.items() if value != default}
+            raise InputError(f"there is no checkpoint {path}; make it with", "burnin", options)
     else:
         path = Path(start.checkpoint)
         path = path / FINAL if path.is_dir() else path
     early = path.with_name(EARLY) if start.reference is None else Path(start.reference)
     return path, early if start.reference is not None or early.exists() else None
-
-
-def burnin_command(config: OnlineConfig) -> str:
-    """Return the command that makes the default checkpoint of ``config``."""
-    words = ["python cli.py burnin"]
-    for option, value, usual in (
-        ("--data", config.data.name, "cifar10"),
-        ("--model", config.model.name, None),
-        ("--width", config.model.width, None),
-        ("--norm", config.model.norm, None),
-        ("--recipe", config.start.recipe, "online_ready"),
-        ("--seed", config.start.seed, 0),
-    ):
-        if value != usual:
-            words.append(f"{option} {shlex.quote(str(value))}")
-    return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     if "snapshot" in config.defense.requires and simulation.reference is None:
         raise InputError(
             f"the defence {config.defense.name} compares with an early snapshot and there is no "
-            f"{path.with_name(EARLY)}; give one with --early"
+            f"{path.with_name(EARLY)}; give one with <start.reference>"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
     note = " ".join(filter(None, (note, _unknown(config, base, path), _fresh(config, base, path))))
@@ -176,7 +169,7 @@ def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     o, model = config.optim, base.build(path, resolve_device(config.run.device))
     lr = base.lr if o.lr is None else o.lr
     if not lr:
-        raise InputError(f"{path} does not say at what learning rate it would go on; give one with --set optim.lr=0.1")
+        raise InputError(f"{path} does not say at what learning rate it would go on; set optim.lr, for example to 0.1")
     learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, bn_mode=o.bn_mode)
     if o.restore_momentum and base.optimizer is not None:
         state, weights = base.optimizer["state"], learner.parameters
@@ -200,7 +193,7 @@ def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> 
         if mine != its:
             raise InputError(
                 f"the early snapshot {path} holds a model with {key} {mine} and the checkpoint one with {its}; "
-                "give the checkpoint's own with --early"
+                "give the checkpoint's own with <start.reference>"
             )
     early.check_data(config.data, data, path)
     return view_of(early.build(path, data.device))

@@ -65,10 +65,12 @@ def replay_layer(run: Path) -> dict[str, Any]:
         InputError: There is no run.
     """
     if not RunDirectory.holds_run(run):
-        raise InputError(f"there is no run in {run}; give --replay the directory of a run with --save-batches")
+        raise InputError(
+            f"there is no run in {run}; give <stream.replay> the directory of a run with <evaluate.save_batches>"
+        )
     stored = with_new_names(read_json(run / CONFIG))
     if "stream" not in stored:
-        raise InputError(f"{run} was started by burnin and sent nothing; give --replay a run of online")
+        raise InputError(f"{run} was started by burnin and sent nothing; give <stream.replay> a run of online")
     layer = {section: values for section, values in stored.items() if section != "defense"}
     steps = len(list((run / BATCHES).glob("[0-9]*.npz")))  # fewer than planned where a stop rule ended them
     expect(run / CONFIG, stored, {"stream": {"steps": int}, "evaluate": {}})
@@ -117,8 +119,8 @@ def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay
         clean_ids = check_batch(run, t, data)["clean_ids"]
         if not torch.equal(clean_ids, ids.cpu()):
             raise InputError(
-                f"{_file(run, t)} was made of other samples than this stream has there; give the --data, --seed and "
-                f"stream settings of {run}"
+                f"{_file(run, t)} was made of other samples than this stream has there; give the <data.name>, "
+                f"<run.seed> and stream settings of {run}"
             )
     return Replay(source=run)
 
@@ -134,7 +136,7 @@ def check_replay(config: OnlineConfig) -> Path:
     _check_settings(run, online_config([replay_layer(run)]), config)
     kept = len(list((run / BATCHES).glob("[0-9]*.npz")))
     if kept < config.stream.steps:
-        fix = f"give --steps {kept}" if kept else "run it with --save-batches"
+        fix = f"give <stream.steps> {kept}" if kept else "run it with <evaluate.save_batches>"
         raise InputError(f"{run} has kept {kept} poisoned batches and this run has {config.stream.steps} steps; {fix}")
     if config.trigger.crafted:
         load_batch(run, None)
@@ -178,14 +180,14 @@ def check_batch(run: Path, t: int | None, data: DataSet) -> dict[str, Tensor]:
     shape, y, ids = list(found["x"].shape[1:]), found["y"], found["clean_ids"]
     if shape != list(data.shape):
         raise InputError(
-            f"{path} has samples of shape {shape} and {data.name} of {list(data.shape)}; give the --data of {run}"
+            f"{path} has samples of shape {shape} and {data.name} of {list(data.shape)}; give the <data.name> of {run}"
         )
     for name, values, count in (("label", y, data.num_classes), ("sample", ids, data.size)):
         outside = values[(values < 0) | (values >= count)]
         if len(outside):
             raise InputError(
                 f"{path} has the {name} {int(outside[0])} and {data.name} has {name}s 0 to {count - 1}; give the "
-                f"--data of {run}, or {FIX}"
+                f"<data.name> of {run}, or {FIX}"
             )
     return found
 
@@ -203,7 +205,7 @@ def load_batch(run: Path, t: int | None) -> dict[str, Tensor]:
     path = _file(run, t)
     if not holds(path.exists):
         begun = path.parent.is_dir() and t is None
-        fix = "let it end first, with online --resume" if begun else "run it with --save-batches"
+        fix = "resume it, so that it ends first" if begun else "run it with <evaluate.save_batches>"
         raise InputError(f"{run} has not kept {path.name}; {fix}")
     found = read_arrays(path, ("x", "y", "ids", "clean_ids"), kind="batch", fix=FIX)
     wrong = _misfit(found)

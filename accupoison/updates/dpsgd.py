@@ -168,7 +168,7 @@ def check_private(learner: Learner, name: str, row: Batch) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
                 f"DP-SGD bounds what one sample does, and batch norm ({layer} of {name}) mixes all of them; "
-                "use --norm group"
+                "give <model.norm> group"
             )
     _opacus()
     try:

@@ -12,10 +12,11 @@ def test_a_run_with_old_names_is_resumed_and_reported_without_a_word(work: Path)
     said = ["stream.kind=official is now called released_stream", "data.splits=official is now called released_split"]
     made = done(*ONLINE, *OLD, "--out", "run")
     assert made.stderr.splitlines() == said
-    config, kept = read_json(Path("run/config.json")), outcome(Path("run"))
+    config = read_json(Path("run/config.json"))
     assert (config["data"]["splits"], config["stream"]["kind"]) == ("released_split", "released_stream")
     config["data"]["splits"], config["stream"]["kind"] = "official", "official"
     write_json(Path("run/config.json"), config)
+    kept = outcome(Path("run"))
     assert done("online", "--resume", "run", "--quiet").stderr == ""
     assert done(*ONLINE, *OLD, "--resume", "run").stderr.splitlines() == said
     assert outcome(Path("run")) == kept

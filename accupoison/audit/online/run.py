@@ -1,6 +1,5 @@
 """The audit of a finished run: burn-in members and stream members against samples that were never learnt from."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
     with reading_payload(run / STATE):
         ended = state is not None and state["simulation"]["branch"] >= len(config.trigger.types)
     if state is None or not ended:
-        raise InputError(f"{run} has not ended; go on with: python cli.py online --resume {shlex.quote(str(run))}")
+        raise InputError(f"{run} has not ended; go on with", "online", {"resume": run})
     with reading_payload(run / STATE):
         check_inputs(run, config, state["inputs"], input_digests(config, root, built.data))
         before = built.simulation.learner.snapshot()
