@@ -63,6 +63,12 @@ class RangeError(ValueError):
         return str(self).partition(";")[0]
 
 
+def first_line(error: BaseException, *, named: bool = False) -> str:
+    """Return the first line of what an exception says, or its type where it says nothing; ``named``: after its type."""
+    name = type(error).__name__
+    return (f"{name}: {error}" if named else str(error).strip() or name).splitlines()[0]
+
+
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean X?"`` for the closest of ``choices``, or the list of them when none is close."""
     known = sorted(set(choices))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, did_you_mean, first_line
 from accupoison.types import Saved, State
 
 
@@ -158,10 +158,9 @@ class Registry(Generic[C]):
                     found.load()
                 except Exception as error:  # it is somebody's own and may raise anything
                     self._searched = False
-                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
                     raise InputError(
-                        f"the {self.kind} {found.name!r} of an installed package cannot be loaded ({reason}); mend or "
-                        "uninstall the package"
+                        f"the {self.kind} {found.name!r} of an installed package cannot be loaded "
+                        f"({first_line(error, named=True)}); mend or uninstall the package"
                     ) from error
 
 

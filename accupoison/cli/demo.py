@@ -1,9 +1,9 @@
 """The whole story on digits in a minute: ``demo``."""
 
-import itertools
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +53,13 @@ def _place() -> "tuple[Path, FileLock]":
     """Return the first directory that is new or holds a demo that was cut off, with a lock on it."""
     from accupoison.records.run_directory import TakenError, lock_directory
 
-    for number in itertools.count(1):
-        place = LOGS / ("demo" if number == 1 else f"demo-{number}")
+    number, place = 1, LOGS / "demo"
+    while True:
         if not place.exists() or (any(place.iterdir()) and not (place / PICTURE).exists()):
-            try:
+            with suppress(TakenError):
                 return place, lock_directory(place)
-            except TakenError:
-                continue
-    raise AssertionError  # there is always a next number
+        number += 1
+        place = LOGS / f"demo-{number}"
 
 
 def _grid() -> dict[str, Any]:

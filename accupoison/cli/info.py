@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +74,16 @@ def _shown(value: object) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
     """Say what this machine offers, and what is missing for the main job."""
+    import torch
+
     from accupoison.device import DEVICE, resolve_device
+    from accupoison.measure.hardware import ceiling
     from accupoison.records.run_directory import environment
 
     device = str(resolve_device("auto"))
     found: dict[str, Any] = environment(device)
     found[DEVICE] = os.environ.get(DEVICE) or "not set: --device auto takes what there is"
-    found["matrix product, GFLOP/s"] = round(matrix_product_rate(device))
+    found["matrix product, GFLOP/s"] = round(ceiling(torch.device(device)) / 1e9)
     found["free disk, GB"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
     found["writable here"] = os.access(Path.cwd(), os.W_OK)
     found["CIFAR-10"] = _cifar(data_dir)
@@ -91,19 +93,6 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         click.echo("\n".join(f"{key:26} {value}" for key, value in found.items()))
-
-
-def matrix_product_rate(device: str, size: int = 2048, repeats: int = 5) -> float:
-    """Return the best rate of a float32 matrix product of ``size`` in GFLOP/s: this machine's ceiling."""
-    import torch
-
-    a = torch.rand(size, size, device=device)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        float((a @ a)[0, 0])  # reading a value waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
 
 
 def _cifar(data_dir: Path | None) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, did_you_mean, first_line
 from accupoison.models.convnet import ConvNet
 from accupoison.models.layers import NORMS, check_norm
 from accupoison.models.mlp import MLP
@@ -117,14 +117,15 @@ def _from_factory(spec: ModelSpec) -> nn.Module:
             factory = plugins("models")[spec.name].load()
     except Exception as error:  # the module is somebody's own and may raise anything
         raise InputError(
-            f"model {spec.name!r} cannot be imported ({_first_line(error)}); it must name a callable on the path"
+            f"model {spec.name!r} cannot be imported ({first_line(error, named=True)}); it must name a callable on the "
+            "path"
         ) from error
     try:
         model = factory(num_classes=spec.num_classes)
     except Exception as error:
         raise InputError(
-            f"model {spec.name!r} failed when called with num_classes={spec.num_classes} ({_first_line(error)}); "
-            "it must take this keyword and return a torch.nn.Module"
+            f"model {spec.name!r} failed when called with num_classes={spec.num_classes} "
+            f"({first_line(error, named=True)}); it must take this keyword and return a torch.nn.Module"
         ) from error
     if problem := _unusable(model):
         raise InputError(f"model {spec.name!r} returned {problem}")
@@ -153,7 +154,3 @@ def _unusable(model: object) -> str | None:
         if value.dtype is not torch.float32:
             return f"a parameter {name} of {value.dtype}; return it in float32, such as by model.float()"
     return None if any(p.requires_grad for p in tensors.values()) else f"a module without trainable parameters; {must}"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

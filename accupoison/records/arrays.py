@@ -7,11 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.lib.format import MAGIC_PREFIX, read_array
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from accupoison.errors import InputError
-from accupoison.records.files import reason
+from accupoison.records.files import reason, write_atomically
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write an .npz file of arrays by name, whole or not at all.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def read_arrays(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from accupoison.errors import InputError
+from accupoison.errors import InputError, first_line
 
 TEMPORARY = ".tmp"
 """How the names of half-written files end; one that is left over after a crash can be deleted."""
@@ -101,7 +101,7 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    return first_line(error)[:200].rstrip(".")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.records.arrays import read_arrays
-from accupoison.records.files import reason, write_atomically, writing
+from accupoison.records.arrays import read_arrays, write_arrays
+from accupoison.records.files import reason, writing
 from accupoison.types import Batch, Phase, Step, Verdict
 
 PHASES = tuple(Phase)
@@ -168,7 +168,7 @@ class Ledger:
         """
         columns = {name: self.rows[name] for name in COLUMNS}
         names = {"branches": np.array(self._branches, dtype=np.str_), "phases": np.array([p.value for p in PHASES])}
-        write_atomically(path, lambda file: np.savez(file, **columns, **names))  # type: ignore[arg-type]
+        write_arrays(path, {**columns, **names})
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -43,18 +43,28 @@ class MetricsLog:
 
     Args:
         path: The file; made if it is not there.
+        position: What :meth:`sync` returned once: rows after it are dropped. Of older versions, the bytes alone.
+
+    Attributes:
+        last: The last step of each branch up to ``position``.
 
     Raises:
-        InputError: The file cannot be opened.
+        InputError: The file does not begin with the rows that it had at ``position``, and nothing is touched; or it
+            cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._digest = hashlib.sha256()
+    def __init__(self, path: Path, position: Position | int = 0) -> None:
+        offset, digest = (position, None) if isinstance(position, int) else (position["bytes"], position["sha256"])
+        content = _first(path, offset)
+        rows = _rows(path, content, whole=True)
+        self.path, self._digest = path, hashlib.sha256(content)
+        self.last = {str(row["branch"]): int(row["step"]) for row in sorted(rows, key=lambda row: int(row["step"]))}
+        if digest is not None and self._digest.hexdigest() != digest:
+            raise InputError(f"{path} is not as the run has written it; restore a copy or start the run anew")
         with writing(path):
             self._file = path.open("ab", buffering=0)
             sync_directory(path.parent)
-            self._digest.update(path.read_bytes())
+            self._file.truncate(offset)
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Append one row, which other processes can read at once.
@@ -72,45 +82,19 @@ class MetricsLog:
                 rest = rest[self._file.write(rest) :]
         self._digest.update(line)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 hex digest of the rows."""
-        return self._digest.hexdigest()
-
-    def sync(self) -> int:
-        """Make the rows durable and return the size of the file in bytes, for :meth:`truncate`."""
-        with writing(self.path):
-            os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def truncate(self, offset: int) -> None:
-        """Drop what was written after :meth:`sync` returned ``offset``; see also :func:`check_metrics`.
+    def sync(self) -> Position:
+        """Make the rows durable and return the end of the file, from which a later log can go on.
 
         Raises:
-            InputError: The file is shorter than that.
+            InputError: The disk is full.
         """
-        kept = _first(self.path, offset)
         with writing(self.path):
-            self._file.truncate(offset)
-        self._digest = hashlib.sha256(kept)
+            os.fsync(self._file.fileno())
+        return {"bytes": os.fstat(self._file.fileno()).st_size, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def check_metrics(path: Path, offset: int, digest: str | None) -> None:
-    """Raise InputError unless the file begins with the rows that a run had written.
-
-    Args:
-        path: The file.
-        offset: Their size in bytes, as :meth:`MetricsLog.sync` returned it.
-        digest: What :attr:`MetricsLog.digest` was then; None (a run of an older version) checks their form alone.
-    """
-    kept = _first(path, offset)
-    _rows(path, kept, whole=True)
-    if digest is not None and hashlib.sha256(kept).hexdigest() != digest:
-        raise InputError(f"{path} is not as the run has written it; restore a copy or start the run anew")
 
 
 def _first(path: Path, size: int) -> bytes:
@@ -195,13 +179,10 @@ class RunRecorder:
     ) -> None:
         self.run = run
         position, purge_step = resume_at or (0, 0)
-        offset, digest = (position, None) if isinstance(position, int) else (position["bytes"], position["sha256"])
         self._told = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
-        check_metrics(run.path / METRICS, offset, digest)  # before anything is touched
-        self._metrics = MetricsLog(run.path / METRICS)
+        self._metrics = MetricsLog(run.path / METRICS, position)
         try:
-            self._metrics.truncate(offset)
-            ends = _ends(read_metrics(run.path / METRICS), branches)
+            ends = _ends(self._metrics.last, branches)
             self._board = TensorBoard(run.path, branches, {**ends, "": max(ends[""], purge_step)})
         except BaseException:
             self._metrics.close()
@@ -219,7 +200,7 @@ class RunRecorder:
     def sync(self) -> Position:
         """Make everything durable and return the position in metrics.jsonl that belongs into the checkpoint."""
         self._board.flush()
-        return {"bytes": self._metrics.sync(), "sha256": self._metrics.digest}
+        return self._metrics.sync()
 
     def metrics_digest(self) -> str:
         """Return :func:`metrics_digest` of what is recorded so far."""
@@ -247,10 +228,10 @@ class RunRecorder:
         self.close()
 
 
-def _ends(rows: Sequence[Mapping[str, Any]], branches: Sequence[str]) -> dict[str, int]:
+def _ends(last: Mapping[str, int], branches: Sequence[str]) -> dict[str, int]:
     """Return the first step that is not recorded, by writer; they differ, as branches may run one after the other."""
     ends = {"": 0, **dict.fromkeys(branches if len(branches) > 1 else (), 0)}
-    for row in rows:
-        name = row["branch"] if row["branch"] in ends else ""
-        ends[name] = max(ends[name], int(row["step"]) + 1)
+    for branch, step in last.items():
+        name = branch if branch in ends else ""
+        ends[name] = max(ends[name], step + 1)
     return ends

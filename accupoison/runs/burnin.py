@@ -1,6 +1,5 @@
 """The burn-in: train the base model that the stream will go on with, record it and save it."""
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -101,8 +100,6 @@ def _train(
         started = time.perf_counter()
         for loss in burnin.train_epoch():
             progress(burnin.step, burnin.total, f"loss {loss:.3f}")
-            if not math.isfinite(loss):
-                raise InputError(f"the burn-in diverged (loss {loss} at step {burnin.step}); use a lower train.lr")
             if should_stop() and burnin.position()[1]:
                 _save(burnin, run, recorder)
                 return False

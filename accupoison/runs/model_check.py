@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison.data import DataSet
-from accupoison.errors import InputError
+from accupoison.errors import InputError, first_line
 from accupoison.gradients import gradient, inner, normalize_each
 from accupoison.learner import view_of
 from accupoison.types import Batch, Grads, ModelView
@@ -102,8 +102,7 @@ def _fault(what: str, fix: str = "") -> Iterator[None]:
     except _FaultError:
         raise
     except Exception as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _FaultError(f"{what} ({problem}){f'; {fix}' if fix else ''}") from error
+        raise _FaultError(f"{what} ({first_line(error)}){f'; {fix}' if fix else ''}") from error
 
 
 def _check_answers(model: nn.Module, x: Tensor, classes: int, kind: str, fresh: bool) -> None:

@@ -16,8 +16,8 @@ from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
 from accupoison.loop.schedule import CRAFTED
-from accupoison.records.arrays import read_arrays
-from accupoison.records.files import expect, holds, read_json, reason, write_atomically
+from accupoison.records.arrays import read_arrays, write_arrays
+from accupoison.records.files import expect, holds, read_json, reason
 from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory
 from accupoison.types import Batch, Context, ModelView, Phase, Step
 
@@ -40,7 +40,7 @@ def save_batch(run: Path, step: Step) -> None:
         x = levels.astype(np.uint8)
     columns = {"y": wire.y, "ids": wire.ids, "clean_ids": step.clean.ids}
     arrays = {name: tensor.numpy(force=True) for name, tensor in columns.items()}
-    write_atomically(path, lambda file: np.savez(file, x=x, **arrays))  # type: ignore[arg-type]
+    write_arrays(path, {"x": x, **arrays})
 
 
 def digest(run: Path) -> str:

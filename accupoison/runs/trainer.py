@@ -35,6 +35,7 @@ class Burnin:
         step: Steps taken.
         sums: Of loss and accuracy over the batches of the current epoch, and their number.
         best: Highest accuracy on the monitor images so far, and the epoch after which it was.
+        name: What the message calls it if it diverges.
     """
 
     config: BurninConfig
@@ -45,15 +46,23 @@ class Burnin:
     step: int = 0
     sums: tuple[float, float, int] = (0.0, 0.0, 0)
     best: tuple[float, int] = (-1.0, 0)
+    name: str = "the burn-in"
 
     @classmethod
-    def prepare(cls, config: BurninConfig, members: Tensor | None = None, stats: Stats | None = None) -> "Burnin":
+    def prepare(
+        cls,
+        config: BurninConfig,
+        members: Tensor | None = None,
+        stats: Stats | None = None,
+        name: str = "the burn-in",
+    ) -> "Burnin":
         """Load the data and make the network.
 
         Args:
             config: All settings.
             members: Train on these ids instead of the burn-in part; nothing is crafted against such a model.
             stats: Channel statistics to normalise by instead of the data set's own.
+            name: What the message calls it if it diverges.
 
         Raises:
             InputError: Data, model or device are not to be had, or a batch is larger than the burn-in part.
@@ -77,7 +86,7 @@ class Burnin:
         learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
         if isinstance(config.update, DPSGD):
             check_private(learner, spec.name, data.batch(splits.burnin[:1]))
-        return cls(config, data, splits, spec, learner)
+        return cls(config, data, splits, spec, learner, name=name)
 
     @property
     def total(self) -> int:
@@ -104,8 +113,22 @@ class Burnin:
         patience = self.config.train.patience
         return self.step >= self.total or (patience is not None and not within and epoch >= self.best[1] + patience)
 
+    def train(self) -> None:
+        """Train to the end.
+
+        Raises:
+            InputError: The loss is no longer finite.
+        """
+        while not self.over:
+            for _ in self.train_epoch():
+                pass
+
     def train_epoch(self) -> Iterator[float]:
-        """Train to the end of the current epoch; yield the loss of each batch after its step."""
+        """Train to the end of the current epoch; yield the loss of each batch, in nats, after its step.
+
+        Raises:
+            InputError: The loss is no longer finite.
+        """
         epoch, first = self.position()
         order = torch.randperm(len(self.splits.burnin), generator=generator(self.config.run.seed, "order", epoch))
         size = batch_size(self.config.train, epoch)
@@ -117,6 +140,8 @@ class Burnin:
             sums = self.sums if index else (0.0, 0.0, 0)
             self.sums = (sums[0] + loss, sums[1] + accuracy, sums[2] + 1)
             self.step += 1
+            if not math.isfinite(loss):
+                raise InputError(f"{self.name} diverged (loss {loss} at step {self.step}); use a lower train.lr")
             yield loss
 
     def _train_step(self, ids: Tensor) -> tuple[float, float]:

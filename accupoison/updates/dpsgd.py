@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from accupoison.defenses.base import Defense
-from accupoison.errors import InputError
+from accupoison.errors import InputError, first_line
 from accupoison.learner import Learner
 from accupoison.types import Batch, Context, Forward, Grads
 from accupoison.updates.sgd import SGD, UPDATES
@@ -176,7 +176,7 @@ def check_private(learner: Learner, name: str, row: Batch) -> None:
             learner, _plain_loss, row, noise_multiplier=0.0, max_grad_norm=1.0, chunk=1, rng=torch.Generator()
         )
     except Exception as error:  # Opacus has several words for a layer it does not know
-        raise InputError(f"Opacus has no per-sample gradients for {name} ({str(error).splitlines()[0]})") from error
+        raise InputError(f"Opacus has no per-sample gradients for {name} ({first_line(error)})") from error
 
 
 def _plain_loss(forward: Forward, batch: Batch) -> Tensor:

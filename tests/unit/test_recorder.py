@@ -106,17 +106,17 @@ def test_truncate_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     log = MetricsLog(path)
     log.log({"test/acc": 0.5}, 0)
-    offset = log.sync()
-    assert offset == path.stat().st_size
+    position = log.sync()
+    assert position["bytes"] == path.stat().st_size
     log.log({"test/acc": 0.9}, 1)
     log.close()
-    again = MetricsLog(path)
-    again.truncate(offset)
+    again = MetricsLog(path, position)
+    assert again.last == {"": 0}
     again.log({"test/acc": 0.25}, 1)
     assert [row["test/acc"] for row in read_metrics(path)] == [0.5, 0.25]
-    with pytest.raises(InputError, match="fewer than the 10000 of the checkpoint"):
-        again.truncate(10_000)
     again.close()
+    with pytest.raises(InputError, match="fewer than the 10000 of the checkpoint"):
+        MetricsLog(path, 10_000)
 
 
 def test_a_full_disk_is_one_sentence(run: RunDirectory) -> None:

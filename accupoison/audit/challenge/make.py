@@ -60,13 +60,10 @@ def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str
 
 
 def _trained(config: BurninConfig, members: Tensor, dataset: str) -> dict[str, Tensor]:
-    burnin = Burnin.prepare(config, members, stats=STATS.get(dataset) or IMAGENET)
+    burnin = Burnin.prepare(config, members, stats=STATS.get(dataset) or IMAGENET, name="the training")
     if burnin.data.num_classes != CLASSES[dataset]:
         raise InputError(f"{burnin.data.name} has {burnin.data.num_classes} classes here, not {CLASSES[dataset]}")
-    while not burnin.over:
-        for loss in burnin.train_epoch():
-            if not np.isfinite(loss):
-                raise InputError(f"the training diverged (loss {loss}); use a lower train.lr")
+    burnin.train()
     return dict(burnin.learner.state()["model"])
 
 

@@ -27,7 +27,8 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.measure.hardware import ceiling, training_flops
-from accupoison.records.files import read_json, write_atomically
+from accupoison.records.arrays import write_arrays
+from accupoison.records.files import read_json
 from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
@@ -165,11 +166,8 @@ def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
     members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-    burnin = Burnin.prepare(settings, members)
-    while not burnin.over:
-        for loss in burnin.train_epoch():
-            if not np.isfinite(loss):
-                raise InputError(f"model {number} of the {pool} diverged (loss {loss}); use a lower train.lr")
+    burnin = Burnin.prepare(settings, members, name=f"model {number} of the {pool}")
+    burnin.train()
     view, queries = burnin.learner.view(), queries_of(config, burnin.data)
     phi, probs = signals(view, burnin.data, division.audited, queries)
     _, others = signals(view, burnin.data, division.population, ["plain"])
@@ -178,7 +176,7 @@ def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
     took = time.perf_counter() - started
     share = share_of_ceiling(burnin.learner, burnin.data, seen / took)
     facts = {"seconds": took, "images": seen, "share": share, "epsilon": _epsilon(burnin)}
-    write_atomically(path, lambda file: np.savez(file, **arrays, **{k: np.float64(v) for k, v in facts.items()}))  # type: ignore[arg-type]
+    write_arrays(path, {**arrays, **{name: np.float64(value) for name, value in facts.items()}})
     return path.stem
 
 

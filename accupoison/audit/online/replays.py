@@ -23,7 +23,8 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project_linf
 from accupoison.loop.schedule import CRAFTED
-from accupoison.records.files import read_json, write_atomically
+from accupoison.records.arrays import write_arrays
+from accupoison.records.files import read_json
 from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
 from accupoison.rng import derive
 from accupoison.runs.base_model import open_data
@@ -159,8 +160,7 @@ def make_world(task: Task, number: int) -> str:
     took = time.perf_counter() - started
     share = share_of_ceiling(built.simulation.learner, built.data, images / took)
     about = {"seconds": took, "images": images, "share": share, "epsilon": np.inf}
-    numbers = {name: np.float64(value) for name, value in about.items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays, **numbers))  # type: ignore[arg-type]
+    write_arrays(path, {**arrays, **{name: np.float64(value) for name, value in about.items()}})
     return path.stem
 
 
