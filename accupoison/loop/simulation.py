@@ -177,7 +177,7 @@ class Simulation:
         else:
             step = self._step(phase, metrics)
         metrics["time/step_s"] = time.perf_counter() - started
-        metrics["attack/fired"] = float(phase is Phase.TRIGGER)
+        metrics["attack/trigger_step"] = float(phase is Phase.TRIGGER)
         self.t += 1
         return step
 
@@ -193,8 +193,8 @@ class Simulation:
         view = self.learner.view()
         clean, sent, wire = self._deliver(phase, metrics)
         losses, hits = self.learner.score(clean)
-        metrics["stream/loss"] = float(losses.mean())
-        metrics["stream/acc"] = float(hits.float().mean())
+        metrics["loss/stream"] = float(losses.mean())
+        metrics["accuracy/stream"] = float(hits.float().mean())
         seen = passed = self._intercept(view, sent, metrics)
         if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)
@@ -268,7 +268,7 @@ class Simulation:
         now = self.learner.weights()
         metrics["optim/lr"] = self.learner.lr
         metrics["optim/update_norm"] = float((now - before).norm())
-        metrics["optim/drift"] = float((now - self._start).norm())
+        metrics["optim/distance_from_start"] = float((now - self._start).norm())
 
 
 def _farthest(batch: Batch, origin: Batch) -> float:

@@ -46,7 +46,7 @@ def monitor(view: ModelView, data: DataSet, splits: Splits) -> dict[str, float]:
     hits, _ = answers(view, data, splits.monitor)
     labels, population = (data.labels(ids).cpu() for ids in (splits.monitor, splits.test))
     accuracy, low, high = stratified(hits, labels, population)
-    return {"monitor/acc": accuracy, "monitor/acc_low": low, "monitor/acc_high": high}
+    return {"accuracy/monitor": accuracy, "accuracy/monitor_low": low, "accuracy/monitor_high": high}
 
 
 def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float, float, float]:

@@ -15,6 +15,16 @@ from accupoison.loop.simulation import Simulation
 from accupoison.measure.accuracy import CHUNK, evaluate, monitor, reestimate_batchnorm
 from accupoison.types import Phase, Step
 
+AT_MILESTONES = {
+    "accuracy/test": "acc",
+    "accuracy/test_bn_reestimated": "acc_bn_reestimated",
+    "accuracy/novel_classes": "novel_classes_acc",
+    "accuracy/shifted": "shifted_acc",
+    "accuracy/shifted_bn_reestimated": "shifted_acc_bn_reestimated",
+    "loss/test": "loss",
+    "optim/distance_from_start": "distance_from_start",
+}
+"""What the summary has of each milestone, by tag."""
 AVERAGED = (
     "attack/feasible",
     "defense/discrepancy_clean",
@@ -141,7 +151,7 @@ class Evaluator:
         due = before or triggered or (last and not ordinary)
         if due or self._settings.test == "every" or (self._stop.active and ordinary):
             metrics |= self._test(step.t, reestimate=not last or triggered)
-            if ordinary and self._stop.must_stop(self.summary.milestones["start"]["acc"], metrics["test/acc"]):
+            if ordinary and self._stop.must_stop(self.summary.milestones["start"]["acc"], metrics["accuracy/test"]):
                 simulation.end_accumulation()
                 before = True
             reached = {"before": before, f"{step.branch}/after": triggered, f"{step.branch}/end": last and step.branch}
@@ -173,8 +183,8 @@ class Evaluator:
         if not self._settings.monitor:
             return {}
         metrics = monitor(self._simulation.learner.view(), self.data, self.splits)
-        self._latest = metrics["monitor/acc"]
-        self._interval = metrics["monitor/acc_low"], metrics["monitor/acc_high"]
+        self._latest = metrics["accuracy/monitor"]
+        self._interval = metrics["accuracy/monitor_low"], metrics["accuracy/monitor_high"]
         return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
@@ -182,27 +192,26 @@ class Evaluator:
         accuracy, loss = evaluate(learner.view(), self.data, test)
         self._latest = accuracy
         self._interval = None
-        metrics = {"test/acc": accuracy, "test/loss": loss}
+        metrics = {"accuracy/test": accuracy, "loss/test": loss}
         if len(self._novel):
-            metrics["test/held_out_acc"] = evaluate(learner.view(), self.data, self._novel)[0]
+            metrics["accuracy/novel_classes"] = evaluate(learner.view(), self.data, self._novel)[0]
         shift = self._simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:
             return x if shift is None else shift(x, ids, t)
 
         if shift is not None:
-            metrics["test/shifted_acc"] = evaluate(learner.view(), self.data, test, shifted)[0]
+            metrics["accuracy/shifted"] = evaluate(learner.view(), self.data, test, shifted)[0]
         if self._settings.reestimate and reestimate and len(self.splits.trusted):
             batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, CHUNK)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
-            metrics["test/acc_bn_reestimated"] = evaluate(again, self.data, test)[0]
+            metrics["accuracy/test_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:
                 moved = (shifted(b.x, b.ids) for b in batches)
                 again = view_of(reestimate_batchnorm(learner.model, moved))
-                metrics["test/shifted_acc_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
+                metrics["accuracy/shifted_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
         return metrics
 
 
 def _accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
-    kept = {tag.removeprefix("test/"): value for tag, value in metrics.items() if tag.startswith("test/")}
-    return kept | ({"drift": metrics["optim/drift"]} if "optim/drift" in metrics else {})
+    return {key: metrics[tag] for tag, key in AT_MILESTONES.items() if tag in metrics}

@@ -12,7 +12,7 @@ from torch import Tensor
 from accupoison.errors import InputError
 from accupoison.records.files import dump_row, load_row, read_json, sync_directory, writing
 from accupoison.records.run_directory import RunDirectory
-from accupoison.records.tags import METRICS, SUMMARY, TAGS, check_tags, tags_markdown
+from accupoison.records.tags import FORMER, METRICS, SUMMARY, TAGS, check_tags, tags_markdown
 from accupoison.records.tensorboard import TensorBoard
 
 __all__ = [
@@ -125,7 +125,7 @@ def read_metrics(path: Path, digest: object = None) -> list[dict[str, Any]]:
     rows = _rows(path, content)
     if digest is not None and metrics_digest(rows) != digest:
         raise InputError(f"{path} is not as the run has written it; restore a copy or run again")
-    return rows
+    return [{FORMER.get(tag, tag): value for tag, value in row.items()} for row in rows]
 
 
 def _rows(path: Path, content: bytes, *, whole: bool = False) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ def _row(line: bytes) -> dict[str, Any]:
         raise ValueError("no step or no branch")
     if any(type(value) not in (int, float) for value in scalars.values()):
         raise ValueError("a value that is no number")
-    check_tags({tag: value for tag, value in row.items() if tag not in ("step", "branch")})
+    check_tags({FORMER.get(tag, tag): value for tag, value in row.items() if tag not in ("step", "branch")})
     return row
 
 
@@ -204,7 +204,8 @@ class RunRecorder:
 
     def metrics_digest(self) -> str:
         """Return :func:`metrics_digest` of what is recorded so far."""
-        return metrics_digest(read_metrics(self.run.path / METRICS))
+        path = self.run.path / METRICS
+        return metrics_digest(_rows(path, path.read_bytes()))
 
     def close(self, summary: Mapping[str, Any] | None = None) -> None:
         """Close all files; with the run's ``summary``, write summary.json before, and the hyperparameters if it ended.

@@ -6,20 +6,20 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 
 TAGS: dict[str, str] = {
-    "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",
-    "test/acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
-    "test/loss": "mean cross-entropy on the test set after the step; nats, >= 0",
-    "test/held_out_acc": "accuracy on the test images of the classes held out of the burn-in; fraction in [0, 1]",
-    "test/shifted_acc": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
-    "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
-    "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
-    "train/acc": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
-    "monitor/acc": "accuracy on the held-out monitor images, classes weighted as in the test set; fraction in [0, 1]",
-    "monitor/acc_low": "lower end of the 95% interval of monitor/acc; fraction in [0, 1]",
-    "monitor/acc_high": "upper end of that interval; fraction in [0, 1]",
-    "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
-    "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
-    "attack/fired": "the step is the one at which the trigger arrives; 1 or 0",
+    "accuracy/test": "accuracy on the test set after the step; fraction in [0, 1]",
+    "accuracy/test_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
+    "loss/test": "mean cross-entropy on the test set after the step; nats, >= 0",
+    "accuracy/novel_classes": "accuracy on the test images of the classes held out of the burn-in; fraction in [0, 1]",
+    "accuracy/shifted": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
+    "accuracy/shifted_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
+    "loss/train": "mean training loss over an epoch of the burn-in; nats, >= 0",
+    "accuracy/train": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
+    "accuracy/monitor": "accuracy on the monitor images, classes weighted as in the test set; fraction in [0, 1]",
+    "accuracy/monitor_low": "lower end of the 95% interval of accuracy/monitor; fraction in [0, 1]",
+    "accuracy/monitor_high": "upper end of that interval; fraction in [0, 1]",
+    "accuracy/stream": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
+    "loss/stream": "mean cross-entropy on that batch before the update; nats, >= 0",
+    "attack/trigger_step": "the step is the one at which the trigger arrives; 1 or 0",
     "attack/linf": "largest distance by which the attacker moved a pixel or a feature; in [0, 1]",
     "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
     "no unit, at most the number of tensors either way",
@@ -38,7 +38,7 @@ TAGS: dict[str, str] = {
     "optim/lr": "learning rate of the update; > 0",
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",
     "optim/update_norm": "l2 norm of the change of the weights in this step; >= 0",
-    "optim/drift": "l2 norm of the weights minus the weights at the start; >= 0",
+    "optim/distance_from_start": "l2 norm of the weights minus the weights at the start; >= 0",
     "audit/auc": "AUC of telling stream members learnt so far from test images never learnt, by the loss; in [0, 1]",
     "audit/auc_burnin": "the same for members of the burn-in; in [0, 1]",
     "dp/epsilon": "privacy spent by DP-SGD on the sample used most, at delta; >= 0, inf where it is not bounded",
@@ -51,13 +51,32 @@ TAGS: dict[str, str] = {
 }
 """Every scalar tag with its meaning, unit and range. Tags are API: other people's scripts read them."""
 
+FORMER: dict[str, str] = {
+    "attack/fired": "attack/trigger_step",
+    "monitor/acc": "accuracy/monitor",
+    "monitor/acc_high": "accuracy/monitor_high",
+    "monitor/acc_low": "accuracy/monitor_low",
+    "optim/drift": "optim/distance_from_start",
+    "stream/acc": "accuracy/stream",
+    "stream/loss": "loss/stream",
+    "test/acc": "accuracy/test",
+    "test/acc_bn_reestimated": "accuracy/test_bn_reestimated",
+    "test/held_out_acc": "accuracy/novel_classes",
+    "test/loss": "loss/test",
+    "test/shifted_acc": "accuracy/shifted",
+    "test/shifted_acc_bn_reestimated": "accuracy/shifted_bn_reestimated",
+    "train/acc": "accuracy/train",
+    "train/loss": "loss/train",
+}
+"""Tags by the names that runs of before 0.3 have recorded them under."""
+
 THIRD_PARTY = "x/"
 """Components of other packages log under this prefix, without asking."""
 
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "accuracy": {
-        "accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"],
-        "monitor accuracy with its interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
+        "accuracy": ["accuracy/test", "accuracy/test_bn_reestimated", "accuracy/monitor", "accuracy/stream"],
+        "monitor accuracy with its interval": ["accuracy/monitor", "accuracy/monitor_low", "accuracy/monitor_high"],
     },
     "discrepancy": {
         "memorization discrepancy": [

@@ -130,7 +130,10 @@ def _layout() -> dict[str, dict[str, list[Any]]]:
 def _chart(title: str, tags: Sequence[str]) -> list[Any]:
     if title in BANDS:
         return ["Margin", list(tags)]
-    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # regular expressions, and test/acc begins others
+    return [
+        "Multiline",
+        [f"^{re.escape(tag)}$" for tag in tags],
+    ]  # regular expressions, and accuracy/test begins others
 
 
 def _hparam(value: object) -> int | float | str | None:

@@ -170,7 +170,7 @@ class OnlineRun:
             total = self.simulation.horizon + branches * (after + 1)
             progress(self.evaluator.summary.steps, total, self.evaluator.latest)
             unsaved += 1
-            broken = not math.isfinite(step.metrics["optim/drift"])
+            broken = not math.isfinite(step.metrics["optim/distance_from_start"])
             if broken:
                 self._diverge()
             stop = should_stop()

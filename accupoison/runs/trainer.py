@@ -1,5 +1,6 @@
 """The training of a base model: where it is, and one step on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

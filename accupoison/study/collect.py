@@ -84,6 +84,12 @@ class Run:
         clean = self.config.attack.name == "none" and "clean" in self.config.trigger.types
         return "clean" if clean else trigger
 
+    @property
+    def distance_from_start(self) -> float | None:
+        """How far the weights have moved before the trigger; ``drift`` in older runs."""
+        before = self.summary.get("before", {})
+        return before.get("distance_from_start", before.get("drift"))  # type: ignore[no-any-return]
+
     def after(self, trigger: str, key: str = "acc") -> float | None:
         """Return a measure right after the trigger, or None where this run has none."""
         return self._mark(trigger, "after", key)

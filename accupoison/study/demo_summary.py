@@ -34,7 +34,8 @@ def _order(defense: str) -> tuple[bool, str]:
 def _line(label: str, runs: Sequence[Run], trigger: str) -> str:
     start = fmean(run.summary["start"]["acc"] for run in runs)
     before = fmean(run.summary["before"]["acc"] for run in runs)
-    return f"{label:28}{start:>8.1%}{before:>8.1%}{_after(runs, trigger):>8.1%}{_after(runs, trigger, 'drift'):>15.2f}"
+    moved = _after(runs, trigger, "distance_from_start")
+    return f"{label:28}{start:>8.1%}{before:>8.1%}{_after(runs, trigger):>8.1%}{moved:>15.2f}"
 
 
 def _after(runs: Sequence[Run], trigger: str, key: str = "acc") -> float:
@@ -54,7 +55,7 @@ def _meaning(poisoned: Sequence[Run], control: Sequence[Run], trigger: str) -> s
         verdict = "level with" if abs(gap) < 0.5 else f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
         lines.append(
             f"OURS (DSC) ends at {reached:.1%}, {100 * (reached - standard):+.1f} points against ST, {verdict} FREEZE; "
-            f"its weights moved {_after(ours, trigger, 'drift'):.2f}, ST's on the clean stream "
-            f"{_after(control, trigger, 'drift'):.2f}."
+            f"its weights moved {_after(ours, trigger, 'distance_from_start'):.2f}, ST's on the clean stream "
+            f"{_after(control, trigger, 'distance_from_start'):.2f}."
         )
     return "\n".join(lines)

@@ -63,7 +63,7 @@ def mechanism_table(runs: Sequence[Run]) -> str:
     rows = []
     for one in group(runs):
         means = [_over(one, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
-        moved = _over(one, lambda run: run.summary.get("before", {}).get("drift"))
+        moved = _over(one, lambda run: run.distance_from_start)
         horizon = _over(one, lambda run: run.summary["horizon"])
         rows.append([*_names(one), _plain(horizon, 0), *(_plain(mean) for mean in means[:-4]), _plain(moved)])
         rows[-1] += [*(_plain(mean) for mean in means[-4:]), _count(one)]

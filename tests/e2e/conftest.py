@@ -52,7 +52,7 @@ STREAM = """
 kind = "iid"
 batch_size = 10
 steps = 3
-after = 1
+recovery_steps = 1
 augment = "after"
 
 [attack]
@@ -64,7 +64,7 @@ threshold = "none"
 slope = 0.0
 
 [evaluate]
-test = "marks"
+test = "milestones"
 monitor = true
 reestimate = true
 images = 0

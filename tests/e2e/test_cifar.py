@@ -51,7 +51,7 @@ def test_burn_in_learns_and_poison_costs_more_than_no_poison(tmp_path: Path, mon
     before = {name: found["before"]["acc"] for name, found in runs.items()}  # type: ignore[index]
     assert before["poisoned"] < before["clean"] - 0.02  # greedy: four accumulative steps are within the noise
     assert runs["accumulative"]["means"]["optim/grad_norm"] != runs["clean"]["means"]["optim/grad_norm"]  # type: ignore[index]
-    assert runs["frozen"]["before"] == {**runs["frozen"]["start"], "drift": 0.0}  # type: ignore[dict-item]
+    assert runs["frozen"]["before"] == {**runs["frozen"]["start"], "distance_from_start": 0.0}  # type: ignore[dict-item]
     assert runs["clean"]["clean_ids"] == runs["poisoned"]["clean_ids"]
     assert runs["accumulative"]["clean_ids"] == runs["ours"]["clean_ids"] == runs["frozen"]["clean_ids"]
     assert float(runs["ours"]["means"]["defense/inner_steps"]) >= 0  # type: ignore[index]

@@ -90,7 +90,7 @@ name = "a"
 seeds = [0, 1]
 [runs.stream]
 steps = 3
-after = 0
+recovery_steps = 0
 [runs.attack]
 steps = 1
 """

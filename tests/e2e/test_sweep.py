@@ -28,7 +28,7 @@ epochs = 1
 preset = "demo"
 [online.stream]
 steps = 2
-after = 1
+recovery_steps = 1
 [online.attack]
 steps = 1
 
@@ -38,7 +38,7 @@ seeds = [0]
 [runs.attack]
 name = "none"
 [runs.trigger]
-deliver = ["clean", "adversarial"]
+types = ["clean", "adversarial"]
 [runs.each]
 "defense.name" = ["ST", "FREEZE"]
 

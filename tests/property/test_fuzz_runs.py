@@ -11,7 +11,13 @@ from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import TAGS
 from tests.damage import outcomes
 
-SCALARS = {"test/acc": 0.5, "stream/loss": 2.25, "optim/lr": 0.1, "defense/threshold": float("inf"), "x/mine": -1e-3}
+SCALARS = {
+    "accuracy/test": 0.5,
+    "loss/stream": 2.25,
+    "optim/lr": 0.1,
+    "defense/threshold": float("inf"),
+    "x/mine": -1e-3,
+}
 
 
 @pytest.fixture

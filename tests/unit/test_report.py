@@ -47,7 +47,7 @@ def made_up(
         ]
     )
     marks = {
-        name: {mark: {"acc": value, "shifted_acc": value / 2, "drift": 1.5} for mark in ("after", "end")}
+        name: {mark: {"acc": value, "shifted_acc": value / 2, "distance_from_start": 1.5} for mark in ("after", "end")}
         for name, value in after.items()
     }
     summary = {

@@ -68,7 +68,7 @@ def test_freeze_changes_nothing() -> None:
         assert step.verdict is Verdict.SKIP
         assert len(step.seen) == 0
         assert step.metrics["defense/rejected"] == 1.0
-        assert step.metrics["optim/drift"] == 0.0
+        assert step.metrics["optim/distance_from_start"] == 0.0
         assert same(simulated.learner.state(), before)
 
 
@@ -156,14 +156,14 @@ def test_what_is_measured_comes_before_the_update() -> None:
         step = next(steps)
         check_tags(step.metrics)
         hits = live.logits(step.clean.x).argmax(1) == step.clean.y
-        assert step.metrics["stream/acc"] == float(hits.float().mean())
+        assert step.metrics["accuracy/stream"] == float(hits.float().mean())
         assert simulated.reference is not None
         rng = generator(0, "probe", t)
         seen = replace(step.seen, extra={})
         for tag, value in probe(live, simulated.reference, step.clean, step.sent, seen, rng).items():
             assert step.metrics[tag] == value
         assert step.metrics["optim/update_norm"] == float((learner.weights() - weights).norm())
-        assert step.metrics["optim/drift"] == float((learner.weights() - simulated._start).norm())
+        assert step.metrics["optim/distance_from_start"] == float((learner.weights() - simulated._start).norm())
         assert step.metrics["optim/lr"] == 0.05
 
 
