@@ -25,7 +25,7 @@ from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence
 from accupoison.gradients import frozen, gradient, gradient_and_hvp, inner, normalize_each, pgd_linf, project_linf
 from accupoison.learner import view_of
-from accupoison.measure.accuracy import answers
+from accupoison.measure.accuracy import predict_correct_and_loss
 from accupoison.measure.hardware import seconds
 from accupoison.study.tables import markdown
 from accupoison.types import ModelView
@@ -49,7 +49,9 @@ def fixed(bench: Bench) -> Ways:
     """Return the work whose weights stay the same."""
     live, reference, batch = bench.learner.view(), bench.learner.snapshot(), bench.batch
     return {
-        "evaluate 2,000": lambda: answers(live, bench.data, bench.splits.test[: len(bench.splits.test) // 5]),
+        "evaluate 2,000": lambda: predict_correct_and_loss(
+            live, bench.data, bench.splits.test[: len(bench.splits.test) // 5]
+        ),
         "ten DSC steps": lambda: correct(live, reference, batch, ALWAYS),
     }
 
@@ -78,7 +80,9 @@ def preparation(bench: Bench) -> Ways:
 def rows_at_once(bench: Bench) -> Ways:
     """Return an evaluation of more and of fewer rows at a time."""
     work = {"evaluate 2,000": fixed(bench)["evaluate 2,000"]}
-    return beside(work, "400 at a time", "200 (before)", partial(patch, "accupoison.measure.accuracy.CHUNK", 200))
+    return beside(
+        work, "400 at a time", "200 (before)", partial(patch, "accupoison.measure.accuracy.EVALUATION_BATCH", 200)
+    )
 
 
 def beside(work: Ways, now: str, before: str, context: Callable[[], AbstractContextManager[object]]) -> Ways:

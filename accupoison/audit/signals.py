@@ -12,7 +12,7 @@ from accupoison.audit.metric import logit_scores
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import frozen
-from accupoison.measure.accuracy import CHUNK
+from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.types import ModelView
 
 QUERIES = ("plain", "flip", "up", "down", "left", "right")
@@ -33,7 +33,7 @@ def check_queries(queries: Sequence[str]) -> None:
 def signals(view: ModelView, data: DataSet, ids: Tensor, queries: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the logit of the true class for each query [N, Q] and the plain one's probabilities [N, C], float32."""
     phi, probs, answer = [], [], frozen(view)
-    for part in torch.split(ids, CHUNK):
+    for part in torch.split(ids, EVALUATION_BATCH):
         batch = data.batch(part)
         logits = [answer(_asked(batch.x, query)).cpu().double() for query in queries]
         labels = batch.y.cpu().numpy()

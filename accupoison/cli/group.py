@@ -50,7 +50,7 @@ RENAMED = {"online": {"--after": "--recovery-steps", "--early": "--reference", "
 """Options that had other names, by command: the old ones still work."""
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A group that turns bad input into one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -110,7 +110,7 @@ def _name(path: str | bytes | int) -> str:
     return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(accupoison.__version__, prog_name="accupoison")
 def cli() -> None:
     """Poison a model that learns from a stream, defend it, and measure both.

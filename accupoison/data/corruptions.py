@@ -23,7 +23,7 @@ class Shift:
     A corrupted image depends on (seed, id, t) alone, not on the batch it comes in.
 
     Attributes:
-        name: One of ``NAMES``.
+        name: One of ``CORRUPTIONS``.
         seed: Decides the noise.
         length: Steps of the stream; severity is 1 at the last one and stays there.
 
@@ -36,8 +36,8 @@ class Shift:
     length: int
 
     def __post_init__(self) -> None:
-        if self.name not in _CORRUPTIONS:
-            raise InputError(f"unknown shift {self.name!r}{did_you_mean(self.name, NAMES)}")
+        if self.name not in CORRUPTIONS:
+            raise InputError(f"unknown shift {self.name!r}{did_you_mean(self.name, CORRUPTIONS)}")
         if self.length < 1:
             raise InputError(f"the length of a shift is {self.length} steps; give 1 or more")
 
@@ -63,7 +63,7 @@ class Shift:
         def noise(values: int) -> Tensor:
             return self._noise(ids, t, values).to(x)
 
-        out = _CORRUPTIONS[self.name](x, severity, noise)
+        out = CORRUPTIONS[self.name](x, severity, noise)
         return (out.clamp(0, 1) * 255).round() / 255
 
     def _noise(self, ids: Tensor, t: int, values: int) -> Tensor:
@@ -113,12 +113,11 @@ def _fog(x: Tensor, severity: float, noise: Noise) -> Tensor:
     return x * (1 - density) + density * (0.7 + 0.3 * torch.tanh(clouds))
 
 
-_CORRUPTIONS: dict[str, Callable[[Tensor, float, Noise], Tensor]] = {
+CORRUPTIONS: dict[str, Callable[[Tensor, float, Noise], Tensor]] = {
     "contrast": _contrast,
     "brightness": _brightness,
     "gaussian_noise": _gaussian_noise,
     "blur": _blur,
     "fog": _fog,
 }
-NAMES = tuple(_CORRUPTIONS)
 """The corruptions that ``shift:NAME`` streams offer."""

@@ -25,7 +25,7 @@ STATS: dict[str, Stats] = {name: known.stats for name, known in PUBLISHED.items(
 DIGITS_TRAIN = 1547
 
 
-NAMES = (*PUBLISHED, "tiny-imagenet", "location30", "digits", "npz:PATH", "folder:PATH")
+DATASETS = (*PUBLISHED, "tiny-imagenet", "location30", "digits", "npz:PATH", "folder:PATH")
 """The data sets that ship or are yours to name."""
 
 
@@ -34,8 +34,8 @@ FEATURES = ("location30",)
 
 
 def data_names() -> tuple[str, ...]:
-    """Return what :func:`load` takes: ``NAMES`` and the data sets of installed packages."""
-    return (*NAMES, *(name for name in sorted(plugins("data")) if name not in NAMES))
+    """Return what :func:`load` takes: ``DATASETS`` and the data sets of installed packages."""
+    return (*DATASETS, *(name for name in sorted(plugins("data")) if name not in DATASETS))
 
 
 def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> DataSet:

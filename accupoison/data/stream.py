@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from accupoison.data.corruptions import NAMES, Shift
+from accupoison.data.corruptions import CORRUPTIONS, Shift
 from accupoison.data.dataset import DataSet
 from accupoison.data.splits import Splits
 from accupoison.errors import InputError
 from accupoison.rng import generator
 from accupoison.types import Batch
 
-KINDS = ("iid", "cycling", "released_stream", *(f"shift:{name}" for name in NAMES))
+KINDS = ("iid", "cycling", "released_stream", *(f"shift:{name}" for name in CORRUPTIONS))
 """What ``make_stream`` offers."""
 POOLS = ("stream", "burnin")
 """The parts that batches may be drawn from."""

@@ -38,12 +38,12 @@ def probe(
         poisoned = (sent.x != clean.x).flatten(1).any(dim=1)
         noise = noisy(clean.x, "rademacher", size, rng, bounded=clean.bounded)
         on_noise = memorization_discrepancy(live, reference, noise)
-        values["defense/discrepancy_auc_clean"] = separation(on_sent[poisoned], on_clean[poisoned])
-        values["defense/discrepancy_auc_noise"] = separation(on_sent[poisoned], on_noise[poisoned])
+        values["defense/discrepancy_auc_clean"] = auroc(on_sent[poisoned], on_clean[poisoned])
+        values["defense/discrepancy_auc_noise"] = auroc(on_sent[poisoned], on_noise[poisoned])
     return values
 
 
-def separation(high: Tensor, low: Tensor) -> float:
+def auroc(high: Tensor, low: Tensor) -> float:
     """Return the AUC of telling ``high`` from ``low`` by value: 1 if every one of ``high`` is larger; NaN passes on."""
     from sklearn.metrics import roc_auc_score  # here, because scikit-learn takes a second to load
 

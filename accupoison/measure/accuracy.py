@@ -13,7 +13,7 @@ from accupoison.gradients import frozen
 from accupoison.learner import copy_of
 from accupoison.types import ModelView
 
-CHUNK = 400
+EVALUATION_BATCH = 400
 """Images at a time; ``benchmarks/alternatives.py`` times half as many beside."""
 Z = 1.959964
 """Of a 95% interval."""
@@ -25,15 +25,17 @@ Transform = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def evaluate(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[float, float]:
     """Return accuracy in [0, 1] and mean cross-entropy in nats over the samples ``ids``."""
-    hits, losses = answers(view, data, ids, transform)
+    hits, losses = predict_correct_and_loss(view, data, ids, transform)
     return float(hits.double().mean()), float(losses.double().mean())
 
 
 @torch.no_grad()
-def answers(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
+def predict_correct_and_loss(
+    view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None
+) -> tuple[Tensor, Tensor]:
     """Return which of the samples are told correctly, bool [N], and the cross-entropy of each [N], on the CPU."""
     hits, losses, answer = [], [], frozen(view)
-    for part in torch.split(ids, CHUNK):
+    for part in torch.split(ids, EVALUATION_BATCH):
         batch = data.batch(part)
         logits = answer(batch.x if transform is None else transform(batch.x, part))
         hits.append(logits.argmax(1) == batch.y)
@@ -43,7 +45,7 @@ def answers(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | 
 
 def monitor(view: ModelView, data: DataSet, splits: Splits) -> dict[str, float]:
     """Return accuracy on the monitor images, stratified by class, with its 95% interval, by tag."""
-    hits, _ = answers(view, data, splits.monitor)
+    hits, _ = predict_correct_and_loss(view, data, splits.monitor)
     labels, population = (data.labels(ids).cpu() for ids in (splits.monitor, splits.test))
     accuracy, low, high = stratified(hits, labels, population)
     return {"accuracy/monitor": accuracy, "accuracy/monitor_low": low, "accuracy/monitor_high": high}

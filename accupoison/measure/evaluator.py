@@ -12,7 +12,7 @@ from accupoison.config.schema import EvaluateSettings, StopSettings
 from accupoison.data import DataSet, Splits
 from accupoison.learner import view_of
 from accupoison.loop.simulation import Simulation
-from accupoison.measure.accuracy import CHUNK, evaluate, monitor, reestimate_batchnorm
+from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, reestimate_batchnorm
 from accupoison.types import Phase, Step
 
 AT_MILESTONES = {
@@ -203,7 +203,7 @@ class Evaluator:
         if shift is not None:
             metrics["accuracy/shifted"] = evaluate(learner.view(), self.data, test, shifted)[0]
         if self._settings.reestimate and reestimate and len(self.splits.trusted):
-            batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, CHUNK)]
+            batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, EVALUATION_BATCH)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
             metrics["accuracy/test_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:

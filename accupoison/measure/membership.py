@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.loop.discrepancy_probe import separation
-from accupoison.measure.accuracy import answers
+from accupoison.loop.discrepancy_probe import auroc
+from accupoison.measure.accuracy import predict_correct_and_loss
 from accupoison.records.ledger import Ledger
 from accupoison.types import ModelView
 
@@ -16,8 +16,8 @@ LIMIT = 1000
 """Of members, and of others, so many are asked about."""
 
 
-def evenly(ids: Tensor, limit: int) -> Tensor:
-    """Return ``limit`` of the ids, evenly spaced: their order is a random draw, or that of the data set."""
+def subsample(ids: Tensor, limit: int) -> Tensor:
+    """Return ``limit`` of the ids, subsample spaced: their order is a random draw, or that of the data set."""
     if len(ids) <= limit:
         return ids
     return ids[torch.from_numpy(np.unique(np.linspace(0, len(ids) - 1, limit).astype(np.int64)))]
@@ -44,9 +44,9 @@ def membership_auc(
     """
     learnt = ledger.learnt(branch)
     stream = torch.tensor(list(learnt), dtype=torch.int64)
-    others = answers(view, data, evenly(never_learnt(splits, learnt), LIMIT))[1]
+    others = predict_correct_and_loss(view, data, subsample(never_learnt(splits, learnt), LIMIT))[1]
     members = {"audit/auc": stream}
     if burnin is not None:
         members["audit/auc_burnin"] = burnin[~torch.isin(burnin, stream)]
-    found = {tag: evenly(ids, LIMIT) for tag, ids in members.items() if len(ids)}
-    return {tag: separation(-answers(view, data, ids)[1], -others) for tag, ids in found.items()}
+    found = {tag: subsample(ids, LIMIT) for tag, ids in members.items() if len(ids)}
+    return {tag: auroc(-predict_correct_and_loss(view, data, ids)[1], -others) for tag, ids in found.items()}

@@ -11,7 +11,7 @@ from accupoison.study.collect import Run
 from accupoison.study.outcomes import Estimate, estimate, trigger_effect
 from accupoison.study.tables import in_points, markdown
 
-Outcome = tuple[str, str]
+Treatment = tuple[str, str]
 """Experiment and trigger."""
 
 
@@ -26,8 +26,8 @@ class Claim:
     """
 
     text: str
-    more: Outcome
-    less: Outcome | None
+    more: Treatment
+    less: Treatment | None
 
 
 def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
@@ -44,7 +44,9 @@ def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
     for entry in entries:
         try:
             less = entry.get("less")
-            claims.append(Claim(str(entry["text"]), _outcome(entry["more"]), None if less is None else _outcome(less)))
+            claims.append(
+                Claim(str(entry["text"]), _treatment(entry["more"]), None if less is None else _treatment(less))
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"the claim {entry!r} is not of the form text = ..., more = [EXPERIMENT, TRIGGER], less = [...]"
@@ -54,14 +56,14 @@ def read_claims(grid: Mapping[str, Any]) -> list[Claim]:
     return claims
 
 
-def _outcome(value: Sequence[str]) -> Outcome:
+def _treatment(value: Sequence[str]) -> Treatment:
     experiment, trigger = map(str, value)
     return directory_name(experiment), trigger
 
 
-Pair = tuple[str, int]
+Replicate = tuple[str, int]
 """Base model and seed."""
-Effects = dict[Pair, tuple[float, float, float]]
+Effects = dict[Replicate, tuple[float, float, float]]
 """Trigger effect net of the coast step, drop, and minus the accuracy after the trigger, by pair."""
 REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 """What a sweep adds to the name of an experiment: base model and seed."""
@@ -78,7 +80,7 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     Raises:
         InputError: The runs of a claim are not there, or two runs would serve for one.
     """
-    found: dict[Outcome, Effects] = {}
+    found: dict[Treatment, Effects] = {}
     for run in runs:
         name = REPLICATE.sub("", run.path.name)
         for trigger in run.config.trigger.types:
@@ -92,17 +94,17 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     return markdown(header, [_row(claim, found) for claim in claims])
 
 
-def _row(claim: Claim, found: Mapping[Outcome, Effects]) -> list[str]:
-    for outcome in (claim.more, claim.less):
-        if outcome is not None and outcome not in found:
+def _row(claim: Claim, found: Mapping[Treatment, Effects]) -> list[str]:
+    for treatment in (claim.more, claim.less):
+        if treatment is not None and treatment not in found:
             raise InputError(
-                f"no run of {outcome[0]} with the triggers {outcome[1]} and coast has ended; sweep the grid"
+                f"no run of {treatment[0]} with the triggers {treatment[1]} and coast has ended; sweep the grid"
             )
     more = found[claim.more]
     less = dict.fromkeys(more, (0.0, 0.0, 0.0)) if claim.less is None else found[claim.less]
     pairs = sorted(set(more) & set(less))
 
-    def over(value: Callable[[Pair], float]) -> Estimate | None:
+    def over(value: Callable[[Replicate], float]) -> Estimate | None:
         return estimate((pair[0], value(pair)) for pair in pairs)
 
     differences = [over(lambda pair, k=k: more[pair][k] - less[pair][k]) for k in range(3)]  # type: ignore[misc]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accupoison.data.sources import NAMES
+from accupoison.data.sources import DATASETS
 from accupoison.data.torchvision_sets import PUBLISHED
 from accupoison.models.factory import IMAGE_MODELS, MODELS
 from accupoison.records.ledger import Ledger
@@ -121,10 +121,10 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_data_set_is_tried() -> None:
-    assert set(MADE) == set(NAMES)
+    assert set(MADE) == set(DATASETS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set(empty: Path, name: str) -> None:
     make, model = MADE[name]
     kind, colon, _ = name.partition(":")

@@ -14,8 +14,8 @@ from accupoison.attacks.noise import noisy
 from accupoison.data import DataSet, Splits
 from accupoison.discrepancy import batch_discrepancy
 from accupoison.learner import view_of
-from accupoison.loop.discrepancy_probe import probe, separation
-from accupoison.measure.accuracy import CHUNK, evaluate, monitor, reestimate_batchnorm, stratified
+from accupoison.loop.discrepancy_probe import auroc, probe
+from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.rng import generator
 from tests.nets import random_batch, random_net
 
@@ -28,7 +28,7 @@ def data(count: int) -> DataSet:
 
 
 def test_evaluate_weighs_every_image_the_same() -> None:
-    net, images = random_net(0, torch.float32), data(10 + CHUNK + 7)
+    net, images = random_net(0, torch.float32), data(10 + EVALUATION_BATCH + 7)
     ids = torch.arange(5, images.size)
     accuracy, loss = evaluate(view_of(net), images, ids)
     batch = images.batch(ids)
@@ -95,22 +95,22 @@ def test_a_network_without_batch_norm_comes_back_equal() -> None:
         ([1.0, 2.0], [1.0, 0.0], 3.5 / 4),
     ],
 )
-def test_separation(high: list[float], low: list[float], auc: float) -> None:
-    assert separation(torch.tensor(high), torch.tensor(low)) == pytest.approx(auc, abs=1e-12)
+def test_auroc(high: list[float], low: list[float], auc: float) -> None:
+    assert auroc(torch.tensor(high), torch.tensor(low)) == pytest.approx(auc, abs=1e-12)
 
 
-def test_separation_is_the_auc_of_sklearn() -> None:
+def test_auroc_is_the_auc_of_sklearn() -> None:
     rng = np.random.default_rng(0)
     high, low = rng.normal(0.5, 1, 40), rng.normal(0, 2, 60)
     expected = roc_auc_score([1] * 40 + [0] * 60, np.concatenate([high, low]))
     assert 0.5 < expected < 1
-    assert separation(torch.from_numpy(high), torch.from_numpy(low)) == pytest.approx(expected, abs=1e-12)
+    assert auroc(torch.from_numpy(high), torch.from_numpy(low)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_separation_passes_nan_on(bad: float) -> None:
-    assert math.isnan(separation(torch.tensor([1.0, bad]), torch.tensor([0.0, 1.0])))
-    assert math.isnan(separation(torch.tensor([1.0]), torch.tensor([0.0, bad])))
+def test_auroc_passes_nan_on(bad: float) -> None:
+    assert math.isnan(auroc(torch.tensor([1.0, bad]), torch.tensor([0.0, 1.0])))
+    assert math.isnan(auroc(torch.tensor([1.0]), torch.tensor([0.0, bad])))
 
 
 def test_probe() -> None:

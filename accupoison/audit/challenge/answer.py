@@ -14,7 +14,7 @@ from accupoison.audit.metric import scores, thresholds
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
-from accupoison.measure.accuracy import CHUNK
+from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records.foreign import load_weights, put_into
 
@@ -191,4 +191,4 @@ def load_network(path: Path, name: str, dataset: str, factory: str | None, *, ra
 @torch.no_grad()
 def probabilities(model: nn.Module, x: Tensor) -> Floats:
     """Return probabilities [N, C]."""
-    return torch.cat([model(part).double().softmax(dim=1) for part in torch.split(x, CHUNK)]).numpy()
+    return torch.cat([model(part).double().softmax(dim=1) for part in torch.split(x, EVALUATION_BATCH)]).numpy()

@@ -19,7 +19,7 @@ from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.trainer import Burnin
 
-NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}
+DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tinyimagenet"}
 """Our data sets and the challenge's names for them."""
 
 
@@ -41,9 +41,9 @@ def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str
     if model not in NETWORKS:
         raise InputError(f"the challenge has no network {model!r}{did_you_mean(model, NETWORKS)}")
     config = burnin_config([*layers, {"model": {"name": model}}])
-    if config.data.name not in NAMES:
-        raise InputError(f"the challenge has no data set {config.data.name!r}; choose from {', '.join(NAMES)}")
-    dataset = NAMES[config.data.name]
+    if config.data.name not in DATASETS:
+        raise InputError(f"the challenge has no data set {config.data.name!r}; choose from {', '.join(DATASETS)}")
+    dataset = DATASETS[config.data.name]
     data, _ = open_data(config.data, torch.device("cpu"))
     order = torch.randperm(data.num_train, generator=generator(config.run.seed, "challenge"))
     if size < 2 or 2 * size > len(order):

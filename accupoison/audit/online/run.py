@@ -15,8 +15,8 @@ from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import frozen
-from accupoison.measure.accuracy import CHUNK
-from accupoison.measure.membership import evenly, never_learnt
+from accupoison.measure.accuracy import EVALUATION_BATCH
+from accupoison.measure.membership import never_learnt, subsample
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
@@ -126,14 +126,14 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     branch = config.trigger.types[-1]
     learnt = ledger.learnt(branch)
     splits = built.splits
-    others = evenly(never_learnt(splits, learnt), limit).numpy()
+    others = subsample(never_learnt(splits, learnt), limit).numpy()
     stream = np.array(list(learnt), dtype=np.int64)
     if len(stream) == 0:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
     view, data = built.simulation.learner.view(), built.data
     members_by_group = {"stream": stream}
     if built.burnin is not None:
-        drawn = evenly(built.burnin, limit).numpy()
+        drawn = subsample(built.burnin, limit).numpy()
         members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
     never = splits.stream[:0]
     if built.burnin is not None:  # else nobody knows whom the base model has seen
@@ -147,7 +147,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
         return Samples(probs, labels, np.arange(len(ids)) < len(members), ids, {"loss_change": change})
 
     groups = {name: against_others(members) for name, members in members_by_group.items()}
-    unseen = against_others(evenly(never, limit).numpy()) if len(never) else None
+    unseen = against_others(subsample(never, limit).numpy()) if len(never) else None
     last_step = np.array(list(learnt.values()), dtype=np.int64)
     return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch, unseen)
 
@@ -155,7 +155,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
 @torch.no_grad()
 def _probabilities(view: ModelView, data: DataSet, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     parts, labels, answer = [], [], frozen(view)
-    for part in torch.split(torch.from_numpy(ids), CHUNK):
+    for part in torch.split(torch.from_numpy(ids), EVALUATION_BATCH):
         batch = data.batch(part)
         parts.append(answer(batch.x).cpu().double().softmax(dim=1))
         labels.append(batch.y.cpu())
