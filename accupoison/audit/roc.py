@@ -68,34 +68,42 @@ def roc_summary(
     positives, negatives = int(m.sum()), int((~m).sum())
     if not positives or not negatives:
         raise InputError(f"{positives} of {len(m)} samples are members; both members and others are needed")
-    ranks = rankdata(s)  # infinite scores have ranks, which is all that a ROC curve needs
-    fpr, tpr, _ = roc_curve(m, ranks, drop_intermediate=False)
-    auc, interval = _auc(ranks, m)
-    found: dict[float, float | None] = {}
-    intervals, withheld = {"auc": interval}, {}
+    fpr, tpr, _ = roc_curve(m, rankdata(s), drop_intermediate=False)  # ranks, as scores may be infinite
+    auc, interval = auc_of(s, m)
+    tpr_at_fpr: dict[float, float | None] = {}
+    intervals = {"auc": interval}
+    withheld = {}
     for level in levels:
         if withhold and negatives * level < 10 * (1 - 1e-9):
-            found[level] = None
+            tpr_at_fpr[level] = None
             withheld[level] = f"{negatives} non-members are fewer than {10 / level:.0f}"
             continue
-        found[level] = float(tpr[fpr < level].max(initial=0.0))
-        intervals[f"tpr@{level:g}"] = clopper_pearson(round(float(found[level] or 0.0) * positives), positives)
+        rate = float(tpr[fpr < level].max(initial=0.0))
+        tpr_at_fpr[level] = rate
+        intervals[f"tpr@{level:g}"] = clopper_pearson(round(rate * positives), positives)
     best = float((0.5 * (tpr + 1 - fpr)).max())
-    return RocSummary(auc, best, found, intervals, withheld, positives, negatives)
+    return RocSummary(auc, best, tpr_at_fpr, intervals, withheld, positives, negatives)
 
 
-def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the exact interval of a proportion (Clopper and Pearson 1934)."""
+def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alternative: str = "two-sided") -> Interval:
+    """Return the exact interval of a proportion (Clopper and Pearson 1934).
+
+    Args:
+        hits: Successes, in [0, trials].
+        trials: At least 1.
+        confidence: Of the interval, in (0, 1).
+        alternative: "two-sided"; or "greater" or "less", with the bound from below or above alone.
+    """
     from scipy.stats import binomtest
 
-    found = binomtest(hits, trials).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
+    interval = binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def predictive_value(tpr: float, fpr: float, prior: float) -> float:
     """Return the share of members among the samples taken for members, where ``prior`` of all are; NaN if none is."""
-    taken = prior * tpr + (1 - prior) * fpr
-    return prior * tpr / taken if taken > 0 else float("nan")
+    predicted = prior * tpr + (1 - prior) * fpr
+    return prior * tpr / predicted if predicted > 0 else float("nan")
 
 
 def epsilon_lower_bound(
@@ -116,25 +124,24 @@ def epsilon_lower_bound(
     p, m = np.asarray(predicted, dtype=bool), np.asarray(member, dtype=bool)
     each = 1 - (1 - confidence) / 2
     bounds = []
-    for taken, of, others in ((p, m, ~m), (~p, ~m, m)):
-        low = _one_sided(int(taken[of].sum()), int(of.sum()), each, "greater")
-        high = _one_sided(int(taken[others].sum()), int(others.sum()), each, "less")
+    for answer, right, wrong in ((p, m, ~m), (~p, ~m, m)):
+        low, _ = clopper_pearson(int(answer[right].sum()), int(right.sum()), each, "greater")
+        _, high = clopper_pearson(int(answer[wrong].sum()), int(wrong.sum()), each, "less")
         if low > delta and high > 0:
             bounds.append(float(np.log((low - delta) / high)))
     return max([0.0, *bounds])
 
 
-def _one_sided(hits: int, trials: int, confidence: float, alternative: str) -> float:
-    from scipy.stats import binomtest
+def auc_of(score: ArrayLike, member: NDArray[np.bool_]) -> tuple[float, Interval]:
+    """Return the AUC and its 95% interval (DeLong et al. 1988), from mid-ranks (Sun and Xu 2014) in O(n log n).
 
-    found = binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
-    return float(found.low if alternative == "greater" else found.high)
+    Args:
+        score: Scores [N], higher for likelier members.
+        member: Membership, bool [N], of both kinds.
+    """
+    from scipy.stats import norm, rankdata  # here, as it takes seconds to load
 
-
-def _auc(ranks: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, Interval]:
-    """Return the AUC and DeLong's interval from mid-ranks; O(n log n)."""
-    from scipy.stats import norm, rankdata
-
+    ranks = rankdata(score)  # infinite scores have ranks, which is all that a ROC curve needs
     m, n = int(member.sum()), int((~member).sum())
     above = (ranks[member] - rankdata(ranks[member])) / n  # share of the others below each member
     below = 1 - (ranks[~member] - rankdata(ranks[~member])) / m

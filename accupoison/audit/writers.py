@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +11,79 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
-from accupoison.audit.attack_suite import Outcome
-from accupoison.audit.challenge.answer import Cell
-from accupoison.audit.roc import RocSummary
-from accupoison.audit.samples import AttackResult, Samples, table
+from accupoison.audit.results import AttackResult, Results, by_attack, spread_table, table
+from accupoison.audit.roc import RocSummary, clopper_pearson
 from accupoison.records.files import write_atomically, write_json, writing
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
 
 
-def write_results(
-    folder: Path, results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]], samples: Samples
-) -> None:
-    """Write ``audit.json``, ``audit.csv``, ``roc.png``, ``scores.png`` and an event file in ``folder``.
+def write_results(folder: Path, results: Results) -> list[dict[str, str]]:
+    """Write what the attacks achieve on one model.
 
     Args:
-        folder: A directory; made if it is not there.
-        results: What the attacks achieve.
-        scores: Their scores on ``samples``, by attack.
-        samples: The samples reported.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``scores.png`` and an event file; made if it is not
+            there.
+        results: By attack.
+
+    Returns:
+        The rows of the table.
 
     Raises:
         InputError: A file cannot be written.
     """
-    write_json(folder / "audit.json", {"samples": len(samples.labels), "attacks": [one.as_dict() for one in results]})
-    write_csv(folder / "audit.csv", table(list(results)))
-    save_figure(_roc(results, scores, samples), folder / "roc.png")
-    best = max(results, key=lambda one: one.roc.auc).attack
-    save_figure(_histogram(best, scores[best], samples), folder / "scores.png")
-    values = {f"{one.attack}/auc": one.roc.auc for one in results}
-    values |= {f"{one.attack}/balanced_accuracy": one.balanced_accuracy for one in results}
-    write_events(folder, values, pictures=("roc.png", "scores.png"))
-
-
-def write_victims(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Write ``audit.json``, ``audit.csv`` and an event file in ``folder``; return the table's rows, best attack first.
-
-    Raises:
-        InputError: A file cannot be written.
-    """
-    attacks = [asdict(one) for one in outcomes]
-    write_json(folder / "audit.json", {**facts, "attacks": attacks})
-    ordered = sorted(outcomes, key=lambda one: -float(np.mean(one.auc)))
-    rows = [
-        {
-            "attack": one.attack,
-            "accuracy": _spread(one.accuracy),
-            "AUC": _spread(one.auc),
-            "TPR at 1.0% FPR": "withheld" if None in one.tpr else _spread([t for t in one.tpr if t is not None]),
-        }
-        for one in ordered
-    ]
-    write_csv(folder / "audit.csv", rows)
-    values = {f"{one.attack}/auc": float(np.mean(one.auc)) for one in outcomes}
-    write_events(folder, values | {f"{one.attack}/accuracy": float(np.mean(one.accuracy)) for one in outcomes})
+    best = max(results.values(), key=lambda result: result.roc.auc)
+    save_figure(_roc(results, best), folder / "roc.png")
+    save_figure(_histogram(best), folder / "scores.png")
+    content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
+    rows = table(results)
+    _write(folder, [results], content, rows, ("roc.png", "scores.png"))
     return rows
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+def write_models(
+    folder: Path, models: Sequence[Results], facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Write what the attacks achieve on several models.
+
+    Args:
+        folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
+        models: What they achieve on each model.
+        facts: What ``audit.json`` says beside the attacks.
+
+    Returns:
+        The contents of ``audit.json``, and the rows of the table, best attack first.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    content = {**facts, "attacks": by_attack(models)}
+    rows = spread_table(content["attacks"])
+    _write(folder, models, content, rows)
+    return content, rows
+
+
+def _write(
+    folder: Path,
+    models: Sequence[Results],
+    content: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    pictures: Iterable[str] = (),
+) -> None:
+    write_json(folder / "audit.json", content)
+    write_csv(folder / "audit.csv", rows)
+    values: dict[str, float] = {}
+    for name in models[0]:
+        results = [model[name] for model in models]
+        values[f"{name}/auc"] = float(np.mean([result.roc.auc for result in results]))
+        values[f"{name}/accuracy"] = float(np.mean([result.accuracy for result in results]))
+        values[f"{name}/balanced_accuracy"] = float(np.mean([result.balanced_accuracy for result in results]))
+    write_events(folder, values, pictures=pictures)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -92,20 +100,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
 
 
-def _roc(results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]], samples: Samples) -> Figure:
+def _roc(results: Results, best: AttackResult) -> Figure:
     """Return ROC curves on logarithmic axes, the best one with a Clopper-Pearson band of its true positive rate."""
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    best, members = max(results, key=lambda one: one.roc.auc), int(samples.member.sum())
-    for color, one in zip(matplotlib.color_sequences["tab20"], results, strict=False):
-        fpr, tpr, _ = roc_curve(samples.member, stats.rankdata(scores[one.attack]))
-        axes.plot(
-            np.maximum(fpr, FLOOR), np.maximum(tpr, FLOOR), label=f"{one.attack} ({one.roc.auc:.3f})", color=color
-        )
-        if one is best:
-            hits = np.round(tpr * members)
-            low = np.nan_to_num(stats.beta.ppf(0.025, hits, members - hits + 1), nan=0.0)
-            high = np.nan_to_num(stats.beta.ppf(0.975, hits + 1, members - hits), nan=1.0)
+    for color, (name, result) in zip(matplotlib.color_sequences["tab20"], results.items(), strict=False):
+        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
+        axes.plot(np.maximum(fpr, FLOOR), np.maximum(tpr, FLOOR), label=f"{name} ({result.roc.auc:.3f})", color=color)
+        if result is best:
+            low, high = _band(tpr, result.roc.members)
             axes.fill_between(np.maximum(fpr, FLOOR), np.maximum(low, FLOOR), high, color=color, alpha=0.2, linewidth=0)
     axes.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linestyle=":", linewidth=1)
     axes.set(xscale="log", yscale="log", xlim=(FLOOR, 1), ylim=(FLOOR, 1))
@@ -114,57 +117,30 @@ def _roc(results: Sequence[AttackResult], scores: dict[str, NDArray[np.float64]]
     return figure
 
 
-def _histogram(name: str, score: NDArray[np.float64], samples: Samples) -> Figure:
+def _band(rates: NDArray[np.float64], trials: int) -> list[NDArray[np.float64]]:
+    """Return both ends of the 95% interval of each rate, interpolated: an exact interval takes milliseconds."""
+    hits = np.unique(np.round(trials * np.linspace(0, 1, 100) ** 2))  # closest where the axis is widest
+    ends = np.array([clopper_pearson(int(count), trials) for count in hits])
+    return [np.interp(rates * trials, hits, end) for end in ends.T]
+
+
+def _histogram(result: AttackResult) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    edges = np.histogram_bin_edges(score, bins=50)
-    for label, chosen in (("members", samples.member), ("others", ~samples.member)):
-        axes.hist(score[chosen], bins=[float(edge) for edge in edges], alpha=0.5, density=True, label=label)
-    axes.set(xlabel=f"score of the {name} attack", ylabel="density", yscale="log")
+    edges = [float(edge) for edge in np.histogram_bin_edges(result.score, bins=50)]
+    for label, chosen in (("members", result.samples.member), ("others", ~result.samples.member)):
+        axes.hist(result.score[chosen], bins=edges, alpha=0.5, density=True, label=label)
+    axes.set(xlabel=f"score of the {result.attack} attack", ylabel="density", yscale="log")
     axes.legend()
     return figure
 
 
-def write_challenge(folder: Path, found: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Write ``task{1,2,3}_MODEL_DATASET.npy``, a picture a cell and ``result.json``; return the last one's contents.
-
-    Raises:
-        InputError: A file cannot be written.
-    """
-    result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for cell in found:
-        name = f"{cell.model}_{cell.dataset}"
-        for task, answer in ((1, cell.predicted), (2, cell.predicted), (3, cell.correct)):
-            write_atomically(folder / f"task{task}_{name}.npy", lambda file, to=answer: np.save(file, to))  # type: ignore[misc]
-        result.setdefault(cell.model, {})[cell.dataset] = {
-            metric: {"max_acc": m.max_acc, "threshold": m.threshold, "cross_validated_acc": m.cross_validated}
-            for metric, m in cell.metrics.items()
-        }
-        save_figure(_accuracies(cell), folder / f"accuracy_{name}.png")
-    write_json(folder / "result.json", result)
-    return result
-
-
-def _accuracies(cell: Cell) -> Figure:
-    """Return accuracy against threshold; thresholds are shares of the samples below, so that metrics fit one axis."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for name, metric in cell.metrics.items():
-        order = np.argsort(metric.score)
-        member = cell.member[order]
-        right = np.concatenate([[0], np.cumsum(~member)]) + member.sum() - np.concatenate([[0], np.cumsum(member)])
-        share = np.linspace(0, 1, len(member) + 1)
-        axes.plot(share, right / len(member), label=f"{name} ({metric.cross_validated:.3f})")
-    axes.set(xlabel="share of samples with a score below the threshold", ylabel="accuracy")
-    axes.set_title(f"{cell.model} on {cell.dataset}; cross-validated accuracy in brackets")
-    axes.legend()
-    return figure
-
-
-def write_ages(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
+def write_recency(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
     """Draw AUC against the steps since a sample was learnt last, with its 95% interval, one line a score.
 
-    Writes ``age.png`` and an event file in ``folder``.
+    Args:
+        folder: Gets ``recency.png`` and an event file.
+        curves: (steps, ROC summary) pairs by score.
 
     Raises:
         InputError: A file cannot be written.
@@ -172,15 +148,17 @@ def write_ages(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
-        ages, aucs = [age for age, _ in points], np.array([one.auc for _, one in points])
-        low, high = (np.array([one.intervals["auc"][side] for _, one in points]) for side in (0, 1))
-        axes.errorbar(ages, aucs, yerr=(aucs - low, high - aucs), label=name, marker="o", capsize=3)
+        aucs = np.array([roc.auc for _, roc in points])
+        low, high = np.array([roc.intervals["auc"] for _, roc in points]).T
+        axes.errorbar(
+            [steps for steps, _ in points], aucs, yerr=(aucs - low, high - aucs), label=name, marker="o", capsize=3
+        )
     axes.axhline(0.5, color="0.6", linestyle=":", linewidth=1)
     axes.set(xlabel="steps since the sample was learnt last", ylabel="AUC against never-learnt samples")
     axes.legend()
-    save_figure(figure, folder / "age.png")
-    by_age = {f"{name}/auc_by_age": [(age, one.auc) for age, one in points] for name, points in curves.items()}
-    write_events(folder, {}, by_age, ("age.png",))
+    save_figure(figure, folder / "recency.png")
+    by_recency = {f"{name}/auc_by_recency": [(t, roc.auc) for t, roc in points] for name, points in curves.items()}
+    write_events(folder, {}, by_recency, ("recency.png",))
 
 
 SUFFIX = ".audit"
@@ -198,7 +176,7 @@ def write_events(
     Args:
         folder: Where the audit's other files are.
         values: A number by name, such as ``loss/auc``; shown under ``audit/``.
-        curves: (x, value) pairs by name, such as an AUC against ages.
+        curves: (x, value) pairs by name, such as an AUC against recency.
         pictures: Names of PNG files in ``folder``.
 
     Raises:

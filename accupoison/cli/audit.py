@@ -1,40 +1,34 @@
 """Who can be recognised as a member: ``audit``."""
 
-from dataclasses import asdict
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, RenamingGroup, cli
 from accupoison.cli.options import (
     FROM_ZERO,
     JOBS,
+    PATH,
     WHOLE,
     common_options,
     data_options,
     data_place,
     layers,
     model_options,
+    renamed_option,
     update_options,
 )
-from accupoison.cli.output import json_text, percent, progress_bar
+from accupoison.cli.output import json_text, note, percent, progress_bar, table_text
 
-if TYPE_CHECKING:  # takes seconds to load, which --help can do without
-    from accupoison.audit.samples import AttackResult
-
-PATH = click.Path(path_type=Path)
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
-ACCURACIES = (("test accuracy", "test_accuracy"), ("accuracy on members", "train_accuracy"))
-AGED = ("loss", "loss_change")
-"""The scores whose AUC is followed by age."""
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(cls=RenamingGroup, renamed={"ages": "recency", "worlds": "shadow-replays"}, invoke_without_command=True)
 @click.option("--run", type=PATH, help="A finished online run, such as logs/RUN.")
 @click.option("--out", type=PATH, help="The directory to write.  [default: RUN/audit]")
 @SEED
@@ -44,14 +38,13 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
     """Measure how well an outsider can tell who was in the training set.
 
     With --run: members of the burn-in and of the stream, each against test images that were never learnt from, asked
-    of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by age:
-    steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
+    of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by
+    recency: steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
     """
     if ctx.invoked_subcommand is None:
         if run is None:
-            raise click.UsageError(
-                "give a run with --run logs/RUN, or a command: predictions, offline, worlds, ages or challenge"
-            )
+            commands = ", ".join(sorted(audit.commands))
+            raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
         _audit_run(run, out or run / "audit", seed, as_json)
         return
     for name in ctx.params:  # they would be ignored
@@ -61,40 +54,45 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
 
 
 def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
+    from accupoison.audit.attack_suite import audit_samples
+    from accupoison.audit.online.recency import SCORES
     from accupoison.audit.online.run import audit_run
-    from accupoison.audit.samples import audit_samples
-    from accupoison.audit.writers import write_ages, write_results
+    from accupoison.audit.results import interval_text
+    from accupoison.audit.writers import write_recency, write_results
     from accupoison.records.files import write_json
 
-    found = audit_run(run, CHECKPOINTS)
-    ages = {name: found.by_age(name) for name in AGED}
+    audited = audit_run(run, CHECKPOINTS)
+    curves = {score: audited.by_recency(score) for score in SCORES}
     groups: dict[str, Any] = {}
     text = []
-    for name, samples in found.groups.items():
-        scores, reported, results = audit_samples(samples, None, seed=seed)
-        write_results(folder / name, results, scores, reported)
-        groups[name] = [one.as_dict() for one in results]
-        text += [f"{name} members against never-learnt images ({len(reported.labels)} samples)", _table(results), ""]
-    write_ages(folder, ages)
-    by_age = {
-        name: [
-            {"age": age, "auc": one.auc, "interval": one.intervals["auc"], "members": one.members} for age, one in rows
+    for name, samples in audited.groups.items():
+        results = audit_samples(samples, None, seed=seed)
+        rows = write_results(folder / name, results)
+        groups[name] = [result.as_dict() for result in results.values()]
+        count = len(next(iter(results.values())).score)
+        text += [f"{name} members against never-learnt images ({count} samples)", table_text(rows), ""]
+    write_recency(folder, curves)
+    by_recency = {
+        score: [
+            {"recency": steps, "auc": roc.auc, "interval": roc.intervals["auc"], "members": roc.members}
+            for steps, roc in curve
         ]
-        for name, rows in ages.items()
+        for score, curve in curves.items()
     }
-    everything = {"run": str(run), "trigger": found.branch, "steps": found.steps, "groups": groups, "by_age": by_age}
-    write_json(folder / "audit.json", everything)
+    about = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
+    content = {**about, "groups": groups, "by_recency": by_recency}
+    write_json(folder / "audit.json", content)
     if as_json:
-        click.echo(json_text(everything))
+        click.echo(json_text(content))
         return
     click.echo("\n".join(text) + "AUC by steps since a stream member was learnt last")
-    for row in zip(*by_age.values(), strict=True):
-        shown = (
-            f"{name} {one['auc']:.3f} [{one['interval'][0]:.3f}, {one['interval'][1]:.3f}]"
-            for name, one in zip(by_age, row, strict=True)
-        )
-        click.echo(f"  {row[0]['age']:3}  {'  '.join(shown)}  ({row[0]['members']} members)")
-    click.echo(f"\nthe model after trigger {found.branch}, {found.steps} steps; thresholds from a half. Wrote {folder}")
+    for points in zip(*curves.values(), strict=True):
+        aucs = zip(curves, (roc for _, roc in points), strict=True)
+        shown = "  ".join(f"{score} {interval_text(roc.auc, roc.intervals['auc'])}" for score, roc in aucs)
+        steps, roc = points[0]
+        click.echo(f"  {steps:3}  {shown}  ({roc.members} members)")
+    steps = audited.steps
+    click.echo(f"\nthe model after trigger {audited.branch}, {steps} steps; thresholds from a half. Wrote {folder}")
 
 
 @audit.command()
@@ -109,21 +107,23 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
     samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
     """
-    from accupoison.audit.samples import audit_samples, read_predictions
+    from accupoison.audit.attack_suite import audit_samples
+    from accupoison.audit.samples import read_predictions
     from accupoison.audit.writers import write_results
 
     samples, shadow = read_predictions(file)
-    scores, reported, results = audit_samples(samples, shadow, seed=seed)
+    results = audit_samples(samples, shadow, seed=seed)
     beside = file.with_suffix("")  # which is FILE itself where that has no suffix
     folder = out or (file.with_name(f"{file.name}-audit") if beside.is_file() else beside)
-    write_results(folder, results, scores, reported)
+    rows = write_results(folder, results)
     if as_json:
-        click.echo(json_text({"out": str(folder), "attacks": [one.as_dict() for one in results]}))
+        click.echo(json_text({"out": str(folder), "attacks": [result.as_dict() for result in results.values()]}))
         return
-    click.echo(_table(results))
+    click.echo(table_text(rows))
     where = "the shadow model" if shadow else "a calibration half"
-    click.echo(f"\n{len(reported.labels)} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
-    for level, reason in results[0].roc.withheld.items():
+    any_result = next(iter(results.values()))
+    click.echo(f"\n{len(any_result.score)} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
+    for level, reason in any_result.roc.withheld.items():
         click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
 
 
@@ -134,7 +134,8 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
 @update_options
 @click.option("--size", type=WHOLE, help="Training samples of each model.  [default: 20000]")
 @click.option("--shadows", type=WHOLE, help="Models of the attacker.  [default: 20]")
-@click.option("--victims", type=WHOLE, help="Models that are attacked.  [default: 4]")
+@click.option("--target-models", type=WHOLE, help="Models that are attacked.  [default: 4]")
+@renamed_option("--victims", "--target-models")
 @common_options
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
@@ -152,20 +153,18 @@ def offline(
 ) -> None:
     """Audit a way of training with shadow models: all attacks, LiRA among them, side by side.
 
-    The training set is divided into two pools. Each victim learns from samples of the first, each shadow from samples
-    of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt it at
-    will: the same command goes on. Writes audit.json, audit.csv and what each model said.
+    The training set is divided into two pools. Each target model learns from samples of the first, each shadow from
+    samples of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt
+    it at will: the same command goes on. Writes audit.json, audit.csv and what each model said.
     """
     import torch
 
-    from accupoison.audit.attack_suite import attack_victims
-    from accupoison.audit.offline.shadow_models import offline_config, run_offline
-    from accupoison.audit.writers import write_victims
+    from accupoison.audit.offline.shadow_models import audit_offline, offline_config, run_offline
+    from accupoison.audit.writers import write_models
     from accupoison.config.layers import plain, preset
     from accupoison.runs.base_model import open_data
-    from accupoison.study.tables import markdown
 
-    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)])
+    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)], note)
     if dry_run:
         click.echo(json_text(plain(config)))
         return
@@ -173,30 +172,26 @@ def offline(
     folder = out or LOGS / f"offline-{config.data.name.replace(':', '-').replace('/', '-')}-{model}"
     with progress_bar("models", hidden=quiet or as_json) as show:
         run_offline(config, folder, jobs=jobs, report=show)
-    outcomes, facts = attack_victims(config, folder, open_data(config.data, torch.device("cpu"))[0])
-    rows = write_victims(folder, outcomes, facts)
-    if as_json:
-        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: asdict(one) for one in outcomes}}))
-        return
-    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
-    said = ", ".join(f"{name} {percent(sum(facts[key]) / len(facts[key]))}" for name, key in ACCURACIES)
-    click.echo(
-        f"\nmeans and standard deviations over {config.shadows.victims} victims, {config.shadows.shadows} shadows; "
-        f"{said}; {_speed(facts)}. Wrote {folder}"
-    )
+    results, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
+    content, rows = write_models(folder, results, facts)
+    means = (("test accuracy", facts["test_accuracy"]), ("accuracy on members", facts["train_accuracy"]))
+    accuracies = ", ".join(f"{name} {percent(sum(values) / len(values))}" for name, values in means)
+    count = f"{config.shadows.target_models} target models, {config.shadows.shadows} shadows"
+    _show(folder, content, rows, as_json, f"{count}; {accuracies}")
 
 
 @audit.command()
 @click.option("--run", type=PATH, required=True, help="A finished online run, such as logs/RUN.")
-@click.option("--worlds", "count", type=WHOLE, default=16, show_default=True, help="Replays, an even number.")
-@click.option("--poison", default="per-world", show_default=True, help="per-world, or transfer: as RUN has sent it.")
-@click.option("--burnin", default="shared", show_default=True, help="shared: RUN's base model; own: one a world.")
+@click.option("--replays", "count", type=WHOLE, default=16, show_default=True, help="An even number.")
+@renamed_option("--worlds", "--replays")
+@click.option("--poison", default="per-replay", show_default=True, help="per-replay, or transfer: as RUN has sent it.")
+@click.option("--burnin", default="shared", show_default=True, help="shared: RUN's base model; own: one a replay.")
 @click.option("--queries", default="plain,flip", show_default=True, help="plain, flip, up, down, left, right.")
-@click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/worlds-...]")
+@click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/shadow-replays-...]")
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @JSON
-def worlds(
+def shadow_replays(
     run: Path,
     count: int,
     poison: str,
@@ -207,45 +202,42 @@ def worlds(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Audit the stream of a run with replays of it as shadows.
+    """Audit the stream of a run with replays of it as shadow models.
 
-    In each world a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
-    held out, in the same place; worlds come in complementary pairs. Every world is attacked by all other pairs, and the
-    run by all worlds. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and the worlds.
+    In each replay a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
+    held out, in the same place; replays come in complementary pairs. Every replay is attacked by all other pairs, and
+    the run by all replays. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and what each
+    model said.
     """
-    from accupoison.audit.online.replays import Task, WorldSettings, audit_worlds, run_worlds
-    from accupoison.audit.writers import write_victims
-    from accupoison.study.tables import markdown
+    from accupoison.audit.online.replays import ReplayAudit, ReplaySettings, audit_replays, make_replays
+    from accupoison.audit.results import by_attack
+    from accupoison.audit.writers import write_models
 
-    settings = WorldSettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
-    folder = out or run / f"worlds-{count}-{poison}-{burnin}"
-    task = Task(run, CHECKPOINTS, folder, settings)
-    with progress_bar("worlds", hidden=quiet or as_json) as show:
-        run_worlds(task, jobs=jobs, report=show)
-    outcomes, alone, facts = audit_worlds(task)
-    rows = write_victims(folder, outcomes, {**facts, "run": {one.attack: asdict(one) for one in alone}})
-    if as_json:
-        click.echo(json_text({"out": str(folder), **facts, "attacks": {one.attack: asdict(one) for one in outcomes}}))
-        return
-    of_run = {one.attack: one for one in alone}
-    for row in rows:
-        row["AUC of the run"] = f"{of_run[row['attack']].auc[0]:.3f}"
-    click.echo(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    if poison == "per-world":
+        note("per-world is now called per-replay")
+        poison = "per-replay"
+    settings = ReplaySettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
+    older = run / f"worlds-{count}-{poison.replace('replay', 'world')}-{burnin}"
+    folder = out or (older if older.exists() else run / f"shadow-replays-{count}-{poison}-{burnin}")
+    replays = ReplayAudit(run, CHECKPOINTS, folder, settings)
+    with progress_bar("replays", hidden=quiet or as_json) as show:
+        make_replays(replays, jobs=jobs, report=show)
+    results, of_run, facts = audit_replays(replays)
+    attacks = {row["attack"]: row for row in by_attack([of_run])}
+    content, rows = write_models(folder, results, {**facts, "run": attacks})
+    rows = [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
     knows = "the weights before the stream" if burnin == "shared" else "nothing of the run's base model"
-    click.echo(
-        f"\nmeans and standard deviations over {count} worlds of {facts['pairs']} pairs; the auditor knows {knows}; "
-        f"{_speed(facts)}. Wrote {folder}"
-    )
+    _show(folder, content, rows, as_json, f"{count} replays of {facts['pairs']} pairs; the auditor knows {knows}")
 
 
-def _speed(facts: "dict[str, Any]") -> str:
-    share, said = facts["share_of_ceiling"], f"{facts['images_per_second']:.0f} images/s"
-    return said if isnan(share) else f"{said}, {share:.0%} of what matrix products reach"
-
-
-def _table(results: "list[AttackResult]") -> str:
-    from accupoison.audit.samples import table
-    from accupoison.study.tables import markdown
-
-    rows = table(results)
-    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+def _show(folder: Path, content: dict[str, Any], rows: list[dict[str, str]], as_json: bool, models: str) -> None:
+    """Print the audit of several models."""
+    if as_json:
+        attacks = {row["attack"]: row for row in content["attacks"]}
+        click.echo(json_text({"out": str(folder), **content, "attacks": attacks}))
+        return
+    speed = f"{content['images_per_second']:.0f} images/s"
+    if not isnan(content["share_of_ceiling"]):
+        speed += f", {content['share_of_ceiling']:.0%} of what matrix products reach"
+    click.echo(table_text(rows))
+    click.echo(f"\nmeans and standard deviations over {models}; {speed}. Wrote {folder}")

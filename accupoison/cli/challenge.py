@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from accupoison.cli.audit import JSON, PATH, audit
+from accupoison.cli.audit import JSON, audit
 from accupoison.cli.group import PROGRAM
-from accupoison.cli.options import WHOLE, common_options, data_options, data_place, layers
-from accupoison.cli.output import json_text, progress_bar
+from accupoison.cli.options import PATH, WHOLE, common_options, data_options, data_place, layers
+from accupoison.cli.output import json_text, progress_bar, table_text
 
 
 class _Rooted(click.Group):
@@ -44,10 +44,8 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
     on cifar10, cifar100, tinyimagenet. The metric with the best cross-validated accuracy answers tasks 1 and 2,
     whether the network is right answers task 3. Nothing in the pickles is executed.
     """
-    from accupoison.audit.challenge.answer import NETWORKS, attack_cells
-    from accupoison.audit.writers import write_challenge
+    from accupoison.audit.challenge.answer import NETWORKS, attack_cells, write_challenge
     from accupoison.errors import InputError, did_you_mean
-    from accupoison.study.tables import markdown
 
     factories = {}
     for entry in networks:
@@ -57,17 +55,25 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
         if name not in NETWORKS:
             raise InputError(f"the challenge has no network {name!r}{did_you_mean(name, NETWORKS)}")
         factories[name] = factory
-    folder, found = out or root / "results", list(attack_cells(root, factories))
-    result = write_challenge(folder, found)
+    folder = out or root / "results"
+    cells = list(attack_cells(root, factories))
+    result = write_challenge(folder, cells)
     if as_json:
         click.echo(json_text({"out": str(folder), "result": result}))
         return
     rows = [
-        [cell.model, cell.dataset, name, f"{m.max_acc:.4f}", f"{m.cross_validated:.4f}", f"{m.threshold:.4g}"]
-        for cell in found
-        for name, m in cell.metrics.items()
+        {
+            "model": cell.model,
+            "data set": cell.dataset,
+            "metric": name,
+            "max accuracy": f"{metric.max_acc:.4f}",
+            "cross-validated": f"{metric.cross_validated:.4f}",
+            "threshold": f"{metric.threshold:.4g}",
+        }
+        for cell in cells
+        for name, metric in cell.metrics.items()
     ]
-    click.echo(markdown(["model", "data set", "metric", "max accuracy", "cross-validated", "threshold"], rows))
+    click.echo(table_text(rows))
     click.echo(f"\nanswers of the best metric in {folder}")
 
 

@@ -18,6 +18,7 @@ from accupoison.cli.options import (
     layers,
     model_options,
     output_options,
+    renamed_option,
     run_options,
     update_options,
 )
@@ -104,6 +105,9 @@ def burnin(
 @click.option("--stream", metavar="KIND", help="iid (default), cycling, released_stream or shift:NAME.")
 @click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
 @click.option("--recovery-steps", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
+@renamed_option("--after", "--recovery-steps")
+@renamed_option("--early", "--reference")
+@renamed_option("--update-mode", "--bn-mode")
 @click.option("--bn-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
 @click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
 @click.option(

@@ -4,14 +4,15 @@ import errno
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 import accupoison
 from accupoison.accel.memory import keep_freed_memory
-from accupoison.cli.options import FLAGS
 from accupoison.errors import InputError
 from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
@@ -20,10 +21,6 @@ CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
 STARTED = {"accupoison": "accupoison", "__main__": "python -m accupoison"}
 PROGRAM = STARTED.get(Path(sys.argv[0]).stem, "python cli.py")
 """How this command line was started, for commands that it proposes."""
-OPTIONS = {f"{section}.{key}": f"--{flag.replace('_', '-')}" for flag, (section, key) in FLAGS.items()} | {
-    "stream.replay": "--replay"
-}
-"""The option of each setting that has one."""
 
 LONGEST = 2000
 """Characters of an error message; what is longer quotes a value of that length, of which the ends are enough."""
@@ -46,8 +43,24 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-RENAMED = {"online": {"--after": "--recovery-steps", "--early": "--reference", "--update-mode": "--bn-mode"}}
-"""Options that had other names, by command: the old ones still work."""
+class RenamingGroup(click.Group):
+    """A group whose commands answer to the names that they had before, too, and say the new one on standard error.
+
+    Args:
+        renamed: New names of commands by old ones.
+    """
+
+    def __init__(self, *args: Any, renamed: Mapping[str, str] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._renamed = dict(renamed or {})
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: ANN401
+        """Return the command that the first of ``args`` names."""
+        if args and args[0] in self._renamed:
+            new = self._renamed[args[0]]
+            click.echo(f"{args[0]} is now called {new}", err=True)
+            args = [new, *args[1:]]
+        return super().resolve_command(ctx, args)
 
 
 class CommandGroup(click.Group):
@@ -58,8 +71,7 @@ class CommandGroup(click.Group):
         for argument in args:
             if not is_text(argument):
                 raise Failure(f"the argument {argument!r} is no text in UTF-8; rename the file or write another word")
-        renamed = RENAMED.get(args[0], {}) if args else {}
-        return super().parse_args(ctx, [_renamed(argument, renamed) for argument in args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -70,20 +82,13 @@ class CommandGroup(click.Group):
                 click.echo("interrupted; the same command goes on with what is left", err=True)
             ctx.exit(exit_code(error))
         except InputError as error:
-            raise Failure(error.text(PROGRAM, OPTIONS)) from error
+            from accupoison.cli.options import option_names  # which imports this module
+
+            raise Failure(error.text(PROGRAM, option_names())) from error
         except (OSError, RecursionError, MemoryError, RuntimeError, UnicodeError) as error:
             if (said := _said(error)) is None:
                 raise
             raise Failure(said) from error
-
-
-def _renamed(argument: str, renamed: dict[str, str]) -> str:
-    """Return ``argument`` with the name that an option has now, and say it."""
-    old, equals, value = argument.partition("=")
-    if (new := renamed.get(old)) is None:
-        return argument
-    click.echo(f"{old} is now called {new}", err=True)
-    return f"{new}{equals}{value}"
 
 
 def _said(error: Exception) -> str | None:

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from accupoison.cli.output import note
 from accupoison.records.files import INT64
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,11 +63,17 @@ FLAGS: dict[str, tuple[str, str]] = {
     "save_batches": ("evaluate", "save_batches"),
     "size": ("shadows", "size"),
     "shadows": ("shadows", "shadows"),
-    "victims": ("shadows", "victims"),
+    "target_models": ("shadows", "target_models"),
     "checkpoint": ("start", "checkpoint"),
     "reference": ("start", "reference"),
 }
 """The setting behind each flag; everything else is reached by ``--set``."""
+
+
+def option_names() -> dict[str, str]:
+    """Return the option of each setting ("section.key") that has one."""
+    flags = {f"{section}.{key}": f"--{flag.replace('_', '-')}" for flag, (section, key) in FLAGS.items()}
+    return {**flags, "stream.replay": "--replay"}
 
 
 def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,6 +108,35 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return apply
+
+
+class _RenamedOption(click.Option):
+    """An option under its old name, which hands its value to the new one."""
+
+    def __init__(self, names: Sequence[str], new: str, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(names, expose_value=False, hidden=True, is_eager=True, **settings)
+        self.new = new
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401
+        """Move the value before the new option looks for its own, which wins."""
+        if self.name in opts:
+            note(f"{self.opts[0]} is now called {self.new}")
+            name = next(param.name for param in ctx.command.params if self.new in param.opts)
+            opts.setdefault(name, opts.pop(self.name))
+        return None, args
+
+
+def renamed_option(old: str, new: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401
+    """Return a decorator that lets an option answer to the name that it had before, too.
+
+    The old name is not in the help, and says the new one on standard error.
+
+    Args:
+        old: The old name, such as "--victims".
+        new: The new one, of another option of the same command.
+        settings: What tells the parser how to read it, where the new one has that: ``is_flag``, ``multiple``.
+    """
+    return click.option(old, cls=_RenamedOption, new=new, **settings)
 
 
 data_options = options(

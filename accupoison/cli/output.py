@@ -70,6 +70,13 @@ def gather(paths: Sequence[Path]) -> "list[Run]":
     return runs
 
 
+def table_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows, of which there is at least one, as a Markdown table; their keys are the header."""
+    from accupoison.study.tables import markdown
+
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+
+
 def percent(value: float) -> str:
     """Return a fraction as a percentage."""
     return f"{value:.1%}"

@@ -19,6 +19,7 @@ KEYS: dict[str, str] = {
     "optim.clip_norm": "update.clip_norm",
     "optim.restore": "optim.restore_momentum",
     "optim.update_mode": "optim.bn_mode",
+    "shadows.victims": "shadows.target_models",
     "start.early": "start.reference",
     "stream.after": "stream.recovery_steps",
     "train.clip_kind": "update.clip_kind",

@@ -31,7 +31,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_run_tells_its_members_by_group_and_by_age(work: Path) -> None:
+def test_a_run_tells_its_members_by_group_and_by_recency(work: Path) -> None:
     """A model that has seen 60 images for 40 epochs gives them away; those of one late step it knows less well."""
     few = (SET, "data.burnin=60", SET, "train.batch_size=10", "--epochs", "40", SET, "train.recipe=few")
     done(*BURNIN, "--width", "8", *few)
@@ -43,9 +43,9 @@ def test_a_run_tells_its_members_by_group_and_by_age(work: Path) -> None:
     by_name = {one["attack"]: one["roc"] for one in found["groups"]["burn-in"]}
     assert by_name["loss"]["intervals"]["auc"][0] > 0.5
     assert by_name["loss"]["auc"] > {one["attack"]: one["roc"] for one in found["groups"]["stream"]}["loss"]["auc"]
-    assert [row["age"] for row in found["by_age"]["loss"]] == [0, 1, 2, 3, 4]
-    assert [row["members"] for row in found["by_age"]["loss_change"]] == [10, 10, 10, 10, 10]
-    for name in ("burn-in/audit.csv", "stream/roc.png", "age.png"):
+    assert [row["recency"] for row in found["by_recency"]["loss"]] == [0, 1, 2, 3, 4]
+    assert [row["members"] for row in found["by_recency"]["loss_change"]] == [10, 10, 10, 10, 10]
+    for name in ("burn-in/audit.csv", "stream/roc.png", "recency.png"):
         assert (Path("run/audit") / name).exists()
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_cannot_be_audited(work: Path) -> None:
     done(*ONLINE, "--out", "run")
     resaved(CHECKPOINT, lambda p: p.update(epoch=3)).replace(CHECKPOINT)
     assert "the checkpoint has changed since run was started" in refused("audit", "--run", "run")
-    assert "give a run with --run logs/RUN, or a command: predictions" in refused("audit")
+    assert "give a run with --run logs/RUN, or a command: challenge, offline" in refused("audit")
 
 
 def test_a_file_with_a_shadow_gives_tables_and_figures() -> None:

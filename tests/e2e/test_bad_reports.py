@@ -99,7 +99,7 @@ def test_a_run_without_a_curve_is_left_out_of_the_figure(spoil: Callable[[bytes]
 
 def test_a_path_that_does_not_exist_is_refused(logs: Path) -> None:
     assert refused("report", "logs", "nowhere").startswith("Error: there is no directory nowhere; give directories")
-    assert refused("audit", "ages", "logs", "tiny.toml").startswith("Error: there is no directory tiny.toml")
+    assert refused("audit", "recency", "logs", "tiny.toml").startswith("Error: there is no directory tiny.toml")
 
 
 def test_the_same_run_counts_once(logs: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_same_run_counts_once(logs: Path) -> None:
     assert "| 1 / 2 |" in result.stdout
     rewrite(logs / "run-seed0-2" / "summary.json", lambda s: s["start"].update(acc=0.123))
     assert f"{same}, and another outcome" in done("report", "logs").stderr
-    assert f"{same}, and another outcome" in done("audit", "ages", "logs", "--quiet").stderr
+    assert f"{same}, and another outcome" in done("audit", "recency", "logs", "--quiet").stderr
     assert done("report", "logs/run-seed0", Path.cwd() / "logs/run-seed0").stderr == ""  # one directory, called twice
 
 

@@ -14,7 +14,7 @@ from tests.e2e.conftest import ENVIRONMENT, SET, call, done, refused, sentence
 
 OFFLINE = (
     *("audit", "offline", "--data", "digits", "--model", "convnet", "--width", "4", "--size", "300", "--shadows", "6"),
-    *("--victims", "2", "--epochs", "3", SET, "train.batch_size=50", SET, "train.milestones=2", "--quiet"),
+    *("--target-models", "2", "--epochs", "3", SET, "train.batch_size=50", SET, "train.milestones=2", "--quiet"),
     *(SET, "shadows.population=50", SET, "shadows.queries=plain,up"),
 )
 
@@ -28,33 +28,33 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
     text = done(*OFFLINE, "--out", "a").stdout
-    assert "means and standard deviations over 2 victims, 6 shadows" in text
-    names = {path.name for path in Path("a/worlds").iterdir()}
-    assert names == {f"shadows-00{i}.npz" for i in range(6)} | {"victims-000.npz", "victims-001.npz"}
+    assert "means and standard deviations over 2 target models, 6 shadows" in text
+    names = {path.name for path in Path("a/signals").iterdir()}
+    assert names == {f"shadows-00{i}.npz" for i in range(6)} | {"target_models-000.npz", "target_models-001.npz"}
     found = json.loads(Path("a/audit.json").read_text())
     attacks = {one["attack"] for one in found["attacks"]}
     assert {"loss", "correctness", "neural", "lira_online", "lira_offline_fixed_variance", "rmia"} <= attacks
     assert all(len(one["auc"]) == 2 and 0 <= min(one["auc"]) <= max(one["auc"]) <= 1 for one in found["attacks"])
     assert all(0.1 < value <= 1 for value in found["test_accuracy"])
     assert set(found["by_class"]) == {str(label) for label in range(10)}
-    assert all(one["id"] >= 1437 for one in found["most_exposed"])  # test samples
+    assert all(one["id"] >= 1437 for one in found["most_vulnerable"])  # test samples
     assert found["share_of_ceiling"] > 0
     for one in found["attacks"]:
-        for victim, auc in zip(one["victims"], one["auc"], strict=True):
-            low, high = victim["roc"]["intervals"]["auc"]
-            assert low <= victim["roc"]["auc"] == auc <= high
-            assert set(victim["roc"]["tpr_at_fpr"]) == {"0.1", "0.01", "0.001"}
-            assert set(victim["predictive_value"]) == {"0.5", "0.1", "0.01"}
-            assert victim["epsilon"] >= 0
+        for target, auc in zip(one["target_models"], one["auc"], strict=True):
+            low, high = target["roc"]["intervals"]["auc"]
+            assert low <= target["roc"]["auc"] == auc <= high
+            assert set(target["roc"]["tpr_at_fpr"]) == {"0.1", "0.01", "0.001"}
+            assert set(target["predictive_value"]) == {"0.5", "0.1", "0.01"}
+            assert target["epsilon"] >= 0
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
-    before = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}
-    for path in Path("a/worlds").iterdir():
+    before = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
+    for path in Path("a/signals").iterdir():
         os.utime(path, (0, 0))  # so that one made anew shows, however fast
-    Path("a/worlds/victims-001.npz").unlink()
+    Path("a/signals/target_models-001.npz").unlink()
     done(*OFFLINE, "--out", "a", "--json")
-    for path in Path("a/worlds").iterdir():
-        made_anew = path.name == "victims-001.npz"
+    for path in Path("a/signals").iterdir():
+        made_anew = path.name == "target_models-001.npz"
         assert (path.stat().st_mtime_ns != 0) == made_anew
         if not made_anew:
             assert path.read_bytes() == before[path.name]
@@ -75,7 +75,9 @@ def test_private_models_say_their_epsilon(place: Path) -> None:
         SET,
         "train.milestones=1",
     )
-    found = json.loads(done(*OFFLINE, *private, "--out", "dp", "--shadows", "6", "--victims", "1", "--json").stdout)
+    found = json.loads(
+        done(*OFFLINE, *private, "--out", "dp", "--shadows", "6", "--target-models", "1", "--json").stdout
+    )
     assert 1 < found["epsilon"] < 2
     assert found["attacks"]["loss"]["auc"][0] < 0.65
 
@@ -111,14 +113,14 @@ def test_a_directory_goes_on_with_the_same_contents_alone(place: Path) -> None:
     )
     write(0)
     done(*words)
-    kept = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}
+    kept = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
     write(1)
     assert "a was started on other contents of npz:set.npz; bring those back" in refused(*words)
-    Path("a/worlds/shadows-003.npz").unlink()
+    Path("a/signals/shadows-003.npz").unlink()
     assert "a was started on other contents of npz:set.npz" in refused(*words)
     write(0)
     done(*words)
-    found = {path.name: path.read_bytes() for path in Path("a/worlds").iterdir()}
+    found = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
     assert {name for name in kept if found[name] != kept[name]} <= {"shadows-003.npz"}  # it holds the time it took
 
 
@@ -126,9 +128,9 @@ KILLED = """
 import os, signal
 from accupoison.audit.offline import shadow_models as offline
 from accupoison.cli import main
-def make_world(*arguments):
+def train_model(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
-offline.make_world = make_world
+offline.train_model = train_model
 if __name__ == "__main__":
     main()
 """

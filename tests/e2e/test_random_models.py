@@ -101,7 +101,7 @@ def test_draws_depend_on_the_purpose_and_leave_the_global_generators_alone() -> 
 
 OFFLINE = (
     *("audit", "offline", "--data", "digits", "--model", f"{__name__}:dropping", "--size", "300", "--shadows", "5"),
-    *("--victims", "1", "--epochs", "2", SET, "train.batch_size=50", SET, "train.milestones=1", "--quiet"),
+    *("--target-models", "1", "--epochs", "2", SET, "train.batch_size=50", SET, "train.milestones=1", "--quiet"),
     *(SET, "shadows.population=50", SET, "train.lr=0.05"),
 )
 
@@ -109,9 +109,9 @@ OFFLINE = (
 def test_two_processes_equal_one() -> None:
     for jobs in ("1", "2"):
         done(*OFFLINE, "--out", f"jobs{jobs}", "--jobs", jobs)
-    names = sorted(path.name for path in Path("jobs1/worlds").iterdir())
+    names = sorted(path.name for path in Path("jobs1/signals").iterdir())
     assert len(names) == 6
     for name in names:
-        one, two = (np.load(f"jobs{jobs}/worlds/{name}") for jobs in ("1", "2"))
+        one, two = (np.load(f"jobs{jobs}/signals/{name}") for jobs in ("1", "2"))
         assert np.array_equal(one["phi"], two["phi"])
         assert np.array_equal(one["probs"], two["probs"])

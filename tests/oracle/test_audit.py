@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from accupoison.audit.attack_suite import audit_samples
 from accupoison.audit.lira import VARIANTS, lira_scores
 from accupoison.audit.metric import logit_scores, predict, scores, thresholded_accuracy, thresholds
 from accupoison.audit.neural import neural_scores
+from accupoison.audit.results import evaluate_attack
 from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import epsilon_lower_bound, predictive_value, roc_summary
-from accupoison.audit.samples import Samples, audit_samples, evaluate_attack, read_predictions
+from accupoison.audit.samples import Samples, read_predictions
 from accupoison.errors import InputError
 
 LOCATION = Path(os.environ.get("ACCUPOISON_DATA", "data")) / "location_predictions.npz"
@@ -227,21 +229,21 @@ def test_the_neural_attack_learns_and_does_not_depend_on_the_order_of_classes() 
     np.testing.assert_array_equal(found, neural_scores(target.probs[:, ::-1], 4 - target.labels, *against))
 
 
-def test_results_name_the_most_exposed_and_use_the_calibration_alone() -> None:
+def test_results_name_the_most_vulnerable_and_use_the_calibration_alone() -> None:
     rng = np.random.default_rng(7)
     target, shadow = overfit(rng, 400), overfit(rng, 400)
     score = np.where(target.member, 1.0, 0.0)
-    useless = evaluate_attack("x", score, target, np.where(shadow.member, 0.0, 1.0), shadow)
+    misled = thresholds(np.where(shadow.member, 0.0, 1.0), shadow.labels, shadow.member)
+    useless = evaluate_attack("x", score, target, misled)
     assert useless.roc.auc == 1
     assert useless.balanced_accuracy == 0.5  # the calibration was misled, and the samples cannot mend it
-    assert set(useless.most_exposed) <= set(target.ids[target.member].tolist())
+    assert set(useless.most_vulnerable) <= set(target.ids[target.member].tolist())
 
 
 def test_without_a_shadow_a_half_is_reported() -> None:
-    found, reported, results = audit_samples(overfit(np.random.default_rng(8), 500), None)
-    assert len(reported.labels) == 250
-    assert {len(score) for score in found.values()} == {250}
-    by_name = {one.attack: one for one in results}
+    by_name = audit_samples(overfit(np.random.default_rng(8), 500), None)
+    assert {len(result.score) for result in by_name.values()} == {250}
+    assert {len(result.samples.labels) for result in by_name.values()} == {250}
     assert by_name["confidence"].roc.auc > 0.7
     assert by_name["confidence"].predictive_value[0.5] > by_name["confidence"].predictive_value[0.01]
 

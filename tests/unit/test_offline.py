@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from accupoison.audit.attack_suite import attack_victims
 from accupoison.audit.offline.shadow_models import (
     OfflineConfig,
     ShadowSettings,
+    audit_offline,
     divide,
     members_of,
-    world_path,
+    model_name,
 )
-from accupoison.audit.signals import QUERIES, signals
+from accupoison.audit.results import by_attack
+from accupoison.audit.signals import QUERIES, signals, signals_path
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.learner import view_of
@@ -33,7 +34,7 @@ def data(train: int = 120, test: int = 40) -> DataSet:
     return DataSet("made", x[:train], y[:train], x[train:], y[train:], ("a", "b", "c"), flip=True)
 
 
-SETTINGS = ShadowSettings(size=50, shadows=5, victims=2, population=10)
+SETTINGS = ShadowSettings(size=50, shadows=5, target_models=2, population=10)
 
 
 def test_pools_population_and_audited_samples_are_apart() -> None:
@@ -48,7 +49,7 @@ def test_pools_population_and_audited_samples_are_apart() -> None:
 def test_members_are_half_of_the_audited_samples_and_some_of_the_pool() -> None:
     division = divide(data(), SETTINGS, 0)
     found = {}
-    for pool in ("victims", "shadows"):
+    for pool in ("target_models", "shadows"):
         for number in range(3):
             members, keep = members_of(division, SETTINGS, pool, number, 0)
             assert len(set(members.tolist())) == len(members) == 50
@@ -58,11 +59,11 @@ def test_members_are_half_of_the_audited_samples_and_some_of_the_pool() -> None:
             assert torch.isin(own, division.pools[pool]).all()
             found[pool, number] = tuple(keep.tolist())
     assert len(set(found.values())) == 6
-    again, _ = members_of(division, SETTINGS, "victims", 0, 0)
-    assert torch.equal(again, members_of(division, SETTINGS, "victims", 0, 0)[0])
+    again, _ = members_of(division, SETTINGS, "target_models", 0, 0)
+    assert torch.equal(again, members_of(division, SETTINGS, "target_models", 0, 0)[0])
 
 
-def test_samples_with_a_twin_are_not_audited_and_trained_on_once() -> None:
+def test_samples_with_a_duplicate_are_not_audited_and_trained_on_once() -> None:
     made = data()
     x = made.test_x.clone()
     x[0], x[5] = made.train_x[7], x[6]  # one across the halves, one within the test half
@@ -110,12 +111,12 @@ def test_signals_are_the_logits_of_each_question() -> None:
             np.testing.assert_allclose(phi[:, QUERIES.index(query)], torch.log(p / (1 - p)), rtol=1e-4, atol=1e-5)
 
 
-def made_worlds(folder: Path, config: OfflineConfig, made: DataSet, *, told: float) -> None:
+def write_models(folder: Path, config: OfflineConfig, made: DataSet, *, told: float) -> None:
     """Write signals in which a member's logit is higher by ``told`` than a non-member's."""
     division = divide(made, config.shadows, config.run.seed)
     labels = made.labels(division.audited).numpy()
     hard = RNG.normal(0, 2, len(labels))
-    for pool, count in (("shadows", config.shadows.shadows), ("victims", config.shadows.victims)):
+    for pool, count in (("shadows", config.shadows.shadows), ("target_models", config.shadows.target_models)):
         for number in range(count):
             _, keep = members_of(division, config.shadows, pool, number, config.run.seed)
             logit = hard + told * keep.numpy() + RNG.normal(0, 1, len(labels))
@@ -123,44 +124,45 @@ def made_worlds(folder: Path, config: OfflineConfig, made: DataSet, *, told: flo
             probs = np.repeat((1 - p)[:, None] / 2, 3, axis=1)
             probs[np.arange(len(labels)), labels] = p
             others = np.full((len(division.population), 3), 1 / 3)
-            path = world_path(folder, pool, number)
+            path = signals_path(folder, model_name(pool, number))
             path.parent.mkdir(parents=True, exist_ok=True)
             facts = {"seconds": 2.0, "images": 100.0, "epsilon": np.inf}
             np.savez(path, phi=logit[:, None], probs=probs, keep=keep.numpy(), population=others, **facts)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[OfflineConfig, DataSet]:
-    shadows = ShadowSettings(size=1000, shadows=12, victims=3, population=10)
+def protocol() -> tuple[OfflineConfig, DataSet]:
+    shadows = ShadowSettings(size=1000, shadows=12, target_models=3, population=10)
     return OfflineConfig(shadows=shadows), data(train=220, test=1900)
 
 
-def test_the_attacks_find_what_is_there(world: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
-    made_worlds(tmp_path, *world, told=2.0)
-    outcomes, facts = attack_victims(world[0], tmp_path, world[1])
-    auc = {one.attack: float(np.mean(one.auc)) for one in outcomes}
+def test_the_attacks_find_what_is_there(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
+    write_models(tmp_path, *protocol, told=2.0)
+    models, facts = audit_offline(protocol[0], tmp_path, protocol[1])
+    auc = {name: float(np.mean([model[name].roc.auc for model in models])) for name in models[0]}
     ideal = 0.921  # Phi(2 / sqrt 2): two unit Gaussians at distance 2
     assert ideal - 0.04 < auc["lira_online_fixed_variance"] < ideal + 0.02
     assert ideal - 0.05 < auc["lira_offline_fixed_variance"] < ideal + 0.02
     assert auc["loss"] < auc["lira_online_fixed_variance"] - 0.1  # hard samples drown the metric attacks
-    best = next(one for one in outcomes if one.attack == "lira_online_fixed_variance")
-    assert all(0.8 < value < 0.86 for value in best.accuracy)  # Phi(1) = 0.841
-    assert len(best.auc) == len(best.tpr) == 3
+    best = [model["lira_online_fixed_variance"] for model in models]
+    assert all(0.8 < result.accuracy < 0.86 for result in best)  # Phi(1) = 0.841
+    assert len(best) == 3
+    assert by_attack(models)[0]["auc"] == [model["correctness"].roc.auc for model in models]
     assert facts["images_per_second"] == 50
     assert facts["audited"] == 1900
 
 
-def test_the_attacks_find_nothing_where_nothing_is(world: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
-    made_worlds(tmp_path, *world, told=0.0)
-    outcomes, _ = attack_victims(world[0], tmp_path, world[1])
-    for one in outcomes:
-        assert abs(float(np.mean(one.auc)) - 0.5) < 4 * 0.0132 / 3**0.5  # the AUC's deviation at 950 and 950
-        assert abs(float(np.mean(one.accuracy)) - 0.5) < 0.04
+def test_the_attacks_find_nothing_where_nothing_is(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
+    write_models(tmp_path, *protocol, told=0.0)
+    models, _ = audit_offline(protocol[0], tmp_path, protocol[1])
+    for one in by_attack(models):
+        assert abs(float(np.mean(one["auc"])) - 0.5) < 4 * 0.0132 / 3**0.5  # the AUC's deviation at 950 and 950
+        assert abs(float(np.mean(one["accuracy"])) - 0.5) < 0.04
 
 
-def test_missing_and_damaged_worlds_are_said(world: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
-    made_worlds(tmp_path, *world, told=1.0)
-    path = world_path(tmp_path, "victims", 1)
+def test_missing_and_damaged_signals_are_said(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
+    write_models(tmp_path, *protocol, told=1.0)
+    path = signals_path(tmp_path, "target_models-001")
     with np.load(path) as stored:
         sound = dict(stored)
     for change in (
@@ -172,11 +174,13 @@ def test_missing_and_damaged_worlds_are_said(world: tuple[OfflineConfig, DataSet
         {name: sound[name][1:] for name in ("phi", "probs", "keep")},
     ):
         np.savez(path, **{**sound, **change})
-        with pytest.raises(InputError, match=r"victims-001\.npz is not a world of these samples; delete it"):
-            attack_victims(world[0], tmp_path, world[1])
+        with pytest.raises(
+            InputError, match=r"target_models-001\.npz does not hold signals of these samples; delete it"
+        ):
+            audit_offline(protocol[0], tmp_path, protocol[1])
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"victims-001\.npz is not a readable world .*; delete it"):
-        attack_victims(world[0], tmp_path, world[1])
+    with pytest.raises(InputError, match=r"target_models-001\.npz is not a readable file of signals .*; delete it"):
+        audit_offline(protocol[0], tmp_path, protocol[1])
     path.unlink()
-    with pytest.raises(InputError, match=r"there is no .*victims-001\.npz"):
-        attack_victims(world[0], tmp_path, world[1])
+    with pytest.raises(InputError, match=r"there is no .*target_models-001\.npz"):
+        audit_offline(protocol[0], tmp_path, protocol[1])

@@ -1,4 +1,4 @@
-"""Who stands in for whom: pairs of a class, complementary worlds, the same slots."""
+"""Who stands in for whom: pairs of a class, complementary replays, the same slots."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from accupoison.audit.online.pairs import pair
-from accupoison.audit.online.replays import WorldSettings
+from accupoison.audit.online.replays import ReplaySettings
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
 from accupoison.errors import InputError
@@ -19,13 +19,13 @@ def config(**stream: object) -> OnlineConfig:
     return online_config([{"data": SIZES, "stream": {"batch_size": 10, "steps": 8, "after": 2, **stream}}])
 
 
-def world(made: OnlineConfig) -> tuple[DataSet, Splits]:
+def opened(made: OnlineConfig) -> tuple[DataSet, Splits]:
     return open_data(made.data, torch.device("cpu"))
 
 
 def test_partners_are_of_the_class_and_never_streamed() -> None:
     made = config()
-    data, splits = world(made)
+    data, splits = opened(made)
     pairs = pair(made, data, splits)
     stream = make_stream("iid", data, splits, batch_size=10, length=11, seed=0)
     streamed = torch.cat([stream.ids(t) for t in (*range(8), 9, 10)])  # at 8 the trigger comes instead
@@ -38,25 +38,27 @@ def test_partners_are_of_the_class_and_never_streamed() -> None:
     assert len(pairs.inside) >= 60  # of 80; a class may run short of partners
 
 
-def test_each_world_holds_exactly_one_of_a_pair_in_the_same_place() -> None:
+def test_each_replay_holds_exactly_one_of_a_pair_in_the_same_place() -> None:
     made = config()
-    data, splits = world(made)
+    data, splits = opened(made)
     pairs = pair(made, data, splits)
     plain = make_stream("iid", data, splits, batch_size=10, length=11, seed=0)
     for number in range(4):
-        coins = pairs.coins(0, number)
-        assert torch.equal(coins, ~pairs.coins(0, number ^ 1))  # complementary
-        assert 0.25 < float(coins.float().mean()) < 0.75
-        swapped = make_stream("iid", data, splits, batch_size=10, length=11, seed=0, swap=pairs.swap(data.size, coins))
+        assignment = pairs.assignment(0, number)
+        assert torch.equal(assignment, ~pairs.assignment(0, number ^ 1))  # complementary
+        assert 0.25 < float(assignment.float().mean()) < 0.75
+        swapped = make_stream(
+            "iid", data, splits, batch_size=10, length=11, seed=0, swap=pairs.swap(data.size, assignment)
+        )
         ids = torch.cat([swapped.ids(t) for t in range(8)])
-        assert torch.equal(torch.isin(pairs.inside, ids), ~coins)
-        assert torch.equal(torch.isin(pairs.outside, ids), coins)
+        assert torch.equal(torch.isin(pairs.inside, ids), ~assignment)
+        assert torch.equal(torch.isin(pairs.outside, ids), assignment)
         partner = dict(zip(pairs.inside.tolist(), pairs.outside.tolist(), strict=True))
         for t in range(11):
             for old, new in zip(plain.ids(t).tolist(), swapped.ids(t).tolist(), strict=True):
                 assert new in (old, partner.get(old))
         assert torch.equal(swapped.trigger(8).ids, plain.trigger(8).ids)
-    assert not torch.equal(pairs.coins(0, 0), pairs.coins(0, 2))
+    assert not torch.equal(pairs.assignment(0, 0), pairs.assignment(0, 2))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_each_world_holds_exactly_one_of_a_pair_in_the_same_place() -> None:
 def test_streams_without_anybody_to_stand_in(stream: dict[str, object], data: dict[str, object], words: str) -> None:
     made = config(**stream)
     made = replace(made, data=replace(made.data, **data))  # type: ignore[arg-type]
-    images, parts = world(made) if not data else (world(config())[0], split(world(config())[0]))
+    images, parts = opened(made) if not data else (opened(config())[0], split(opened(config())[0]))
     with pytest.raises(InputError, match=words):
         pair(made, images, parts)
 
@@ -78,14 +80,14 @@ def test_streams_without_anybody_to_stand_in(stream: dict[str, object], data: di
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"count": 6}, "6 worlds: give an even number of at least 8"),
-        ({"count": 9}, "9 worlds: give an even number"),
-        ({"poison": "transfr"}, "unknown poison of worlds 'transfr'; did you mean transfer"),
-        ({"burnin": "mine"}, "unknown burn-in of worlds 'mine'"),
+        ({"count": 6}, "6 replays: give an even number of at least 8"),
+        ({"count": 9}, "9 replays: give an even number"),
+        ({"poison": "transfr"}, "unknown poison of replays 'transfr'; did you mean transfer"),
+        ({"burnin": "mine"}, "unknown burn-in of replays 'mine'"),
         ({"queries": ("flop",)}, "unknown query 'flop'"),
         ({"queries": ("flip",)}, "must begin with plain"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        WorldSettings(**settings)  # type: ignore[arg-type]
+        ReplaySettings(**settings)  # type: ignore[arg-type]

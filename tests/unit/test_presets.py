@@ -60,7 +60,7 @@ CLI_FLAGS: dict[str, list[str]] = {
     "report": ["--claims", "--out", "--trigger", "--json"],
     "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
 }
-OFFLINE_FLAGS = ["--size", "--shadows", "--victims"]
+OFFLINE_FLAGS = ["--size", "--shadows", "--target-models"]
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""
 
 

@@ -1,21 +1,24 @@
 """The membership inference challenge of 2022 (Trustworthy ML): nine cells of a network and a data set."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from accupoison.audit.challenge.safe_pickle import read_pickle
 from accupoison.audit.metric import scores, thresholds
+from accupoison.audit.writers import save_figure
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
 from accupoison.errors import InputError
 from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.models.factory import ModelSpec, build_model
+from accupoison.records.files import write_atomically, write_json
 from accupoison.records.foreign import load_weights, put_into
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200}
@@ -72,20 +75,16 @@ class Cell:
     correct: NDArray[np.bool_]
 
 
-def cells(root: Path) -> list[tuple[str, str]]:
-    """Return the (model, dataset) whose three files are all there.
-
-    Raises:
-        InputError: There is not a single one.
-    """
-    pairs = [(model, dataset) for dataset in CLASSES for model in NETWORKS]
-    found = [pair for pair in pairs if all(path.is_file() for path in _files(root, *pair))]
-    if not found:
+def _complete_cells(root: Path) -> list[tuple[str, str]]:
+    """Return the (model, dataset) whose three files are all there; InputError without a single one."""
+    cells = [(model, dataset) for dataset in CLASSES for model in NETWORKS]
+    complete = [cell for cell in cells if all(path.is_file() for path in _files(root, *cell))]
+    if not complete:
         raise InputError(
             f"{root} has no cell of the challenge; it needs datasets/eval/DATASET_MODEL.p, the same in datasets/test, "
             f"and models/MODEL_DATASET.pth, with the names {', '.join(CLASSES)} and {', '.join(NETWORKS)}"
         )
-    return found
+    return complete
 
 
 def _files(root: Path, model: str, dataset: str) -> tuple[Path, Path, Path]:
@@ -104,17 +103,17 @@ def attack_cells(root: Path, factories: Mapping[str, str]) -> Iterator[Cell]:
     Raises:
         InputError: A file is damaged or not laid out as it should be, or weights fit no network.
     """
-    for model, dataset in cells(root):
+    for model, dataset in _complete_cells(root):
         known_path, test_path, weights = _files(root, model, dataset)
         x, labels, member = read_samples(known_path, known=True)
-        others, test_labels, _ = read_samples(test_path, known=False)
+        test_x, test_labels, _ = read_samples(test_path, known=False)
         network = load_network(weights, model, dataset, factories.get(model), raw=_raw(x))
-        probs, test_probs = probabilities(network, x), probabilities(network, others)
-        found = {name: _metric(scores(probs, labels)[ours], labels, member) for name, ours in METRICS.items()}
-        best = max(found, key=lambda name: found[name].cross_validated)
-        answer = scores(test_probs, test_labels)[METRICS[best]] >= found[best].threshold
-        correct = test_probs.argmax(axis=1) == test_labels
-        yield Cell(model, dataset, found, best, member, answer, correct)
+        known_scores = scores(probabilities(network, x), labels)
+        metrics = {name: _metric(known_scores[ours], labels, member) for name, ours in METRICS.items()}
+        best = max(metrics, key=lambda name: metrics[name].cross_validated)
+        test_probs = probabilities(network, test_x)
+        predicted = scores(test_probs, test_labels)[METRICS[best]] >= metrics[best].threshold
+        yield Cell(model, dataset, metrics, best, member, predicted, test_probs.argmax(axis=1) == test_labels)
 
 
 def _raw(x: Tensor) -> bool:
@@ -127,33 +126,41 @@ def _metric(score: Floats, labels: NDArray[np.int64], member: NDArray[np.bool_])
     fold = np.random.default_rng(0).permutation(len(score)) % FOLDS
     hits = []
     for i in range(FOLDS):
-        here = fold == i
-        bound, _ = thresholds(score[~here], labels[~here], member[~here], per_class=False)
-        hits.append((score[here] >= bound) == member[here])
+        rows = fold == i
+        fold_threshold, _ = thresholds(score[~rows], labels[~rows], member[~rows], per_class=False)
+        hits.append((score[rows] >= fold_threshold) == member[rows])
     accuracy = float(np.concatenate(hits).mean())
     return Metric(float(((score >= threshold) == member).mean()), threshold, accuracy, score)
 
 
 def read_samples(path: Path, *, known: bool) -> tuple[Tensor, NDArray[np.int64], NDArray[np.bool_]]:
-    """Return images [N, 3, H, W], labels [N] and membership [N] (all False where it is not ``known``).
+    """Read samples of the challenge.
+
+    Args:
+        path: A pickled list of (image, label, member), or of (image, label).
+        known: Membership is there.
+
+    Returns:
+        Images, float32 [N, 3, H, W], labels, int64 [N], and membership, bool [N] (False where it is not known).
 
     Raises:
-        InputError: The file is not a pickled list of (image, label, member), or of (image, label).
+        InputError: The file is damaged or something else.
     """
-    found, width = read_pickle(path), 3 if known else 2
+    content = read_pickle(path)
+    width = 3 if known else 2
     shape = "(image [3, H, W], label, member 0 or 1)" if known else "(image [3, H, W], label)"
     try:
-        rows = [tuple(row) for row in found]  # type: ignore[attr-defined]
+        rows = [tuple(row) for row in content]  # type: ignore[attr-defined]
         if not rows or any(len(row) != width for row in rows):
             raise ValueError
         x = torch.stack([torch.as_tensor(row[0]).float() for row in rows])
         labels = np.array([int(row[1]) for row in rows], dtype=np.int64)
-        told = np.array([int(row[2]) if known else 0 for row in rows], dtype=np.int64)
-        if x.ndim != 4 or x.shape[1] != 3 or not np.isin(told, (0, 1)).all():
+        member = np.array([int(row[2]) if known else 0 for row in rows], dtype=np.int64)
+        if x.ndim != 4 or x.shape[1] != 3 or not np.isin(member, (0, 1)).all():
             raise ValueError
     except Exception as error:  # whatever else the list may hold
         raise InputError(f"{path} is not a list of {shape}; write it with pickle.dump") from error
-    return x, labels, told.astype(bool)
+    return x, labels, member.astype(bool)
 
 
 def load_network(path: Path, name: str, dataset: str, factory: str | None, *, raw: bool) -> nn.Module:
@@ -190,5 +197,49 @@ def load_network(path: Path, name: str, dataset: str, factory: str | None, *, ra
 
 @torch.no_grad()
 def probabilities(model: nn.Module, x: Tensor) -> Floats:
-    """Return probabilities [N, C]."""
+    """Return probabilities, float64 [N, C], of images [N, 3, H, W]."""
     return torch.cat([model(part).double().softmax(dim=1) for part in torch.split(x, EVALUATION_BATCH)]).numpy()
+
+
+def write_challenge(folder: Path, answered: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Write the answers and what is known of them.
+
+    Args:
+        folder: Gets ``task{1,2,3}_MODEL_DATASET.npy``, a picture of accuracy against threshold for each cell, and
+            ``result.json``.
+        answered: The cells.
+
+    Returns:
+        The contents of ``result.json``.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for cell in answered:
+        name = f"{cell.model}_{cell.dataset}"
+        for task, answer in ((1, cell.predicted), (2, cell.predicted), (3, cell.correct)):
+            write_atomically(folder / f"task{task}_{name}.npy", lambda file, to=answer: np.save(file, to))  # type: ignore[misc]
+        result.setdefault(cell.model, {})[cell.dataset] = {
+            metric: {"max_acc": m.max_acc, "threshold": m.threshold, "cross_validated_acc": m.cross_validated}
+            for metric, m in cell.metrics.items()
+        }
+        save_figure(_accuracies(cell), folder / f"accuracy_{name}.png")
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _accuracies(cell: Cell) -> Figure:
+    """Return accuracy against threshold; thresholds are shares of the samples below, so that metrics fit one axis."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, metric in cell.metrics.items():
+        order = np.argsort(metric.score)
+        member = cell.member[order]
+        right = np.concatenate([[0], np.cumsum(~member)]) + member.sum() - np.concatenate([[0], np.cumsum(member)])
+        share = np.linspace(0, 1, len(member) + 1)
+        axes.plot(share, right / len(member), label=f"{name} ({metric.cross_validated:.3f})")
+    axes.set(xlabel="share of samples with a score below the threshold", ylabel="accuracy")
+    axes.set_title(f"{cell.model} on {cell.dataset}; cross-validated accuracy in brackets")
+    axes.legend()
+    return figure

@@ -1,12 +1,12 @@
 """A small challenge of one's own, with real models and the truth beside it."""
 
-import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.audit.challenge.answer import CLASSES, IMAGENET, NETWORKS
@@ -69,18 +69,14 @@ def _trained(config: BurninConfig, members: Tensor, dataset: str) -> dict[str, T
 
 def _write(
     path: Path, data: DataSet, groups: Sequence[tuple[Tensor, int]], config: BurninConfig, known: bool
-) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+) -> NDArray[np.bool_]:
     """Write the samples of all groups in a random order and return who is a member."""
     ids = torch.cat([part for part, _ in groups])
-    told = torch.cat([torch.full((len(part),), member) for part, member in groups])
-    shuffled = torch.randperm(len(ids), generator=generator(derive(config.run.seed, path.parent.name), "order"))
-    ids, told = ids[shuffled], told[shuffled]
-    batch = data.batch(ids)
-    rows = [
-        (x.clone(), int(y), int(m)) if known else (x.clone(), int(y))
-        for x, y, m in zip(batch.x, batch.y, told, strict=True)
-    ]
-    content = io.BytesIO()
-    pickle.dump(rows, content)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
-    return np.asarray(told.numpy().astype(np.bool_))
+    member = torch.cat([torch.full((len(part),), member) for part, member in groups])
+    order = torch.randperm(len(ids), generator=generator(derive(config.run.seed, path.parent.name), "order"))
+    batch = data.batch(ids[order])
+    labels = batch.y.tolist()
+    columns = (labels, member[order].tolist()) if known else (labels,)
+    content = pickle.dumps([(x.clone(), *row) for x, *row in zip(batch.x, *columns, strict=True)])
+    write_atomically(path, lambda file: file.write(content))
+    return member[order].numpy().astype(np.bool_)

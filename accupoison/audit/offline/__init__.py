@@ -3,7 +3,11 @@
 
 def __getattr__(name: str) -> object:
     """Give what scripts ask of this package most, without loading it for those who ask for something else."""
-    if name in ("offline_config", "run_offline", "signals"):
+    if name == "signals":
+        from accupoison.audit.signals import signals
+
+        return signals
+    if name in ("offline_config", "run_offline"):
         from accupoison.audit.offline import shadow_models
 
         return getattr(shadow_models, name)

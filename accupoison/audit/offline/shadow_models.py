@@ -1,17 +1,18 @@
-"""The offline protocol: shadow models from one pool of data, victims from another, the test set audited."""
+"""The offline protocol: shadow models from one pool of data, target models from another, the test set audited."""
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.signals import check_queries, signals
+from accupoison.audit.attack_suite import ShadowAttacks, model_facts
+from accupoison.audit.results import Results
+from accupoison.audit.signals import Audited, ask, check_queries, read_signals, signals_path, write_signals
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.renamed import Say, quiet, with_new_names
 from accupoison.config.schema import (
@@ -25,19 +26,18 @@ from accupoison.config.schema import (
 )
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.learner import Learner
-from accupoison.measure.hardware import ceiling, training_flops
-from accupoison.records.arrays import write_arrays
 from accupoison.records.files import read_json
-from accupoison.records.run_directory import ENV, WORLDS, RunDirectory, check_contents, environment
+from accupoison.records.run_directory import ENV, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.trainer import Burnin
 from accupoison.runs.workers import carry_out
 from accupoison.updates import SGD
 
-POOLS = ("victims", "shadows")
-MOST = 100_000
+POOLS = {"target_models": "victims", "shadows": "shadows"}
+"""The pools, and the words from which their random numbers are drawn: those of the first version, so that audits go on
+as they began."""
+MAX_MODELS = 100_000
 """Models of an audit, at most; more are a typing error."""
 
 
@@ -48,25 +48,28 @@ class ShadowSettings:
     Attributes:
         size: Samples that each model is trained on; the audited ones among them are included.
         shadows: Models of the attacker.
-        victims: Models that are attacked, each by all shadows.
+        target_models: Models that are attacked, each by all shadows.
         population: Training samples that no model gets, for the attacks that compare with a population.
         queries: What is asked about each sample, as text with commas; None is the image and, where it keeps its class,
             its mirror image.
+
+    Raises:
+        InputError: A number is too small or too large, or a query is unknown.
     """
 
     size: int = 20_000
     shadows: int = 20
-    victims: int = 4
+    target_models: int = 4
     population: int = 1000
     queries: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("shadows", 5), ("victims", 1), ("population", 1)):
+        for name, least in (("size", 1), ("shadows", 5), ("target_models", 1), ("population", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"shadows.{name} {getattr(self, name)} is below {least}; give a larger number")
-        for name in ("shadows", "victims"):
-            if getattr(self, name) > MOST:
-                raise InputError(f"shadows.{name} {getattr(self, name)} is above {MOST}; give a smaller number")
+        for name in POOLS:
+            if getattr(self, name) > MAX_MODELS:
+                raise InputError(f"shadows.{name} {getattr(self, name)} is above {MAX_MODELS}; give a smaller number")
         if self.queries is not None:
             check_queries(self.queries)
 
@@ -94,8 +97,8 @@ class Division:
 
     Attributes:
         audited: Test samples whose membership is to be told, int64 [N].
-        population: Training samples that no model gets.
-        pools: Training samples of the victims and of the shadows.
+        population: Training samples that no model gets, int64 [Z].
+        pools: Training samples of the target models and of the shadows, int64 each.
         dropped: Samples left out because another one is the same image.
     """
 
@@ -108,16 +111,21 @@ class Division:
 def divide(data: DataSet, settings: ShadowSettings, seed: int) -> Division:
     """Divide a data set; of samples that are alike byte for byte, none is audited and one may be trained on.
 
+    Args:
+        data: The data set.
+        settings: How many samples a model and the population get.
+        seed: Of the pools.
+
     Raises:
         InputError: There are too few samples for models of this size.
     """
-    first, alike = _twins(data)
+    first, duplicated = _duplicates(data)
     test = torch.arange(data.num_train, data.size)
-    audited = test[~alike[test]]
+    audited = test[~duplicated[test]]
     train = torch.arange(data.num_train)
     train = train[first[train]]
     train = train[torch.randperm(len(train), generator=generator(seed, "pools"))]
-    population, rest = train[: settings.population], train[settings.population :]
+    rest = train[settings.population :]
     half = len(rest) // 2
     needed = settings.size - len(audited) // 2
     if needed > half or needed < 0:
@@ -127,27 +135,39 @@ def divide(data: DataSet, settings: ShadowSettings, seed: int) -> Division:
             f"of a pool make {len(audited) // 2} to {most}; choose a number in between"
         )
     pools = dict(zip(POOLS, (rest[:half], rest[half : 2 * half]), strict=True))
-    return Division(audited, population, pools, int((~first).sum()))
+    return Division(audited, train[: settings.population], pools, int((~first).sum()))
 
 
-def _twins(data: DataSet) -> tuple[Tensor, Tensor]:
-    """Return which samples [size] are the first of their bytes, and which have a twin at all."""
-    seen: dict[bytes, list[int]] = {}
+def _duplicates(data: DataSet) -> tuple[Tensor, Tensor]:
+    """Return which samples are the first of their bytes, and which have a duplicate at all, bool [size] each."""
+    rows_by_content: dict[bytes, list[int]] = {}
     for half, start in ((data.train_x, 0), (data.test_x, data.num_train)):
-        for row, sample in enumerate(half.cpu().numpy()):
-            seen.setdefault(hashlib.blake2b(sample.tobytes(), digest_size=16).digest(), []).append(start + row)
-    first, alike = torch.zeros(data.size, dtype=torch.bool), torch.zeros(data.size, dtype=torch.bool)
-    for rows in seen.values():
+        for row, sample in enumerate(half.cpu().numpy(), start):
+            rows_by_content.setdefault(hashlib.blake2b(sample.tobytes(), digest_size=16).digest(), []).append(row)
+    first = torch.zeros(data.size, dtype=torch.bool)
+    duplicated = torch.zeros(data.size, dtype=torch.bool)
+    for rows in rows_by_content.values():
         first[rows[0]] = True
-        alike[rows] = len(rows) > 1
-    return first, alike
+        duplicated[rows] = len(rows) > 1
+    return first, duplicated
 
 
 def members_of(
     division: Division, settings: ShadowSettings, pool: str, number: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the training ids of a model and which of the audited samples are among them, bool [N]."""
-    rng = generator(seed, "members", pool, number)
+    """Draw the training samples of a model: half of the audited ones, the others from its pool.
+
+    Args:
+        division: Who may get which samples.
+        settings: How many a model gets.
+        pool: Of ``POOLS``.
+        number: Of the model in its pool, from 0.
+        seed: Of the audit.
+
+    Returns:
+        The training ids, int64 [size], and which of the audited samples are among them, bool [N].
+    """
+    rng = generator(seed, "members", POOLS[pool], number)
     keep = torch.zeros(len(division.audited), dtype=torch.bool)
     keep[torch.randperm(len(keep), generator=rng)[: len(keep) // 2]] = True
     own = division.pools[pool]
@@ -155,63 +175,50 @@ def members_of(
     return torch.cat([division.audited[keep], drawn]), keep
 
 
-def make_world(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
-    """Train one model and write its signals to ``out``, unless they are there already; the weights are not kept."""
-    path = world_path(out, pool, number)
+def model_name(pool: str, number: int) -> str:
+    """Return the name of a model's file of signals; see :func:`accupoison.audit.signals.signals_path`."""
+    return f"{pool}-{number:03d}"
+
+
+def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
+    """Train one model and write its signals, unless they are there already; the weights are not saved.
+
+    Args:
+        config: All settings.
+        out: The directory of the audit.
+        pool: Of ``POOLS``.
+        number: Of the model in its pool, from 0.
+
+    Returns:
+        The model's name.
+
+    Raises:
+        InputError: It diverged.
+    """
+    name = model_name(pool, number)
+    path = signals_path(out, name)
     if path.exists():
-        return path.stem
+        return name
     started = time.perf_counter()
-    run = RunSettings(seed=derive(config.run.seed, "world", pool, number), device=config.run.device)
+    run = RunSettings(seed=derive(config.run.seed, "world", POOLS[pool], number), device=config.run.device)
     settings = BurninConfig(data=config.data, model=config.model, train=config.train, update=config.update, run=run)
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
     members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-    burnin = Burnin.prepare(settings, members, name=f"model {number} of the {pool}")
+    burnin = Burnin.prepare(settings, members, name=name)
     burnin.train()
-    view, queries = burnin.learner.view(), queries_of(config, burnin.data)
-    phi, probs = signals(view, burnin.data, division.audited, queries)
-    _, others = signals(view, burnin.data, division.population, ["plain"])
-    arrays = {"phi": phi, "probs": probs, "population": others, "keep": keep.numpy()}
-    seen = burnin.step * config.train.batch_size
-    took = time.perf_counter() - started
-    share = share_of_ceiling(burnin.learner, burnin.data, seen / took)
-    facts = {"seconds": took, "images": seen, "share": share, "epsilon": _epsilon(burnin)}
-    write_arrays(path, {**arrays, **{name: np.float64(value) for name, value in facts.items()}})
-    return path.stem
-
-
-def share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:
-    """Return the matrix products of so many forward and backward passes as a share of what the machine reaches.
-
-    NaN for a network that torch's counter cannot count: a speed is not worth an audit.
-    """
-    x = data.batch(torch.arange(min(8, data.size))).x
-    try:
-        return images_per_second * training_flops(learner.model, x) / _ceiling(learner.device)
-    except Exception:  # networks of others can raise anything under the counter's hooks
-        return float("nan")
-
-
-@cache
-def _ceiling(device: torch.device) -> float:
-    """Measure once a process: it takes as long as a small world."""
-    return ceiling(device)
-
-
-def _epsilon(burnin: Burnin) -> float:
-    return burnin.epsilon
-
-
-def queries_of(config: OfflineConfig, data: DataSet) -> tuple[str, ...]:
-    """Return what is asked about each sample."""
-    if config.shadows.queries is not None:
-        return config.shadows.queries
-    return ("plain", "flip") if data.flip else ("plain",)
-
-
-def world_path(out: Path, pool: str, number: int) -> Path:
-    """Return the file with the signals of a model."""
-    return out / WORLDS / f"{pool}-{number:03d}.npz"
+    queries = config.shadows.queries or (("plain", "flip") if data.flip else ("plain",))
+    audited = Audited(burnin.data, division.audited, division.population)
+    write_signals(
+        path,
+        ask(burnin.learner.view(), audited, queries, keep),
+        burnin.learner,
+        burnin.data,
+        started=started,
+        images=burnin.step * config.train.batch_size,
+        epsilon=burnin.epsilon,
+    )
+    return name
 
 
 def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
@@ -230,11 +237,38 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable
     if RunDirectory.holds_run(out):
         check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
-    settings, env = at_home(plain(config), out), {**environment(), "data": data.fingerprint()}
-    with RunDirectory.resume_or_create(out, settings, env, with_new_names):
-        models = [("shadows", i) for i in range(config.shadows.shadows)]
-        models += [("victims", i) for i in range(config.shadows.victims)]
-        left = [model for model in models if not world_path(out, *model).exists()]
-        tasks = [(make_world, (config, out, *model)) for model in left]
+    env = {**environment(), "data": data.fingerprint()}
+    with RunDirectory.resume_or_create(out, at_home(plain(config), out), env, with_new_names):
+        models = [(pool, i) for pool in ("shadows", "target_models") for i in range(getattr(config.shadows, pool))]
+        left = [model for model in models if not signals_path(out, model_name(*model)).exists()]
+        tasks = [(train_model, (config, out, *model)) for model in left]
         for done, name in enumerate(carry_out(tasks, jobs), start=1):
             report(done, len(left), name)
+
+
+def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Results], dict[str, Any]]:
+    """Attack every target model with all shadows.
+
+    Args:
+        config: All settings.
+        out: The directory that :func:`run_offline` has filled.
+        data: The data set.
+
+    Returns:
+        What the attacks achieve on each target model, and facts about the models.
+
+    Raises:
+        InputError: A file of signals is missing or damaged, or holds those of other samples.
+    """
+    division = divide(data, config.shadows, config.run.seed)
+    audited = Audited(data, division.audited, division.population)
+    shadows, targets = (
+        [read_signals(out, model_name(pool, i), audited) for i in range(getattr(config.shadows, pool))]
+        for pool in ("shadows", "target_models")
+    )
+    attacks = ShadowAttacks(shadows)
+    return [attacks.attack(target) for target in targets], {
+        **model_facts(targets, [*targets, *shadows]),
+        "epsilon": max(model.epsilon for model in [*targets, *shadows]),
+        "dropped_duplicates": division.dropped,
+    }

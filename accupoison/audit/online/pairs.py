@@ -1,4 +1,4 @@
-"""Who stands in for whom in the worlds of an audit."""
+"""Who stands in for whom in the shadow replays of a run."""
 
 from dataclasses import dataclass
 
@@ -28,20 +28,41 @@ class Pairs:
         """All audited ids [2 n]; signals are in this order."""
         return torch.cat([self.inside, self.outside])
 
-    def coins(self, seed: int, world: int) -> Tensor:
-        """Return where the partner stands in, bool [n]; worlds 2k and 2k + 1 are complementary."""
-        rng = generator(seed, "world", world // 2)
-        return torch.randint(2, (len(self.inside),), generator=rng).bool() ^ bool(world % 2)
+    def assignment(self, seed: int, replay: int) -> Tensor:
+        """Draw where the partner stands in.
 
-    def swap(self, size: int, coins: Tensor) -> Tensor:
-        """Return, for each of ``size`` ids, who comes in its place."""
+        Args:
+            seed: Of the run.
+            replay: Number of the replay; 2k and 2k + 1 are complementary.
+
+        Returns:
+            True where the partner comes, bool [n].
+        """
+        rng = generator(seed, "world", replay // 2)  # the word of the first version, so that audits go on as they began
+        return torch.randint(2, (len(self.inside),), generator=rng).bool() ^ bool(replay % 2)
+
+    def swap(self, size: int, assignment: Tensor) -> Tensor:
+        """Return who comes in the place of each id.
+
+        Args:
+            size: Ids of the data set.
+            assignment: Where the partner comes, bool [n].
+
+        Returns:
+            Ids, int64 [size].
+        """
         places = torch.arange(size)
-        places[self.inside[coins]] = self.outside[coins]
+        places[self.inside[assignment]] = self.outside[assignment]
         return places
 
 
 def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
     """Pair the samples of the steps before the trigger with samples of their class that the stream never reaches.
+
+    Args:
+        config: Settings of the run.
+        data: Its data set.
+        splits: Whose samples are whose.
 
     Raises:
         InputError: The stream is one of burn-in images, or hardly anybody is left to stand in.
@@ -57,16 +78,18 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
     before, after = (_distinct(stream, steps) for steps in (range(s.steps), range(s.steps + 1, length)))
     if config.trigger.types[-1] not in ("none", "coast"):
         after = torch.cat([after, stream.trigger(s.steps).ids.cpu()])
-    inside, taken = before[~torch.isin(before, after)], torch.cat([before, after])
-    free = splits.stream[~torch.isin(splits.stream, taken)]
+    inside = before[~torch.isin(before, after)]
+    free = splits.stream[~torch.isin(splits.stream, torch.cat([before, after]))]
     free = free[torch.randperm(len(free), generator=generator(config.run.seed, "partners"))]
-    labels, of_free = (data.labels(ids).cpu() for ids in (inside, free))
-    mine, its = list[Tensor](), list[Tensor]()
+    inside_labels, free_labels = (data.labels(ids).cpu() for ids in (inside, free))
+    samples = []
+    partners = []
     for label in range(data.num_classes):
-        count = min(int((labels == label).sum()), int((of_free == label).sum()))
-        mine.append(inside[labels == label][:count])
-        its.append(free[of_free == label][:count])
-    pairs = Pairs(torch.cat(mine), torch.cat(its))
+        of_class, free_of_class = inside[inside_labels == label], free[free_labels == label]
+        count = min(len(of_class), len(free_of_class))
+        samples.append(of_class[:count])
+        partners.append(free_of_class[:count])
+    pairs = Pairs(torch.cat(samples), torch.cat(partners))
     if len(pairs.inside) < 10:
         raise InputError(
             f"only {len(pairs.inside)} samples of the stream have a partner of their class that was never streamed; "

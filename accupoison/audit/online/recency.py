@@ -1,4 +1,4 @@
-"""How well members can be told, by group and age, pooled over runs."""
+"""How well members can be recognised, by group and recency, pooled over runs."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from accupoison.audit.online.run import audit_run, values_of
-from accupoison.audit.roc import roc_summary
+from accupoison.audit.online.run import BURNIN, STREAM, UNSEEN, audit_run, values_of
+from accupoison.audit.roc import RocSummary, roc_summary
 from accupoison.audit.writers import save_figure, write_csv
 from accupoison.errors import InputError
 from accupoison.records.files import write_json
@@ -18,7 +18,7 @@ from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate, estimate
 
 SCORES = ("loss", "loss_change")
-UNSEEN, BURNIN, STREAM = "never seen", "burn-in", "stream"
+"""The scores whose AUC is followed by recency."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PooledAuc:
     Attributes:
         experiment: Attack and defence, and what else tells it from the others.
         members: "burn-in", "stream", or "never seen": images of the stream's split that never came, the control.
-        age: Steps since they were learnt last; None for all.
+        recency: Steps since they were learnt last; None for all.
         score: "loss", or "loss_change": how much it fell during the stream.
         auc: Mean and 95% t-interval over base models.
         samples: Members in all runs.
@@ -36,17 +36,17 @@ class PooledAuc:
 
     experiment: str
     members: str
-    age: int | None
+    recency: int | None
     score: str
     auc: Estimate
     samples: int
 
 
 Key = tuple[str, int | None, str]
-"""Members, age, score."""
+"""Members, recency, score."""
 
 
-def pool_ages(
+def pool_recency(
     runs: Sequence[Run], root: Path, report: Callable[[int, int, str], None], limit: int = 5000
 ) -> tuple[list[PooledAuc], list[str]]:
     """Audit every run and pool the AUCs of those that replicate one experiment.
@@ -63,99 +63,102 @@ def pool_ages(
     Raises:
         InputError: No run could be audited.
     """
-    pooled, skipped, done = [], list[str](), 0
+    pooled = []
+    skipped: list[str] = []
+    done = 0
     groups = group(runs)
-    streams, delivered = ({_parts(one)[i] for one in groups} for i in (0, 1))
-    for one in groups:
-        stream, deliver = _parts(one)
-        parts = [one.first.attack, one.first.defense, one.setting]
-        parts += [stream] * (len(streams) > 1) + [f"trigger {deliver}"] * (len(delivered) > 1)
-        name = ", ".join(part for part in parts if part)
-        found: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
-        counts: defaultdict[Key, int] = defaultdict(int)
-        for run in one.runs:
+    streams = {_stream(experiment) for experiment in groups}
+    triggers = {_trigger(experiment) for experiment in groups}
+    for experiment in groups:
+        parts = [experiment.first.attack, experiment.first.defense, experiment.setting]
+        parts += [_stream(experiment)] * (len(streams) > 1) + [_trigger(experiment)] * (len(triggers) > 1)
+        aucs: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
+        members: defaultdict[Key, int] = defaultdict(int)
+        for run in experiment.runs:
             try:
-                for key, value, count in _aucs(run.path, root, limit):
-                    found[key].append((run.burnin, value))
-                    counts[key] += count
+                for key, roc in _rocs(run.path, root, limit):
+                    aucs[key].append((run.burnin, roc.auc))
+                    members[key] += roc.members
             except InputError as error:
                 skipped.append(f"{run.path} is left out: {error}")
             done += 1
             report(done, len(runs), run.path.name)
-        for key, values in found.items():
+        for key, values in aucs.items():
             if (auc := estimate(values)) is not None:
-                pooled.append(PooledAuc(name, *key, auc, counts[key]))
+                pooled.append(PooledAuc(", ".join(filter(None, parts)), *key, auc, members[key]))
     if not pooled:
         raise InputError(skipped[0])
     return pooled, skipped
 
 
-def _parts(one: Group) -> tuple[str, str]:
-    """Return what the setting of a group does not say: the stream, and the trigger whose model is audited."""
-    return one.first.config.stream.kind, one.first.config.trigger.types[-1]
+def _stream(experiment: Group) -> str:
+    return experiment.first.config.stream.kind
 
 
-def _aucs(run: Path, root: Path, limit: int) -> list[tuple[Key, float, int]]:
-    """Return ((members, age, score), AUC, members) of one run."""
+def _trigger(experiment: Group) -> str:
+    """Return the trigger whose model is audited."""
+    return f"trigger {experiment.first.config.trigger.types[-1]}"
+
+
+def _rocs(run: Path, root: Path, limit: int) -> list[tuple[Key, RocSummary]]:
     audited = audit_run(run, root, limit=limit)
-    groups = dict(audited.groups)
-    if audited.unseen is not None:
-        groups[UNSEEN] = audited.unseen
-    found: list[tuple[Key, float, int]] = []
+    groups = {**audited.groups, **({} if audited.unseen is None else {UNSEEN: audited.unseen})}
+    rocs: list[tuple[Key, RocSummary]] = []
     for score in SCORES:
         for name, samples in groups.items():
-            roc = roc_summary(values_of(samples, score), samples.member, levels=())
-            found.append(((name, None, score), roc.auc, roc.members))
-        found += [((STREAM, age, score), roc.auc, roc.members) for age, roc in audited.by_age(score)]
-    return found
+            rocs.append(((name, None, score), roc_summary(values_of(samples, score), samples.member, levels=())))
+        rocs += [((STREAM, recency, score), roc) for recency, roc in audited.by_recency(score)]
+    return rocs
 
 
 def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:
-    """Write ``ages.json``, ``ages.csv`` and ``ages.png`` in ``folder`` and return the rows of the table over all ages.
+    """Write ``recency.json``, ``recency.csv`` and ``recency.png``.
+
+    Args:
+        folder: A directory; made if it is not there.
+        pooled: Of :func:`pool_recency`.
+
+    Returns:
+        The rows of the table that are over all recencies.
 
     Raises:
         InputError: A file cannot be written.
     """
-    write_json(folder / "ages.json", {"aucs": [asdict(one) for one in pooled]})
+    write_json(folder / "recency.json", {"aucs": [asdict(entry) for entry in pooled]})
     rows = [
         {
-            "experiment": one.experiment,
-            "members": one.members,
-            "age": "all" if one.age is None else str(one.age),
-            "score": one.score,
-            "AUC": _with_interval(one.auc),
-            "samples": str(one.samples),
-            "burn-ins": str(one.auc.burnins),
-            "runs": str(one.auc.runs),
+            "experiment": entry.experiment,
+            "members": entry.members,
+            "recency": "all" if entry.recency is None else str(entry.recency),
+            "score": entry.score,
+            "AUC": f"{entry.auc.mean:.3f}" + (f" ± {entry.auc.half:.3f}" if np.isfinite(entry.auc.half) else ""),
+            "samples": str(entry.samples),
+            "burn-ins": str(entry.auc.burnins),
+            "runs": str(entry.auc.runs),
         }
-        for one in pooled
+        for entry in pooled
     ]
-    write_csv(folder / "ages.csv", rows)
-    save_figure(_figure(pooled), folder / "ages.png")
-    return [row for row in rows if row["age"] == "all"]
-
-
-def _with_interval(auc: Estimate) -> str:
-    return f"{auc.mean:.3f}" + (f" ± {auc.half:.3f}" if np.isfinite(auc.half) else "")
+    write_csv(folder / "recency.csv", rows)
+    save_figure(_figure(pooled), folder / "recency.png")
+    return [row for row in rows if row["recency"] == "all"]
 
 
 def _figure(pooled: Sequence[PooledAuc]) -> Figure:
-    """Return AUC against age with its interval, a panel a score and a line an experiment."""
+    """Return AUC against recency with its interval, a panel a score and a line an experiment."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(SCORES), sharey=True)
-    experiments = list(dict.fromkeys(one.experiment for one in pooled))
     for axes, score in zip(panels, SCORES, strict=True):
-        for number, name in enumerate(experiments):
-            mine = [one for one in pooled if (one.experiment, one.score) == (name, score)]
-            aged = sorted(((one.age, one.auc) for one in mine if one.age is not None), key=lambda point: point[0])
-            half = [0.0 if np.isnan(auc.half) else auc.half for _, auc in aged]
-            axes.errorbar(
-                [age for age, _ in aged], [auc.mean for _, auc in aged], yerr=half, label=name, capsize=3, marker="o"
+        for number, name in enumerate(dict.fromkeys(entry.experiment for entry in pooled)):
+            entries = [entry for entry in pooled if (entry.experiment, entry.score) == (name, score)]
+            curve = sorted(
+                (entry.recency, entry.auc.mean, entry.auc.half) for entry in entries if entry.recency is not None
             )
-            for style, members in (("--", BURNIN), (":", UNSEEN)):
-                for one in mine:
-                    if one.members == members:
-                        axes.axhline(one.auc.mean, color=f"C{number}", linestyle=style, linewidth=1)
+            recency, mean, half = np.array(curve, dtype=float).T
+            axes.errorbar(recency, mean, yerr=np.nan_to_num(half), label=name, capsize=3, marker="o")
+            for entry in entries:
+                if entry.recency is None and entry.members != STREAM:
+                    style = "--" if entry.members == BURNIN else ":"
+                    axes.axhline(entry.auc.mean, color=f"C{number}", linestyle=style, linewidth=1)
         axes.set(xlabel="steps since the sample was learnt last", title=score)
     panels[0].set_ylabel("AUC against never-learnt samples")
     panels[0].legend(fontsize="x-small", title="dashed: burn-in, dotted: never seen", title_fontsize="x-small")

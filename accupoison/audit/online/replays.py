@@ -1,4 +1,4 @@
-"""Worlds: replays of a run in which other samples stand in for those of the stream, as shadows for its audit."""
+"""Shadow replays: a run again with other samples in the places of its stream, as shadow models for its audit."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,26 +6,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.attack_suite import Attacker, Outcome, World, collect, exposure_of, facts, read_world
-from accupoison.audit.offline.shadow_models import MOST, share_of_ceiling
+from accupoison.audit.attack_suite import ShadowAttacks, model_facts
+from accupoison.audit.offline.shadow_models import MAX_MODELS
 from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
-from accupoison.audit.signals import check_queries, signals
+from accupoison.audit.results import Results
+from accupoison.audit.signals import (
+    Audited,
+    ModelSignals,
+    ask,
+    check_queries,
+    read_signals,
+    signals_path,
+    write_signals,
+)
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, burnin_config
-from accupoison.data import DataSet
+from accupoison.data import DataSet, Splits
 from accupoison.errors import InputError, did_you_mean
 from accupoison.gradients import project_linf
 from accupoison.loop.schedule import CRAFTED
-from accupoison.records.arrays import write_arrays
 from accupoison.records.files import read_json
-from accupoison.records.run_directory import CONFIG, WORLDS, RunDirectory, environment
+from accupoison.records.run_directory import CONFIG, RunDirectory, environment
 from accupoison.rng import derive
 from accupoison.runs.base_model import open_data
 from accupoison.runs.build import Built, build_simulation, find_checkpoint
@@ -35,37 +42,41 @@ from accupoison.runs.replay import check_batch, load_batch
 from accupoison.runs.workers import carry_out
 from accupoison.types import Batch, Context, ModelView, Verdict
 
-POISONS, BURNINS = ("per-world", "transfer"), ("shared", "own")
-LEAST = 8
-"""Worlds that every attack can do with: each is attacked by the other pairs, and those calibrate on each other."""
+POISONS = ("per-replay", "transfer")
+BURNINS = ("shared", "own")
+MINIMUM = 8
+"""Replays that every attack can do with: each is attacked by the other pairs, and those calibrate on each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
-    """How the worlds are made.
+class ReplaySettings:
+    """How the shadow replays are made.
 
     Attributes:
-        count: Worlds, an even number: they come in complementary pairs.
-        poison: "per-world": the attacker crafts anew in each. "transfer": it adds the perturbations that the run has
+        count: Replays, an even number: they come in complementary pairs.
+        poison: "per-replay": the attacker crafts anew in each. "transfer": it adds the perturbations that the run has
             sent (``evaluate.save_batches``) to whoever stands in each place.
-        burnin: "shared": all worlds start from the run's base model, so the auditor knows the weights before the
+        burnin: "shared": all replays start from the run's base model, so the auditor knows the weights before the
             stream. "own": each makes a base model of its own by the same recipe.
         queries: What is asked about each sample; see :data:`accupoison.audit.signals.QUERIES`.
+
+    Raises:
+        InputError: The number is odd, too small or too large, or a word is unknown.
     """
 
     count: int = 16
-    poison: str = "per-world"
+    poison: str = "per-replay"
     burnin: str = "shared"
     queries: tuple[str, ...] = ("plain", "flip")
 
     def __post_init__(self) -> None:
-        if self.count < LEAST or self.count % 2:
-            raise InputError(f"{self.count} worlds: give an even number of at least {LEAST}, as they come in pairs")
-        if self.count > MOST:
-            raise InputError(f"{self.count} worlds are more than {MOST}; give a smaller number")
+        if self.count < MINIMUM or self.count % 2:
+            raise InputError(f"{self.count} replays: give an even number of at least {MINIMUM}, as they come in pairs")
+        if self.count > MAX_MODELS:
+            raise InputError(f"{self.count} replays are more than {MAX_MODELS}; give a smaller number")
         for name, value, known in (("poison", self.poison, POISONS), ("burn-in", self.burnin, BURNINS)):
             if value not in known:
-                raise InputError(f"unknown {name} of worlds {value!r}{did_you_mean(value, known)}")
+                raise InputError(f"unknown {name} of replays {value!r}{did_you_mean(value, known)}")
         check_queries(self.queries)
 
 
@@ -94,7 +105,7 @@ class Transfer(Attack):
         return batch.with_x(project_linf(batch.x + moved, batch.x, 1.0 if self.eps is None else self.eps))
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
-        """Return the trigger as it was sent: its samples are the same in all worlds."""
+        """Return the trigger as it was sent: its samples are the same in all replays."""
         return clean.with_x(load_batch(self.source, None)["x"].to(clean.x.device))
 
 
@@ -102,160 +113,165 @@ def target_config(run: Path) -> OnlineConfig:
     """Return the settings of the run that is audited.
 
     Raises:
-        InputError: There is none that worlds could be like.
+        InputError: There is none that shadow replays could be like.
     """
     config = config_of(run)
     if config.stop.active:
-        raise InputError(f"{run} had a stop rule, so worlds would end at different steps; audit a run without")
+        raise InputError(f"{run} had a stop rule, so its replays would end at different steps; audit a run without")
     if config.stream.replay is not None:
         raise InputError(f"{run} is a replay, whose poison belongs to other samples; audit the run it replays")
     return config
 
 
-def world_path(out: Path, number: int) -> Path:
-    """Return the file with the signals of a world."""
-    return out / WORLDS / f"{number:03d}.npz"
-
-
 @dataclass(frozen=True)
-class Task:
-    """What it takes to make the worlds of a run.
+class ReplayAudit:
+    """What it takes to audit a run by shadow replays.
 
     Attributes:
         run: The run's directory.
         root: The directory of checkpoints.
-        out: Where the worlds are kept.
-        settings: How they are made.
+        out: The directory of the audit.
+        settings: How the replays are made.
     """
 
     run: Path
     root: Path
     out: Path
-    settings: WorldSettings
+    settings: ReplaySettings
+
+    def opened(self) -> tuple[OnlineConfig, DataSet, Splits, Pairs]:
+        """Return the run's settings, its data and the pairs that the replays exchange.
+
+        Raises:
+            InputError: The run cannot be audited so.
+        """
+        config = target_config(self.run)
+        data, splits = open_data(config.data, torch.device("cpu"))
+        return config, data, splits, pair(config, data, splits)
 
 
-def make_world(task: Task, number: int) -> str:
-    """Replay the run with other samples and write what the model says in the end, unless that is there already."""
-    path = world_path(task.out, number)
+def make_replay(audit: ReplayAudit, number: int) -> str:
+    """Replay the run with other samples and write the signals of its last model, unless they are there already.
+
+    Args:
+        audit: The audit.
+        number: Of the replay, from 0; replays 2k and 2k + 1 are complementary.
+
+    Returns:
+        The replay's name.
+
+    Raises:
+        InputError: It diverged, or something that the run rests on is missing.
+    """
+    path = signals_path(audit.out, _name(number))
     if path.exists():
         return path.stem
-    started, config = time.perf_counter(), target_config(task.run)
-    data, splits = open_data(config.data, torch.device("cpu"))
-    pairs = pair(config, data, splits)
-    last = replace(config.trigger, types=config.trigger.types[-1:])  # the path that the audited model took
+    started = time.perf_counter()
+    config, data, _, pairs = audit.opened()
+    last = replace(config.trigger, types=config.trigger.types[-1:])  # the branch that the audited model took
     config = replace(config, trigger=last)
-    if task.settings.burnin == "own":
-        config = _with_own_burnin(task, config, number)
-    swap = pairs.swap(data.size, pairs.coins(config.run.seed, number))
-    built = build_simulation(config, task.root, swap=swap, seed=derive(config.run.seed, "worlds", number))
-    if task.settings.poison == "transfer":
-        built.simulation.attack = Transfer(source=task.run, data=built.data, eps=config.attack.budget(trigger=False))
+    if audit.settings.burnin == "own":
+        config = _with_own_burnin(audit, config, number)
+    swap = pairs.swap(data.size, pairs.assignment(config.run.seed, number))
+    # The words that seeds are derived from are those of the first version, so that audits go on as they began.
+    built = build_simulation(config, audit.root, swap=swap, seed=derive(config.run.seed, "worlds", number))
+    if audit.settings.poison == "transfer":
+        built.simulation.attack = Transfer(source=audit.run, data=built.data, eps=config.attack.budget(trigger=False))
     learnt: set[int] = set()
     images = 0
     for step in built.simulation.run():
         if step.verdict is Verdict.COMMIT:
             learnt.update(step.seen.ids.tolist())
             images += len(step.seen)
-    arrays = _signals(built, pairs, learnt, task.settings)
-    took = time.perf_counter() - started
-    share = share_of_ceiling(built.simulation.learner, built.data, images / took)
-    about = {"seconds": took, "images": images, "share": share, "epsilon": np.inf}
-    write_arrays(path, {**arrays, **{name: np.float64(value) for name, value in about.items()}})
+    arrays = _signals(built, pairs, learnt, audit.settings)
+    write_signals(path, arrays, built.simulation.learner, built.data, started=started, images=images)
     return path.stem
 
 
-def _signals(built: Built, pairs: Pairs, learnt: Iterable[int], settings: WorldSettings) -> dict[str, NDArray[Any]]:
-    view, data = built.simulation.learner.view(), built.data
-    if not bool(torch.cat([p.detach().flatten() for p in view.params()]).isfinite().all()):
-        raise InputError("a world diverged, so its model says nothing; audit a run that does not")
-    phi, probs = signals(view, data, pairs.ids, settings.queries)
-    _, population = signals(view, data, built.splits.monitor, ["plain"])
-    keep = torch.isin(pairs.ids, torch.tensor(sorted(learnt), dtype=torch.int64)).numpy()
-    return {"phi": phi, "probs": probs, "population": population, "keep": keep}
+def _name(number: int) -> str:
+    return f"{number:03d}"
 
 
-def _with_own_burnin(task: Task, config: OnlineConfig, number: int) -> OnlineConfig:
-    """Return the settings with a base model of this world's own, made by the recipe of the run's."""
-    recipe = find_checkpoint(config, task.root)[0].parent / CONFIG
+def _signals(built: Built, pairs: Pairs, learnt: Iterable[int], settings: ReplaySettings) -> dict[str, NDArray[Any]]:
+    view = built.simulation.learner.view()
+    if not all(bool(p.isfinite().all()) for p in view.params()):
+        raise InputError("a replay diverged, so its model says nothing; audit a run that does not")
+    audited = Audited(built.data, pairs.ids, built.splits.monitor)
+    member = torch.isin(pairs.ids, torch.tensor(sorted(learnt), dtype=torch.int64))
+    return ask(view, audited, settings.queries, member)
+
+
+def _with_own_burnin(audit: ReplayAudit, config: OnlineConfig, number: int) -> OnlineConfig:
+    """Return the settings with a base model of this replay's own, made by the recipe of the run's."""
+    recipe = find_checkpoint(config, audit.root)[0].parent / CONFIG
     if not recipe.exists():
         raise InputError(f"there is no {recipe}, so the base model cannot be made again; use the shared burn-in")
     seed = derive(config.run.seed, "burn-in", number)
-    made = burnin_config([read_json(recipe), {"run": {"seed": seed}}])
-    place = task.out / "burnins" / f"{number:03d}"
-    if not (place / FINAL).exists():
-        run_burnin(made, place, resume=RunDirectory.holds_run(place), progress=lambda *_: None)
-    return replace(config, start=replace(config.start, checkpoint=str(place / FINAL), reference=None))
+    burnin = burnin_config([read_json(recipe), {"run": {"seed": seed}}])
+    folder = audit.out / "burnins" / _name(number)
+    if not (folder / FINAL).exists():
+        run_burnin(burnin, folder, resume=RunDirectory.holds_run(folder), progress=lambda *_: None)
+    return replace(config, start=replace(config.start, checkpoint=str(folder / FINAL), reference=None))
 
 
-def run_worlds(task: Task, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
-    """Make the worlds that ``task.out`` does not have yet; what was cut off goes on by the same call.
+def make_replays(audit: ReplayAudit, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
+    """Make the replays that ``audit.out`` does not have yet; what was cut off goes on by the same call.
 
     Args:
-        task: What to do.
+        audit: The audit.
         jobs: Processes at once.
-        report: Told (worlds done, worlds in all, the last one).
+        report: Told (replays done, replays in all, the last one).
 
     Raises:
-        InputError: The run cannot be audited so, or ``task.out`` has worlds of another run, or of other settings.
+        InputError: The run cannot be audited so, or ``audit.out`` has replays of another run, or of other settings.
     """
-    config = target_config(task.run)
-    data, splits = open_data(config.data, torch.device("cpu"))
-    pair(config, data, splits)
+    config, data, splits, _ = audit.opened()
     if not len(splits.monitor):
         raise InputError("the monitor split is empty and it is the population of the attacks; audit a run that has one")
-    if task.settings.poison == "transfer":
-        _check_transfer(task.run, config, data)
-    settings = {**plain(config), "worlds": {"inputs": input_digests(config, task.root, data), **asdict(task.settings)}}
-    out = task.out
+    if audit.settings.poison == "transfer":
+        _check_transfer(audit.run, config, data)
+    out = audit.out
+    own = {"inputs": input_digests(config, audit.root, data), **asdict(audit.settings)}
+    if RunDirectory.holds_run(out) and "worlds" in read_json(out / CONFIG):  # an audit of an older version
+        settings = {**plain(config), "worlds": {**own, "poison": own["poison"].replace("per-replay", "per-world")}}
+    else:
+        settings = {**plain(config), "shadow_replays": own}
     with RunDirectory.resume_or_create(out, settings, environment(), with_new_names):
-        left = [number for number in range(task.settings.count) if not world_path(out, number).exists()]
-        tasks = [(make_world, (task, number)) for number in left]
-        for done, name in enumerate(carry_out(tasks, jobs), start=1):
+        left = [i for i in range(audit.settings.count) if not signals_path(out, _name(i)).exists()]
+        for done, name in enumerate(carry_out([(make_replay, (audit, i)) for i in left], jobs), start=1):
             report(done, len(left), name)
 
 
 def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
     if config.stream.augment == "before":
         raise InputError(
-            f"{run} was cropped before the attack, so its perturbations fit its own samples; use per-world"
+            f"{run} was cropped before the attack, so its perturbations fit its own samples; use per-replay"
         )
     if config.attack.in_code:
-        raise InputError(f"the poison of {run} was put in by the training code and never sent; use per-world")
+        raise InputError(f"the poison of {run} was put in by the training code and never sent; use per-replay")
     for t in range(config.stream.steps):
         check_batch(run, t, data)
     if CRAFTED.intersection(config.trigger.types[-1:]):
         check_batch(run, None, data)
 
 
-def audit_worlds(task: Task) -> tuple[list[Outcome], list[Outcome], dict[str, Any]]:
-    """Attack every world with all other pairs, and the run itself with all of them.
+def audit_replays(audit: ReplayAudit) -> tuple[list[Results], Results, dict[str, Any]]:
+    """Attack every replay with all other pairs, and the run itself with all of them.
+
+    Args:
+        audit: The audit, whose replays :func:`make_replays` has made.
 
     Returns:
-        Outcomes over worlds, those of the run alone, and facts about the worlds.
+        What the attacks achieve on each replay, and on the run; and facts about the replays.
 
     Raises:
-        InputError: A world is missing, damaged or of another size, or the run has not ended.
+        InputError: A replay is missing, damaged or of other samples, or the run has not ended.
     """
-    config = target_config(task.run)
-    data, splits = open_data(config.data, torch.device("cpu"))
-    pairs = pair(config, data, splits)
-    labels, others = (data.labels(ids).numpy() for ids in (pairs.ids, splits.monitor))
-    worlds = [
-        read_world(world_path(task.out, i), len(labels), others, group=i // 2) for i in range(task.settings.count)
-    ]
-    found = [Attacker(world.apart(worlds), labels).attack(world) for world in worlds]
-    alone = Attacker(worlds, labels).attack(_target(task, config, pairs, others))
-    about = {**facts(worlds, worlds, labels), **exposure_of(worlds, pairs.ids.numpy(), labels)}
-    del about["epsilon"]  # worlds do not account for it; the run's own is in its summary
-    return collect(found), collect([alone]), {**about, "pairs": len(pairs.inside)}
-
-
-def _target(task: Task, config: OnlineConfig, pairs: Pairs, population_labels: NDArray[np.int64]) -> World:
-    built, ledger, _ = finished(task.run, config, task.root)
+    config, data, splits, pairs = audit.opened()
+    audited = Audited(data, pairs.ids, splits.monitor)
+    replays = [read_signals(audit.out, _name(i), audited, group=i // 2) for i in range(audit.settings.count)]
+    of_replays = [ShadowAttacks(replay.apart(replays)).attack(replay) for replay in replays]
+    built, ledger, _ = finished(audit.run, config, audit.root)
     learnt = ledger.learnt(config.trigger.types[-1])
-    found = _signals(built, pairs, learnt, task.settings)
-    rows = np.arange(len(population_labels))
-    probs, population = (found[name].astype(np.float64) for name in ("probs", "population"))
-    probs /= probs.sum(axis=1, keepdims=True)
-    told = np.clip(population[rows, population_labels], 0, 1)
-    return World(found["phi"].astype(np.float64), probs, found["keep"], told, 1.0, 0.0, 0.0, np.inf)
+    run = ModelSignals.of(_signals(built, pairs, learnt, audit.settings), audited)
+    return of_replays, ShadowAttacks(replays).attack(run), {**model_facts(replays, replays), "pairs": len(pairs.inside)}

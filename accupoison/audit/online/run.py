@@ -1,21 +1,20 @@
 """The audit of a finished run: burn-in members and stream members against samples that were never learnt from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from accupoison.audit.metric import TINY
+from accupoison.audit.metric import scores
 from accupoison.audit.roc import RocSummary, roc_summary
 from accupoison.audit.samples import Samples
+from accupoison.audit.signals import logits_of
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.gradients import frozen
-from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.membership import never_learnt, subsample
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
@@ -25,15 +24,18 @@ from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
 
+STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
+"""Groups of members; the last one is a control."""
+
 
 @dataclass(frozen=True, eq=False)
 class RunAudit:
-    """What a run's model can be asked.
+    """What a run's model says of members and others.
 
     Attributes:
         groups: Samples by group of members, "stream" and, where the base model says what it was trained on, "burn-in",
-            each beside the same never-learnt ones. The extra
-            score ``loss_change`` is how much the loss fell between the base model and the audited one.
+            each beside the same never-learnt ones. The extra score ``loss_change`` is how much the loss fell between
+            the base model and the audited one.
         last_step: The step at which each stream member was learnt last, int64, in the order of its group.
         steps: Steps that the audited model has taken.
         branch: The trigger that it received.
@@ -46,31 +48,25 @@ class RunAudit:
     branch: str
     unseen: Samples | None = None
 
-    def by_age(self, score: str) -> list[tuple[int, RocSummary]]:
-        """Return, for each age in steps since a sample was learnt last, the ROC summary against the never learnt.
+    def by_recency(self, score: str) -> list[tuple[int, RocSummary]]:
+        """Return the ROC summary against the never learnt for each recency: steps since a sample was learnt last.
 
         Args:
-            score: A name of ``extra``, or "loss".
+            score: A name of ``extra``, or of a metric attack, such as "loss".
         """
-        samples = self.groups["stream"]
+        samples = self.groups[STREAM]
         values = values_of(samples, score)
-        found = []
+        curve = []
         for step in np.unique(self.last_step)[::-1]:
             chosen = ~samples.member
             chosen[: len(self.last_step)] = self.last_step == step  # members come first
-            found.append((self.steps - 1 - int(step), roc_summary(values[chosen], samples.member[chosen], levels=())))
-        return found
+            curve.append((self.steps - 1 - int(step), roc_summary(values[chosen], samples.member[chosen], levels=())))
+        return curve
 
 
 def values_of(samples: Samples, score: str) -> NDArray[np.float64]:
-    """Return a score by its name, higher for likelier members [N]: a name of ``extra``, or "loss"."""
-    return samples.extra[score] if score in samples.extra else _log_likelihood(samples.probs, samples.labels)
-
-
-def _log_likelihood(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the log of the probability of each true class [N]: the loss, with its sign turned."""
-    found: NDArray[np.float64] = np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY))
-    return found
+    """Return a score by its name, higher for likelier members [N]: of ``extra``, or of a metric attack."""
+    return samples.extra[score] if score in samples.extra else scores(samples.probs, samples.labels)[score]
 
 
 def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
@@ -106,6 +102,11 @@ def config_of(run: Path) -> OnlineConfig:
 def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger, ModelView]:
     """Return the simulation of a run as it ended, its ledger, and the model that it started from.
 
+    Args:
+        run: The run's directory.
+        config: Its settings.
+        root: The directory of checkpoints.
+
     Raises:
         InputError: The run has not ended, or its data or checkpoint are no longer what they were.
     """
@@ -124,39 +125,38 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
 
 def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
     branch = config.trigger.types[-1]
-    learnt = ledger.learnt(branch)
     splits = built.splits
-    others = subsample(never_learnt(splits, learnt), limit).numpy()
-    stream = np.array(list(learnt), dtype=np.int64)
-    if len(stream) == 0:
+    learnt = ledger.learnt(branch)
+    if not learnt:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
-    view, data = built.simulation.learner.view(), built.data
-    members_by_group = {"stream": stream}
-    if built.burnin is not None:
-        drawn = subsample(built.burnin, limit).numpy()
-        members_by_group = {"burn-in": drawn[~np.isin(drawn, stream)], **members_by_group}
+    stream = torch.tensor(list(learnt), dtype=torch.int64)
+    others = subsample(never_learnt(splits, learnt), limit)
+    members = {STREAM: stream}
     never = splits.stream[:0]
     if built.burnin is not None:  # else nobody knows whom the base model has seen
+        drawn = subsample(built.burnin, limit)
+        members = {BURNIN: drawn[~torch.isin(drawn, stream)], **members}
         came = torch.from_numpy(ledger.path(branch)["id"].copy())
         never = splits.stream[~torch.isin(splits.stream, torch.cat([came, built.burnin]))]
+    after = built.simulation.learner.view()
 
-    def against_others(members: NDArray[np.int64]) -> Samples:
-        ids = np.concatenate([members, others])
-        probs, labels = _probabilities(view, data, ids)
-        change = _log_likelihood(probs, labels) - _log_likelihood(*_probabilities(before, data, ids))
-        return Samples(probs, labels, np.arange(len(ids)) < len(members), ids, {"loss_change": change})
+    def against_others(ids: Tensor) -> Samples:
+        both = torch.cat([ids, others])
+        asked = [_samples(view, built.data, both, len(ids)) for view in (before, after)]
+        loss_before, loss_after = (values_of(samples, "loss") for samples in asked)
+        return replace(asked[1], extra={"loss_change": loss_after - loss_before})
 
-    groups = {name: against_others(members) for name, members in members_by_group.items()}
-    unseen = against_others(subsample(never, limit).numpy()) if len(never) else None
-    last_step = np.array(list(learnt.values()), dtype=np.int64)
-    return RunAudit(groups, last_step, int(ledger.rows["step"].max()) + 1, branch, unseen)
+    return RunAudit(
+        groups={name: against_others(ids) for name, ids in members.items()},
+        last_step=np.array(list(learnt.values()), dtype=np.int64),
+        steps=int(ledger.rows["step"].max()) + 1,
+        branch=branch,
+        unseen=against_others(subsample(never, limit)) if len(never) else None,
+    )
 
 
-@torch.no_grad()
-def _probabilities(view: ModelView, data: DataSet, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    parts, labels, answer = [], [], frozen(view)
-    for part in torch.split(torch.from_numpy(ids), EVALUATION_BATCH):
-        batch = data.batch(part)
-        parts.append(answer(batch.x).cpu().double().softmax(dim=1))
-        labels.append(batch.y.cpu())
-    return torch.cat(parts).numpy(), torch.cat(labels).numpy()
+def _samples(view: ModelView, data: DataSet, ids: Tensor, members: int) -> Samples:
+    """Return what a model says of samples, of which the first ``members`` are members."""
+    parts = [(logits[0].softmax(dim=1), labels) for logits, labels in logits_of(view, data, ids, ["plain"])]
+    probs = torch.cat([part for part, _ in parts]).numpy()
+    return Samples(probs, np.concatenate([y for _, y in parts]), np.arange(len(ids)) < members, ids.numpy())

@@ -1,4 +1,4 @@
-"""``audit ages``: the membership AUC of several runs, pooled; and audits in TensorBoard."""
+"""``audit recency``: the membership AUC of several runs, pooled; and audits in TensorBoard."""
 
 import csv
 import json
@@ -27,12 +27,12 @@ def runs(work: Path) -> Path:
 
 
 def test_runs_are_pooled_over_base_models(runs: Path) -> None:
-    text = done("audit", "ages", "logs", "--quiet").stdout
+    text = done("audit", "recency", "logs", "--quiet").stdout
     assert "95% intervals over base models" in text
-    found = json.loads(Path("logs/ages/ages.json").read_text())["aucs"]
-    rows = list(csv.DictReader(Path("logs/ages/ages.csv").read_text().splitlines()))
+    found = json.loads(Path("logs/recency/recency.json").read_text())["aucs"]
+    rows = list(csv.DictReader(Path("logs/recency/recency.csv").read_text().splitlines()))
     assert len(rows) == len(found)
-    whole = {(one["members"], one["score"]): one for one in found if one["age"] is None}
+    whole = {(one["members"], one["score"]): one for one in found if one["recency"] is None}
     assert set(whole) == {(m, s) for m in ("burn-in", "stream", "never seen") for s in ("loss", "loss_change")}
     audits = [audit_run(Path(f"logs/a-{seed}"), Path("checkpoints")) for seed in (0, 1)]
     groups = [one.groups["burn-in"] for one in audits]
@@ -42,15 +42,15 @@ def test_runs_are_pooled_over_base_models(runs: Path) -> None:
     assert (pooled["burnins"], pooled["runs"], pooled["over"]) == (2, 2, "burn-ins")
     assert pooled["mean"] > 0.55
     assert abs(whole["never seen", "loss"]["auc"]["mean"] - 0.5) < 0.1
-    by_age = audits[0].by_age("loss_change"), audits[1].by_age("loss_change")
-    pooled_age = [one for one in found if one["score"] == "loss_change" and one["age"] == 2]
-    mean = sum(dict(ages)[2].auc for ages in by_age) / 2
-    assert [one["auc"]["mean"] for one in pooled_age] == [pytest.approx(mean, abs=1e-12)]
-    ages = [one["age"] for one in found if one["age"] is not None and one["score"] == "loss"]
-    assert ages == sorted(ages)
-    assert len(ages) >= 5
-    assert Path("logs/ages/ages.png").read_bytes()[:4] == b"\x89PNG"
-    again = json.loads(done("audit", "ages", "logs/a-0", "logs/a-1", "--json", "--out", "again").stdout)
+    by_recency = audits[0].by_recency("loss_change"), audits[1].by_recency("loss_change")
+    pooled_recency = [one for one in found if one["score"] == "loss_change" and one["recency"] == 2]
+    mean = sum(dict(curve)[2].auc for curve in by_recency) / 2
+    assert [one["auc"]["mean"] for one in pooled_recency] == [pytest.approx(mean, abs=1e-12)]
+    recencies = [one["recency"] for one in found if one["recency"] is not None and one["score"] == "loss"]
+    assert recencies == sorted(recencies)
+    assert len(recencies) >= 5
+    assert Path("logs/recency/recency.png").read_bytes()[:4] == b"\x89PNG"
+    again = json.loads(done("audit", "recency", "logs/a-0", "logs/a-1", "--json", "--out", "again").stdout)
     assert again["aucs"] == found
     check_that_never_seen_images_are_nobodys(audits[0])
     check_that_an_audit_is_in_tensorboard_once()
@@ -77,9 +77,9 @@ def check_that_an_audit_is_in_tensorboard_once() -> None:
         (point,) = events.Scalars("audit/loss/auc")
         assert point.value == pytest.approx(by_name["loss"]["roc"]["auc"], abs=1e-6)
         assert events.Tags()["images"] == ["audit/roc", "audit/scores"]
-    ages = EventAccumulator(str(Path("logs/a-0/audit"))).Reload().Scalars("audit/loss/auc_by_age")
-    assert [(point.step, round(point.value, 6)) for point in ages] == [
-        (row["age"], round(row["auc"], 6)) for row in found["by_age"]["loss"]
+    curve = EventAccumulator(str(Path("logs/a-0/audit"))).Reload().Scalars("audit/loss/auc_by_recency")
+    assert [(point.step, round(point.value, 6)) for point in curve] == [
+        (row["recency"], round(row["auc"], 6)) for row in found["by_recency"]["loss"]
     ]
 
 
@@ -87,14 +87,14 @@ def test_streams_are_told_apart_and_runs_without_members_left_out(runs: Path) ->
     start = (*FEW, SET, "start.recipe=few", "--attack", "none")
     done(*ONLINE, *start, "--trigger", "coast", "--out", "logs/b")
     done(*ONLINE, *start, "--trigger", "clean", "--med", "FREEZE", "--out", "logs/c")
-    said = done("audit", "ages", "logs", "--quiet")
+    said = done("audit", "recency", "logs", "--quiet")
     assert "logs/c is left out: FREEZE let nothing be learnt from the stream" in said.output
-    found = json.loads(Path("logs/ages/ages.json").read_text())["aucs"]
+    found = json.loads(Path("logs/recency/recency.json").read_text())["aucs"]
     assert {one["experiment"] for one in found} == {"none, ST, trigger clean", "none, ST, trigger coast"}
-    assert "FREEZE let nothing be learnt" in refused("audit", "ages", "logs/c")
+    assert "FREEZE let nothing be learnt" in refused("audit", "recency", "logs/c")
 
 
 def test_directories_without_a_run(work: Path) -> None:
     Path("empty").mkdir()
-    assert "empty" in refused("audit", "ages", "empty")
-    assert "Missing argument" in refused("audit", "ages")
+    assert "empty" in refused("audit", "recency", "empty")
+    assert "Missing argument" in refused("audit", "recency")

@@ -1,4 +1,4 @@
-"""``audit worlds`` on digits: replays as shadows, resumable, and members are told where there is something to tell."""
+"""``audit shadow-replays`` on digits: resumable, and members are told where there is something to tell."""
 
 import json
 import os
@@ -27,7 +27,7 @@ STREAM = (
     SET,
     "optim.lr=0.2",
 )
-WORLDS = ("audit", "worlds", "--run", "run", "--worlds", "8", "--queries", "plain", "--quiet")
+REPLAYS = ("audit", "shadow-replays", "--run", "run", "--replays", "8", "--queries", "plain", "--quiet")
 
 
 @pytest.fixture
@@ -39,38 +39,38 @@ def run(work: Path) -> Path:
     return work
 
 
-def test_worlds_are_made_once_and_tell_members(run: Path) -> None:
-    text = done(*WORLDS, "--out", "w").stdout
+def test_replays_are_made_once_and_tell_members(run: Path) -> None:
+    text = done(*REPLAYS, "--out", "w").stdout
     assert "AUC of the run" in text
-    assert "over 8 worlds of" in text
+    assert "over 8 replays of" in text
     assert "the auditor knows the weights before the stream" in text
-    names = sorted(path.name for path in Path("w/worlds").iterdir())
+    names = sorted(path.name for path in Path("w/signals").iterdir())
     assert names == [f"{i:03d}.npz" for i in range(8)]
-    keeps = [np.load(Path("w/worlds") / name)["keep"] for name in names]
+    keeps = [np.load(Path("w/signals") / name)["keep"] for name in names]
     half = len(keeps[0]) // 2
     for even, odd in zip(keeps[::2], keeps[1::2], strict=True):
-        assert np.array_equal(even, ~odd)  # complementary worlds, nothing rejected
+        assert np.array_equal(even, ~odd)  # complementary replays, nothing rejected
         assert np.array_equal(even[:half], ~even[half:])  # exactly one of each pair
     found = json.loads(Path("w/audit.json").read_text())
     assert found["pairs"] == half
     assert all(len(one["auc"]) == 8 for one in found["attacks"])
     assert set(found["run"]) == {one["attack"] for one in found["attacks"]}
     for name in names:
-        os.utime(Path("w/worlds") / name, (0, 0))  # so that one made anew shows, however fast
-    Path("w/worlds/003.npz").unlink()
-    done(*WORLDS, "--out", "w")
-    assert {name for name in names if (Path("w/worlds") / name).stat().st_mtime_ns != 0} == {"003.npz"}
+        os.utime(Path("w/signals") / name, (0, 0))  # so that one made anew shows, however fast
+    Path("w/signals/003.npz").unlink()
+    done(*REPLAYS, "--out", "w")
+    assert {name for name in names if (Path("w/signals") / name).stat().st_mtime_ns != 0} == {"003.npz"}
     second = json.loads(Path("w/audit.json").read_text())
     assert second["attacks"] == found["attacks"]
     assert second["run"] == found["run"]
 
 
 def test_a_batch_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> None:
-    """The same twenty images at every step: whoever stands in is learnt, in every world."""
+    """The same twenty images at every step: whoever stands in is learnt, in every replay."""
     few = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few", SET, "evaluate.monitor=false")
     again = ("--stream", "released_stream", SET, "stream.batch_size=20", "--steps", "30", SET, "stream.augment=none")
     done(*ONLINE, *few, *again, "--trigger", "none", "--recovery-steps", "0", "--attack", "none", "--out", "heart")
-    found = json.loads(done("audit", "worlds", "--run", "heart", *WORLDS[4:], "--out", "v", "--json").stdout)
+    found = json.loads(done("audit", "shadow-replays", "--run", "heart", *REPLAYS[4:], "--out", "v", "--json").stdout)
     assert found["pairs"] >= 15
     for name in ("loss", "lira_online_fixed_variance"):
         assert float(np.mean(found["attacks"][name]["auc"])) > 0.65, name
@@ -80,11 +80,11 @@ def test_a_batch_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> No
 def test_transferred_poison_and_own_burn_ins(run: Path) -> None:
     poison = (SET, "stream.batch_size=20", "--steps", "8", SET, "attack.steps=1")
     done(*STREAM, *poison, "--out", "poisoned", "--save-batches", "--trigger", "adversarial")
-    worlds = ("audit", "worlds", "--run", "poisoned", "--worlds", "8", "--quiet", "--queries", "plain")
-    text = done(*worlds, "--poison", "transfer", "--burnin", "own", "--out", "t").stdout
+    replays = ("audit", "shadow-replays", "--run", "poisoned", "--replays", "8", "--quiet", "--queries", "plain")
+    text = done(*replays, "--poison", "transfer", "--burnin", "own", "--out", "t").stdout
     assert "knows nothing of the run's base model" in text
     assert len({Path(f"t/burnins/{i:03d}/final.pt").read_bytes() for i in range(8)}) == 8
-    with np.load("t/worlds/000.npz") as found, np.load("poisoned/batches/000000.npz") as sent:
+    with np.load("t/signals/000.npz") as found, np.load("poisoned/batches/000000.npz") as sent:
         assert found["keep"].any()
         assert sent["x"].shape == (20, 3, 16, 16)
 
@@ -105,19 +105,19 @@ def test_a_transfer_adds_the_perturbation_that_was_sent(run: Path) -> None:
     assert torch.equal(attack.trigger(None, other, StepContext(0, "attack", 2, {})).x, trigger["x"])  # type: ignore[arg-type]
 
 
-def test_what_worlds_cannot_be_made_of(run: Path) -> None:
-    assert "there is no run in nowhere" in refused(*WORLDS[:3], "nowhere", *WORLDS[4:])
-    done(*WORLDS, "--out", "w")
-    other = refused(*WORLDS, "--poison", "transfer", "--out", "w")
-    assert "was started with another configuration (worlds.poison" in other
-    kept = Path("w/worlds/002.npz")
+def test_what_replays_cannot_be_made_of(run: Path) -> None:
+    assert "there is no run in nowhere" in refused(*REPLAYS[:3], "nowhere", *REPLAYS[4:])
+    done(*REPLAYS, "--out", "w")
+    other = refused(*REPLAYS, "--poison", "transfer", "--out", "w")
+    assert "was started with another configuration (shadow_replays.poison" in other
+    kept = Path("w/signals/002.npz")
     with np.load(kept) as found:
         arrays = {name: found[name] for name in found.files}
     np.savez(kept, **(arrays | {"keep": arrays["keep"][:-2]}))
-    assert "is not a world of these samples; delete it" in refused(*WORLDS, "--out", "w")
+    assert "does not hold signals of these samples; delete it" in refused(*REPLAYS, "--out", "w")
     done(*STREAM, "--out", "bare", "--attack", "direct", "--steps", "4")
-    bare = ("audit", "worlds", "--run", "bare", "--worlds", "8", "--quiet")
+    bare = ("audit", "shadow-replays", "--run", "bare", "--replays", "8", "--quiet")
     assert "bare has not kept 000000.npz; run it with --save-batches" in refused(*bare, "--poison", "transfer")
     done(*STREAM, "--out", "stopping", SET, "stop.error_rise=0.9", "--attack", "none", "--steps", "4")
-    assert "had a stop rule" in refused("audit", "worlds", "--run", "stopping")
-    assert call("audit", "worlds").exit_code == 2
+    assert "had a stop rule" in refused("audit", "shadow-replays", "--run", "stopping")
+    assert call("audit", "shadow-replays").exit_code == 2

@@ -1,9 +1,9 @@
-"""Per-sample exposure against its closed form."""
+"""Per-sample privacy scores against its closed form."""
 
 import numpy as np
 import pytest
 
-from accupoison.audit.privacy_score import exposed, exposure
+from accupoison.audit.privacy_score import privacy_report, privacy_scores
 
 
 def models(distance: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -13,29 +13,29 @@ def models(distance: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray,
     return 2 * rng.normal(size=keep.shape) + 2 * distance * keep + 5, keep
 
 
-def test_exposure_is_the_distance_of_the_two_gaussians() -> None:
+def test_the_privacy_score_is_the_distance_of_the_two_gaussians() -> None:
     distance = np.linspace(-0.5, 4, 40)
-    found = exposure(*models(distance, 4000))
+    found = privacy_scores(*models(distance, 4000))
     assert np.abs(found - distance).max() < 0.15
 
 
 def test_too_few_models_say_nothing() -> None:
     keep = np.array([[True] * 4 + [False] * 4, [True] * 3 + [False] * 5]).T
     phi = np.random.default_rng(0).normal(size=keep.shape)
-    assert np.isfinite(exposure(phi, keep)).tolist() == [True, False]
+    assert np.isfinite(privacy_scores(phi, keep)).tolist() == [True, False]
 
 
-def test_the_most_exposed_samples_and_classes_are_named() -> None:
+def test_the_most_vulnerable_samples_and_classes_are_named() -> None:
     distance = np.zeros(200)
     distance[[7, 150]] = 9, 6
     distance[100:] += 1
     labels = (np.arange(200) >= 100).astype(np.int64)
-    found = exposed(*models(distance, 60), np.arange(200) + 1000, labels)
-    assert [one["id"] for one in found["most_exposed"][:2]] == [1007, 1150]
-    assert [one["class"] for one in found["most_exposed"][:2]] == [0, 1]
+    found = privacy_report(*models(distance, 60), np.arange(200) + 1000, labels)
+    assert [one["id"] for one in found["most_vulnerable"][:2]] == [1007, 1150]
+    assert [one["class"] for one in found["most_vulnerable"][:2]] == [0, 1]
     quiet, loud = found["by_class"][0], found["by_class"][1]
     assert quiet["samples"] == loud["samples"] == 100
-    assert loud["exposure"] - quiet["exposure"] == pytest.approx(1, abs=0.2)
+    assert loud["privacy_score"] - quiet["privacy_score"] == pytest.approx(1, abs=0.2)
     assert loud["auc"] == pytest.approx(0.76, abs=0.02)  # Phi(1 / sqrt 2)
-    few = exposed(*models(distance[:6], 60), np.arange(6), np.zeros(6, dtype=np.int64))
+    few = privacy_report(*models(distance[:6], 60), np.arange(6), np.zeros(6, dtype=np.int64))
     assert few["by_class"][0]["auc"] is None

@@ -1,0 +1,173 @@
+"""What an attack achieves on the samples of one model: the one result type of all audits, and its tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accupoison.audit.metric import balanced_accuracy, predict
+from accupoison.audit.roc import PRIORS, RocSummary, auc_of, epsilon_lower_bound, predictive_value, roc_summary
+from accupoison.audit.samples import Samples
+
+MOST_VULNERABLE = 20
+"""How many of the samples likeliest to be recognised are named."""
+CLASS_MINIMUM = 10
+"""A class needs this many members and as many others for an AUC of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What one attack achieves on the samples of one model.
+
+    Rates, accuracies and AUCs are in [0, 1]. The thresholds were set on other samples than these.
+
+    Attributes:
+        attack: Its name.
+        score: Its scores, float64 [N], higher for likelier members.
+        samples: What it scored, with the true membership [N].
+        roc: The ROC curve in numbers, with intervals, and what is withheld.
+        accuracy: Share of the samples classified correctly at one threshold.
+        balanced_accuracy: Mean of the true positive and the true negative rate there.
+        balanced_accuracy_per_class: The same with a threshold for each class.
+        tpr: True positive rate at the one threshold.
+        fpr: False positive rate there.
+        predictive_value: Share of members among those taken for members, by share of members in the population.
+        epsilon: Lower bound on the epsilon of differential privacy (delta 0), 95% confidence; holds where the samples
+            entered training independently of one another.
+        auc_by_class: AUC by class, for classes with enough members and others.
+        most_vulnerable: Ids of the members with the highest scores, highest first.
+    """
+
+    attack: str
+    score: NDArray[np.float64]
+    samples: Samples
+    roc: RocSummary
+    accuracy: float
+    balanced_accuracy: float
+    balanced_accuracy_per_class: float
+    tpr: float
+    fpr: float
+    predictive_value: dict[float, float]
+    epsilon: float
+    auc_by_class: dict[int, float]
+    most_vulnerable: list[int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but scores and samples in plain containers, for JSON."""
+        return {**{k: v for k, v in vars(self).items() if k not in ("score", "samples")}, "roc": asdict(self.roc)}
+
+
+Results = dict[str, AttackResult]
+"""What the attacks achieve on one model, by name."""
+
+
+def evaluate_attack(
+    name: str, score: NDArray[np.float64], samples: Samples, thresholds: tuple[float, Mapping[int, float]]
+) -> AttackResult:
+    """Return what a score achieves.
+
+    Args:
+        name: Of the attack.
+        score: Scores of ``samples`` [N], higher for likelier members.
+        samples: The samples.
+        thresholds: For all samples and by class, set on other samples; see :func:`accupoison.audit.metric.thresholds`.
+
+    Raises:
+        InputError: A score is NaN.
+    """
+    common, by_class = thresholds
+    member = samples.member
+    predicted = predict(score, samples.labels, common, {})
+    tpr = float(predicted[member].mean())
+    fpr = float(predicted[~member].mean())
+    order = np.argsort(-score, kind="stable")
+    return AttackResult(
+        attack=name,
+        score=score,
+        samples=samples,
+        roc=roc_summary(score, member),
+        accuracy=float((predicted == member).mean()),
+        balanced_accuracy=0.5 * (tpr + 1 - fpr),
+        balanced_accuracy_per_class=balanced_accuracy(predict(score, samples.labels, common, by_class), member),
+        tpr=tpr,
+        fpr=fpr,
+        predictive_value={prior: predictive_value(tpr, fpr, prior) for prior in PRIORS},
+        epsilon=epsilon_lower_bound(predicted, member),
+        auc_by_class=_auc_by_class(score, samples),
+        most_vulnerable=[int(i) for i in samples.ids[order][member[order]][:MOST_VULNERABLE]],
+    )
+
+
+def _auc_by_class(score: NDArray[np.float64], samples: Samples) -> dict[int, float]:
+    aucs: dict[int, float] = {}
+    for label in np.unique(samples.labels):
+        rows = samples.labels == label
+        member = samples.member[rows]
+        if min(int(member.sum()), int((~member).sum())) >= CLASS_MINIMUM:
+            aucs[int(label)] = auc_of(score[rows], member)[0]
+    return aucs
+
+
+def by_attack(models: Sequence[Results]) -> list[dict[str, Any]]:
+    """Return, for each attack, its name, its main figures as lists over models, and all that is known of each model.
+
+    The lists are ``accuracy``, ``auc`` and ``tpr`` (at a false positive rate of 1%; None where withheld).
+    """
+    rows = []
+    for name in models[0]:
+        results = [model[name] for model in models]
+        rows.append(
+            {
+                "attack": name,
+                "accuracy": [result.accuracy for result in results],
+                "auc": [result.roc.auc for result in results],
+                "tpr": [result.roc.tpr_at_fpr[0.01] for result in results],
+                "target_models": [result.as_dict() for result in results],
+            }
+        )
+    return rows
+
+
+def table(results: Results) -> list[dict[str, str]]:
+    """Return one row an attack, for people: rates with their intervals."""
+    return [
+        {
+            "attack": name,
+            "AUC": interval_text(result.roc.auc, result.roc.intervals["auc"]),
+            "balanced accuracy": f"{result.balanced_accuracy:.3f}",
+            "per class": f"{result.balanced_accuracy_per_class:.3f}",
+            **{f"TPR at {level:.1%} FPR": _rate(result.roc, level) for level in result.roc.tpr_at_fpr},
+            "PPV at 1%": f"{result.predictive_value[0.01]:.3f}",
+            "epsilon at least": f"{result.epsilon:.2f}",
+        }
+        for name, result in results.items()
+    ]
+
+
+def _rate(roc: RocSummary, level: float) -> str:
+    rate = roc.tpr_at_fpr[level]
+    return "withheld" if rate is None else interval_text(rate, roc.intervals[f"tpr@{level:g}"])
+
+
+def interval_text(value: float, interval: tuple[float, float]) -> str:
+    """Return a value with its interval, for people."""
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def spread_table(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return one row an attack, the best first: means and standard deviations over the models of :func:`by_attack`."""
+    return [
+        {
+            "attack": row["attack"],
+            "accuracy": _spread(row["accuracy"]),
+            "AUC": _spread(row["auc"]),
+            "TPR at 1.0% FPR": "withheld" if None in row["tpr"] else _spread(row["tpr"]),
+        }
+        for row in sorted(attacks, key=lambda row: -float(np.mean(row["auc"])))
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
