@@ -11,16 +11,100 @@ from torch import Tensor
 from accupoison.errors import InputError, did_you_mean, first_line
 from accupoison.types import Saved, State
 
-
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """Return what installed packages offer under the entry point group ``accupoison.<group>``, by name."""
-    return {found.name: found for found in _offered(group)}
+T = TypeVar("T")
+F = TypeVar("F")
 
 
-def _offered(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group; ``accupoison.defences`` is another spelling of ``accupoison.defenses``."""
-    groups = [group, *(["defences"] if group == "defenses" else [])]
-    return [found for name in groups for found in entry_points(group=f"accupoison.{name}")]
+class Lookup(Generic[T]):
+    """Things of one kind by name, without regard to case: what registers itself, and what installed packages offer.
+
+    A package offers a thing by an entry point of the group ``accupoison.GROUP`` that names it; it is loaded when it is
+    asked for. Names of our own win.
+
+    Args:
+        kind: What the things are, as error messages name them ("model").
+        group: Of the entry points, after ``accupoison.``; default: the plural of ``kind``.
+    """
+
+    def __init__(self, kind: str, group: str | None = None) -> None:
+        self.kind = kind
+        self.group = group or f"{kind}s"
+        self._things: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
+        self._offers: dict[str, EntryPoint] = {}
+        self._searched = False
+
+    def register(self, name: str, *aliases: str) -> Callable[[F], F]:
+        """Return a decorator that adds what it decorates under ``name`` and ``aliases``.
+
+        Raises:
+            ValueError: A name is taken, or the thing is not of the kind.
+        """
+
+        def add(thing: F) -> F:
+            self._check(thing)
+            for key in (name, *aliases):
+                if key.lower() in self._aliases:
+                    raise ValueError(f"{self.kind} {key} is registered already")
+            self._aliases |= {key.lower(): name for key in (name, *aliases)}
+            self._things[name] = thing  # type: ignore[assignment]  # a decorator cannot say "subclass of T"
+            return thing
+
+        return add
+
+    def names(self) -> list[str]:
+        """Return the canonical names, sorted."""
+        self._search()
+        return sorted({*self._things, *self._offers})
+
+    def aliases(self, name: str) -> list[str]:
+        """Return the other names of ``name``."""
+        return sorted(alias for alias, to in self._aliases.items() if to == name and alias != name.lower())
+
+    def canonical(self, name: str) -> str:
+        """Return the canonical form of ``name``.
+
+        Raises:
+            InputError: Nothing has this name; the message has the closest one.
+        """
+        self._search()
+        try:
+            return self._aliases[name.lower()]
+        except KeyError:
+            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}") from None
+
+    def offered(self, name: str) -> bool:
+        """Return whether an installed package offers what ``name`` stands for."""
+        return self.canonical(name) in self._offers
+
+    def get(self, name: str) -> T:
+        """Return what is registered under ``name`` or an alias.
+
+        Raises:
+            InputError: Nothing has this name, or the package that offers it cannot be loaded.
+        """
+        known = self.canonical(name)
+        return self._load(self._offers[known]) if known in self._offers else self._things[known]
+
+    def _check(self, thing: object) -> None:
+        """Raise ValueError unless ``thing`` is of the kind."""
+
+    def _search(self) -> None:
+        if not self._searched:
+            self._searched = True
+            for found in entry_points(group=f"accupoison.{self.group}"):
+                if found.name.lower() not in self._aliases:
+                    self._aliases[found.name.lower()] = found.name
+                    self._offers[found.name] = found
+
+    def _load(self, found: EntryPoint) -> Any:  # noqa: ANN401
+        try:
+            return found.load()
+        except Exception as error:  # it is somebody's own and may raise anything
+            raise InputError(
+                f"the {self.kind} {found.name!r} of an installed package cannot be loaded "
+                f"({first_line(error, named=True)}); mend or uninstall the package"
+            ) from error
 
 
 @dataclass(kw_only=True)
@@ -74,73 +158,23 @@ class Component:
 
 
 C = TypeVar("C", bound=Component)
-K = TypeVar("K", bound=Component)
 
 
-class Registry(Generic[C]):
-    """Dataclass components of one kind, looked up without regard to case.
+class Registry(Lookup[type[C]]):
+    """Dataclass components of one kind, whose init fields are their settings.
 
-    Packages of other people add theirs by an entry point (see :func:`plugins`), loaded at the first look-up.
-
-    Args:
-        kind: What the components are, as error messages name them ("attack").
-        group: Of the entry points, after ``accupoison.``; default: the plural of ``kind``.
+    An entry point of another package names the module that registers them; it is loaded at the first look-up.
     """
 
-    def __init__(self, kind: str, group: str | None = None) -> None:
-        self.kind, self.group = kind, group or f"{kind}s"
-        self._classes: dict[str, type[C]] = {}
-        self._aliases: dict[str, str] = {}
-        self._searched = False
+    def register(self, name: str, *aliases: str) -> Callable[[F], F]:
+        """Return a class decorator that adds a component under ``name`` and ``aliases``; see :class:`Lookup`."""
+        add = super().register(name, *aliases)
 
-    def register(self, name: str, *aliases: str) -> Callable[[type[K]], type[K]]:
-        """Return a class decorator that adds the class under ``name`` and ``aliases``.
-
-        Raises:
-            ValueError: A name is taken, or the class is not a dataclass.
-        """
-
-        def add(cls: type[K]) -> type[K]:
-            if not dataclasses.is_dataclass(cls):
-                raise ValueError(f"{cls.__name__} must be a dataclass: its init fields are the {self.kind}'s settings")
-            for key in (name, *aliases):
-                if key.lower() in self._aliases:
-                    raise ValueError(f"{self.kind} {key} is registered already")
-            self._aliases |= {key.lower(): name for key in (name, *aliases)}
-            cls.name = name
-            self._classes[name] = cls  # type: ignore[assignment]  # a decorator cannot say "subclass of C"
+        def add_named(cls: F) -> F:
+            add(cls).name = name  # type: ignore[attr-defined]
             return cls
 
-        return add
-
-    def names(self) -> list[str]:
-        """Return the canonical names, sorted."""
-        self._search()
-        return sorted(self._classes)
-
-    def aliases(self, name: str) -> list[str]:
-        """Return the other names of ``name``."""
-        return sorted(alias for alias, to in self._aliases.items() if to == name and alias != name.lower())
-
-    def canonical(self, name: str) -> str:
-        """Return the canonical form of ``name``.
-
-        Raises:
-            InputError: No component has this name; the message has the closest one.
-        """
-        self._search()
-        try:
-            return self._aliases[name.lower()]
-        except KeyError:
-            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}") from None
-
-    def get(self, name: str) -> type[C]:
-        """Return the class registered under ``name`` or an alias.
-
-        Raises:
-            InputError: No component has this name.
-        """
-        return self._classes[self.canonical(name)]
+        return add_named
 
     def settings(self, name: str) -> dict[str, dataclasses.Field[Any]]:
         """Return the init fields of a component by name: its settings."""
@@ -150,18 +184,21 @@ class Registry(Generic[C]):
         """Return a new instance with ``settings``, already checked by :mod:`accupoison.config.layers`."""
         return self.get(name)(**settings)
 
+    def _check(self, thing: object) -> None:
+        if not dataclasses.is_dataclass(thing):
+            name = getattr(thing, "__name__", repr(thing))
+            raise ValueError(f"{name} must be a dataclass: its init fields are the {self.kind}'s settings")
+
     def _search(self) -> None:
         if not self._searched:
             self._searched = True
-            for found in _offered(self.group):
+            groups = [self.group, *(["defences"] if self.group == "defenses" else [])]  # both spellings
+            for found in [found for group in groups for found in entry_points(group=f"accupoison.{group}")]:
                 try:
-                    found.load()
-                except Exception as error:  # it is somebody's own and may raise anything
+                    self._load(found)
+                except InputError:
                     self._searched = False
-                    raise InputError(
-                        f"the {self.kind} {found.name!r} of an installed package cannot be loaded "
-                        f"({first_line(error, named=True)}); mend or uninstall the package"
-                    ) from error
+                    raise
 
 
 def _copied(value: Saved) -> Saved:

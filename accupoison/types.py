@@ -117,17 +117,6 @@ class Context(Protocol):
         """Record a scalar for this step; a later value under the same tag replaces an earlier one."""
 
 
-class Stream(Protocol):
-    """A reproducible sequence of clean batches; ``stream[t]`` depends on the seed and ``t`` alone."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, t: int) -> Batch: ...
-
-    def ids(self, t: int) -> Tensor:
-        """Return the ids of batch ``t``, int64 [B], without making its images."""
-
-
 class ModelView(Protocol):
     """A read-only, differentiable look at a model: nothing about the model changes through it."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imports torch, which --help can do without
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
-    """List attacks and defences with their settings, presets, models, data sets and checkpoints."""
+    """List attacks, defences and updates with their settings, presets, models, data sets and checkpoints."""
     found = _everything()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -33,18 +33,20 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison.config import layers as config
     from accupoison.config.schema import REGISTRIES
     from accupoison.data.sources import data_names
-    from accupoison.data.stream import KINDS
+    from accupoison.data.stream import STREAMS
     from accupoison.loop.schedule import TRIGGERS
-    from accupoison.models.factory import model_names
+    from accupoison.models.factory import MODELS
     from accupoison.study.grid import shipped_grids
+    from accupoison.updates import UPDATES
 
-    parts = {title: _components(REGISTRIES[key]) for title, key in (("attacks", "attack"), ("defences", "defense"))}
+    components = {"attacks": REGISTRIES["attack"], "defences": REGISTRIES["defense"], "updates": UPDATES}
+    parts = {title: _components(registry) for title, registry in components.items()}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
     plain = {
         "triggers": TRIGGERS,
-        "streams": KINDS,
+        "streams": STREAMS.names(),
         "data sets": data_names(),
-        "models": (*model_names(), "package.module:factory"),
+        "models": (*MODELS.names(), "package.module:factory"),
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
         "grids": shipped_grids(),

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 from accupoison.data import SplitSizes
-from accupoison.data.sources import data_names
+from accupoison.data.sources import canonical_name
 from accupoison.data.splits import PROTOCOLS
 from accupoison.device import device_parts
 from accupoison.errors import InputError, did_you_mean
-from accupoison.models.factory import model_names
+from accupoison.models.factory import MODELS
 from accupoison.models.layers import check_norm
 
 LARGEST = 1e38
@@ -44,8 +44,7 @@ class DataSettings(SplitSizes):
         super().__post_init__()
         object.__setattr__(self, "novel_classes", tuple(sorted(set(self.novel_classes))))
         check_seed("data.split_seed", self.split_seed)
-        if self.name.partition(":")[0] not in {name.partition(":")[0] for name in data_names()}:
-            raise InputError(f"unknown data set {self.name!r}{did_you_mean(self.name, data_names())}")
+        object.__setattr__(self, "name", canonical_name(self.name))
         if self.splits not in PROTOCOLS:
             raise InputError(f"unknown data.splits {self.splits!r}{did_you_mean(self.splits, PROTOCOLS)}")
 
@@ -55,7 +54,7 @@ class ModelSettings:
     """The network; None takes what the checkpoint says, or resnet18, 64 and batch.
 
     Attributes:
-        name: One of :func:`accupoison.models.model_names`, such as "resnet18", or "package.module:factory".
+        name: One of :data:`accupoison.models.factory.MODELS`, such as "resnet18", or "package.module:factory".
         width: Channels of the first stage.
         norm: "batch", "group" (about 8 channels a group) or "group:N" (N groups).
     """
@@ -65,8 +64,8 @@ class ModelSettings:
     norm: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and ":" not in self.name and self.name not in model_names():
-            raise InputError(f"unknown model {self.name!r}{did_you_mean(self.name, model_names())}")
+        if self.name is not None and ":" not in self.name:
+            object.__setattr__(self, "name", MODELS.canonical(self.name))
         if self.width is not None and self.width < 1:
             raise InputError(f"model.width {self.width} is below 1; give a number of channels such as 16 or 64")
         if self.norm is not None:

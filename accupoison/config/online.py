@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from accupoison.config.burnin import check_rate, check_seed
-from accupoison.data.stream import KINDS, POOLS
+from accupoison.data.stream import POOLS, STREAMS
 from accupoison.errors import InputError, did_you_mean
 from accupoison.loop.schedule import Schedule
 
@@ -47,8 +47,7 @@ class StreamSettings(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in KINDS:
-            raise InputError(f"unknown stream.kind {self.kind!r}{did_you_mean(self.kind, KINDS)}")
+        object.__setattr__(self, "kind", STREAMS.canonical(self.kind))
         if self.pool not in POOLS:
             raise InputError(f"unknown stream.pool {self.pool!r}{did_you_mean(self.pool, POOLS)}")
         if self.batch_size < 1:

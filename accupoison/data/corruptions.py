@@ -23,7 +23,7 @@ class Shift:
     A corrupted image depends on (seed, id, t) alone, not on the batch it comes in.
 
     Attributes:
-        name: One of ``CORRUPTIONS``.
+        name: One of ``SHIFTS``.
         seed: Decides the noise.
         length: Steps of the stream; severity is 1 at the last one and stays there.
 
@@ -36,8 +36,8 @@ class Shift:
     length: int
 
     def __post_init__(self) -> None:
-        if self.name not in CORRUPTIONS:
-            raise InputError(f"unknown shift {self.name!r}{did_you_mean(self.name, CORRUPTIONS)}")
+        if self.name not in _CORRUPTIONS:
+            raise InputError(f"unknown shift {self.name!r}{did_you_mean(self.name, SHIFTS)}")
         if self.length < 1:
             raise InputError(f"the length of a shift is {self.length} steps; give 1 or more")
 
@@ -63,7 +63,7 @@ class Shift:
         def noise(values: int) -> Tensor:
             return self._noise(ids, t, values).to(x)
 
-        out = CORRUPTIONS[self.name](x, severity, noise)
+        out = _CORRUPTIONS[self.name](x, severity, noise)
         return (out.clamp(0, 1) * 255).round() / 255
 
     def _noise(self, ids: Tensor, t: int, values: int) -> Tensor:
@@ -72,23 +72,23 @@ class Shift:
         return bank.unfold(0, values, 1)[ids.cpu() % BANK * STRIDE % BANK]
 
 
-Noise = Callable[[int], Tensor]
+Draw = Callable[[int], Tensor]
 
 
-def _contrast(x: Tensor, severity: float, noise: Noise) -> Tensor:
+def _contrast(x: Tensor, severity: float, noise: Draw) -> Tensor:
     mean = x.mean((1, 2, 3), keepdim=True)
     return mean + (x - mean) * (1 - 0.85 * severity)
 
 
-def _brightness(x: Tensor, severity: float, noise: Noise) -> Tensor:
+def _brightness(x: Tensor, severity: float, noise: Draw) -> Tensor:
     return x + 0.5 * severity
 
 
-def _gaussian_noise(x: Tensor, severity: float, noise: Noise) -> Tensor:
+def _gaussian_noise(x: Tensor, severity: float, noise: Draw) -> Tensor:
     return x + 0.12 * severity * noise(math.prod(x.shape[1:])).view_as(x)
 
 
-def _blur(x: Tensor, severity: float, noise: Noise) -> Tensor:
+def _blur(x: Tensor, severity: float, noise: Draw) -> Tensor:
     # The variance grows linearly: a small sigma does nothing at all on a pixel grid.
     sigma = 1.5 * math.sqrt(severity)
     down, across = (_smoothing(side, sigma).to(x) for side in x.shape[2:])
@@ -107,17 +107,18 @@ def _smoothing(side: int, sigma: float) -> Tensor:
     return matrix.scatter_add(1, sources, taps.expand(side, -1))
 
 
-def _fog(x: Tensor, severity: float, noise: Noise) -> Tensor:
+def _fog(x: Tensor, severity: float, noise: Draw) -> Tensor:
     clouds = F.interpolate(noise(16).view(-1, 1, 4, 4), size=x.shape[2:], mode="bilinear", align_corners=False)
     density = 0.75 * severity
     return x * (1 - density) + density * (0.7 + 0.3 * torch.tanh(clouds))
 
 
-CORRUPTIONS: dict[str, Callable[[Tensor, float, Noise], Tensor]] = {
+_CORRUPTIONS: dict[str, Callable[[Tensor, float, Draw], Tensor]] = {
     "contrast": _contrast,
     "brightness": _brightness,
     "gaussian_noise": _gaussian_noise,
     "blur": _blur,
     "fog": _fog,
 }
+SHIFTS = tuple(_CORRUPTIONS)
 """The corruptions that ``shift:NAME`` streams offer."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from accupoison.data.dataset import DataSet, Stats
 from accupoison.data.folders import read_image_folder, read_tiny_imagenet
 from accupoison.data.npz import read_npz
 from accupoison.data.torchvision_sets import PUBLISHED, read_published
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError
 from accupoison.records.files import holds, reason
-from accupoison.registry import plugins
+from accupoison.registry import Lookup
 from accupoison.rng import generator
 
 __all__ = ["STATS", "DataSet", "Stats", "load"]
@@ -25,17 +26,27 @@ STATS: dict[str, Stats] = {name: known.stats for name, known in PUBLISHED.items(
 DIGITS_TRAIN = 1547
 
 
-DATASETS = (*PUBLISHED, "tiny-imagenet", "location30", "digits", "npz:PATH", "folder:PATH")
-"""The data sets that ship or are yours to name."""
-
-
+PATHS = ("npz", "folder")
+"""Data sets that are yours: a path follows their name, after a colon."""
 FEATURES = ("location30",)
-"""Those of them that are feature vectors."""
+"""Data sets of feature vectors."""
+DATA: Lookup[Callable[..., DataSet]] = Lookup("data set", "data")
+"""Loaders by name: of published sets, of ours (by what follows the colon and the data directory), of others."""
 
 
-def data_names() -> tuple[str, ...]:
-    """Return what :func:`load` takes: ``DATASETS`` and the data sets of installed packages."""
-    return (*DATASETS, *(name for name in sorted(plugins("data")) if name not in DATASETS))
+def data_names() -> list[str]:
+    """Return what :func:`load` takes."""
+    return [f"{name}:PATH" if name in PATHS else name for name in DATA.names()]
+
+
+def canonical_name(name: str) -> str:
+    """Return the name of a data set as it is stored, such as ``cifar10`` for ``CIFAR10``.
+
+    Raises:
+        InputError: There is no such data set; the message has the closest name.
+    """
+    kind, colon, argument = name.partition(":")
+    return f"{DATA.canonical(kind)}{colon}{argument}"
 
 
 def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> DataSet:
@@ -54,20 +65,18 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     Raises:
         InputError: The name is unknown, ``data_dir`` does not exist, or the files are absent or unusable.
     """
+    name = canonical_name(name)
     kind, colon, argument = name.partition(":")
-    ours = kind in _LOADERS or kind in PUBLISHED
-    if not ours and kind not in plugins("data"):
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, data_names())}")
-    if colon and kind not in ("npz", "folder"):
+    if colon and kind not in PATHS:
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
         _directory(data_dir)
-    if not ours:
+    if DATA.offered(kind):
         return _noted(_of_others(kind, data_dir), whole=True)
     if kind in PUBLISHED:
-        data = read_published(kind, _directory(data_dir), offline=offline)
+        data = DATA.get(kind)(_directory(data_dir), offline=offline)
     else:
-        data = _LOADERS[kind](argument, data_dir)
+        data = DATA.get(kind)(argument, data_dir)
     return _noted(replace(data, name=name, stats=STATS.get(kind)), whole=kind not in PUBLISHED)
 
 
@@ -114,7 +123,7 @@ def _directory(data_dir: Path | None) -> Path:
 def _of_others(name: str, data_dir: Path | None) -> DataSet:
     """Load a data set of an installed package; its loader may raise anything."""
     try:
-        data = plugins("data")[name].load()(data_dir)
+        data = DATA.get(name)(data_dir)
     except InputError:
         raise
     except Exception as error:
@@ -130,6 +139,7 @@ def _of_others(name: str, data_dir: Path | None) -> DataSet:
     return replace(data, name=name)
 
 
+@DATA.register("location30")
 def _location30(argument: str, data_dir: Path | None) -> DataSet:
     path = _directory(data_dir) / "location30.npz"
     if not holds(path.exists):
@@ -140,12 +150,14 @@ def _location30(argument: str, data_dir: Path | None) -> DataSet:
     return read_npz(path, name="location30")
 
 
+@DATA.register("npz")
 def _npz(argument: str, data_dir: Path | None) -> DataSet:
     if not argument:
         raise InputError("data set 'npz:' names no file; write npz:PATH")
     return read_npz(_found(argument, data_dir), name=f"npz:{argument}")
 
 
+@DATA.register("folder")
 def _folder(argument: str, data_dir: Path | None) -> DataSet:
     if not argument:
         raise InputError("data set 'folder:' names no directory; write folder:PATH")
@@ -168,10 +180,12 @@ def _expanded(text: str) -> Path:
         return Path(text)
 
 
+@DATA.register("tiny-imagenet")
 def _tiny_imagenet(argument: str, data_dir: Path | None) -> DataSet:
     return read_tiny_imagenet(_directory(data_dir))
 
 
+@DATA.register("digits")
 def _digits(argument: str, data_dir: Path | None) -> DataSet:
     # Imported here because scikit-learn takes a second to load and only this data set needs it.
     from sklearn.datasets import load_digits
@@ -187,10 +201,5 @@ def _digits(argument: str, data_dir: Path | None) -> DataSet:
     return DataSet("digits", x[train].contiguous(), y[train], x[test].contiguous(), y[test], classes, flip=False)
 
 
-_LOADERS: dict[str, Callable[[str, Path | None], DataSet]] = {
-    "digits": _digits,
-    "folder": _folder,
-    "location30": _location30,
-    "npz": _npz,
-    "tiny-imagenet": _tiny_imagenet,
-}
+for _published in PUBLISHED:
+    DATA.register(_published)(partial(read_published, _published))

@@ -1,45 +1,86 @@
 """The online batches, before anybody touches them."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
-from accupoison.data.corruptions import CORRUPTIONS, Shift
+from accupoison.data.corruptions import SHIFTS, Shift
 from accupoison.data.dataset import DataSet
 from accupoison.data.splits import Splits
 from accupoison.errors import InputError
+from accupoison.registry import Lookup
 from accupoison.rng import generator
 from accupoison.types import Batch
 
-KINDS = ("iid", "cycling", "released_stream", *(f"shift:{name}" for name in CORRUPTIONS))
-"""What ``make_stream`` offers."""
+STREAMS: "Lookup[Callable[..., DataStream]]" = Lookup("stream.kind", "streams")
+"""Streams by kind; each is called with the arguments of :class:`DataStream`."""
 POOLS = ("stream", "burnin")
 """The parts that batches may be drawn from."""
 
 
+@STREAMS.register("iid")
 class DataStream:
-    """A stream of clean batches; every batch depends on the seed and its step alone.
+    """A stream of clean batches without repeats; every batch depends on the seed and its step alone.
 
-    Made by :func:`make_stream`, which says what the kinds are.
+    Args:
+        data: Where the images are.
+        splits: Parts of ``data``; batches come from ``stream`` and the trigger from ``trigger``.
+        batch_size: Images in a batch, and in the trigger batch.
+        length: Steps.
+        seed: Decides the order and the trigger.
+        pool: ``stream``: batches come from the stream split and the trigger from its own. ``burnin``: both come from
+            the images that the base model was trained on, as in Pang et al. (2021).
+        swap: For each id, who comes in its place, int64 [data.size]; the trigger stays. None swaps nobody.
+        shift: A corruption that grows from none to full strength at the last step; None has none.
 
     Attributes:
         shift: How images change as the stream goes on; None if they do not.
+
+    Raises:
+        InputError: The pool is unknown, a number is not positive, or a split has too few images.
     """
+
+    kind: ClassVar[str] = "iid"
+    repeats: ClassVar[bool] = False
+    own_trigger: ClassVar[bool] = True
 
     def __init__(
         self,
-        kind: str,
         data: DataSet,
         splits: Splits,
         *,
         batch_size: int,
         length: int,
         seed: int,
-        pool: str,
-        swap: Tensor | None,
+        pool: str = "stream",
+        swap: Tensor | None = None,
+        shift: str | None = None,
     ) -> None:
-        self.shift = Shift(kind.removeprefix("shift:"), seed, length) if kind.startswith("shift:") else None
-        self._kind, self._data, self._pool = kind, data, splits.burnin if pool == "burnin" else splits.stream
-        self._batch_size, self._length, self._seed, self._swap = batch_size, length, seed, swap
+        for name, value in {"batch size": batch_size, "length": length}.items():
+            if value < 1:
+                raise InputError(f"the {name} of the stream is {value}; give 1 or more")
+        kind = self.kind if shift is None else f"shift:{shift}"
+        if shift is not None and data.features:
+            raise InputError(f"stream.kind {kind} corrupts images and {data.name} has features; choose iid or cycling")
+        if pool not in POOLS:
+            raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
+        available = len(getattr(splits, pool))
+        _check_fits(pool, available, batch_size)
+        if self.own_trigger and pool == "stream":
+            _check_fits("trigger", len(splits.trigger), batch_size)
+        needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
+        if not self.repeats and needed > available:
+            raise InputError(_too_long(kind, pool, available, batch_size, length))
+        self.shift = None if shift is None else Shift(shift, seed, length)
+        self._data = data
+        self._pool = splits.burnin if pool == "burnin" else splits.stream
+        self._batch_size = batch_size
+        self._length = length
+        self._seed = seed
+        self._swap = swap
         self._trigger = self._draw_trigger(splits.trigger, pool)
 
     def __len__(self) -> int:
@@ -61,12 +102,7 @@ class DataStream:
         """
         if not 0 <= t < self._length:
             raise IndexError(f"the stream has steps 0 to {self._length - 1}, not {t}")
-        start = 0 if self._kind == "released_stream" else t * self._batch_size
-        turn, offset = divmod(start, len(self._pool))
-        order = self._order(turn)[offset : offset + self._batch_size]
-        if len(order) < self._batch_size:  # only a cycling stream gets here: the batch runs into the next pass
-            order = torch.cat([order, self._order(turn + 1)[: self._batch_size - len(order)]])
-        ids = self._pool[order]
+        ids = self._pool[self._places(t)]
         return ids if self._swap is None else self._swap[ids]
 
     def trigger(self, t: int) -> Batch:
@@ -77,9 +113,15 @@ class DataStream:
         batch = self._data.batch(ids)
         return batch if self.shift is None else batch.with_x(self.shift(batch.x, batch.ids, t))
 
+    def _places(self, t: int) -> Tensor:
+        """Return where in the pool the samples of batch ``t`` are."""
+        turn, offset = divmod(t * self._batch_size, len(self._pool))
+        order = self._order(turn)[offset : offset + self._batch_size]
+        if len(order) < self._batch_size:  # only a cycling stream gets here: the batch runs into the next pass
+            order = torch.cat([order, self._order(turn + 1)[: self._batch_size - len(order)]])
+        return order
+
     def _draw_trigger(self, part: Tensor, pool: str) -> Tensor:
-        if self._kind == "released_stream":
-            return self._pool[self._order(0)[: self._batch_size]]
         if pool == "burnin":  # the end of the order, which a stream without repeats reaches last
             return self._pool[self._order(0)[-self._batch_size :]]
         return part[torch.randperm(len(part), generator=generator(self._seed, "trigger"))[: self._batch_size]]
@@ -89,52 +131,47 @@ class DataStream:
         return torch.randperm(len(self._pool), generator=generator(self._seed, "stream", turn))
 
 
-def make_stream(
-    kind: str,
-    data: DataSet,
-    splits: Splits,
-    *,
-    batch_size: int,
-    length: int,
-    seed: int,
-    pool: str = "stream",
-    swap: Tensor | None = None,
-) -> DataStream:
-    """Make the stream of clean batches of a run.
+@STREAMS.register("cycling")
+class CyclingStream(DataStream):
+    """Pass after pass over the pool, each newly shuffled, for any length."""
+
+    kind = "cycling"
+    repeats = True
+
+
+@STREAMS.register("released_stream")
+class ReleasedStream(DataStream):
+    """The same images at every step and as the trigger, as in the code released with Zhu et al. (ICML 2023)."""
+
+    kind = "released_stream"
+    repeats = True
+    own_trigger = False
+
+    def _places(self, t: int) -> Tensor:
+        return self._order(0)[: self._batch_size]
+
+    def _draw_trigger(self, part: Tensor, pool: str) -> Tensor:
+        return self._pool[self._places(0)]
+
+
+for _shift in SHIFTS:
+    STREAMS.register(f"shift:{_shift}")(partial(DataStream, shift=_shift))
+
+
+def make_stream(kind: str, data: DataSet, splits: Splits, **settings: Any) -> DataStream:  # noqa: ANN401
+    """Return the stream of clean batches of a run.
 
     Args:
-        kind: ``iid``: a draw from the stream split, without repeats. ``cycling``: pass after pass over the split,
-            each newly shuffled, for any length. ``released_stream``: the same images at every step and as the trigger.
-            ``shift:NAME``: iid, under a corruption that grows from none to full strength at the last step.
+        kind: One of :data:`STREAMS`: ``iid`` (a draw from the stream split, without repeats), ``cycling``,
+            ``released_stream``, or ``shift:NAME``, which is iid under a corruption.
         data: Where the images are.
-        splits: Parts of ``data``; the stream uses ``stream`` and, unless released_stream, ``trigger``.
-        batch_size: Images in a batch, and in the trigger batch.
-        length: Steps.
-        seed: Decides the order and the trigger.
-        pool: ``stream``: batches come from the stream split and the trigger from its own. ``burnin``: both come from
-            the images that the base model was trained on, as in Pang et al. (2021).
-        swap: For each id, who comes in its place, int64 [data.size]; the trigger stays. None swaps nobody.
+        splits: Parts of ``data``.
+        **settings: The other arguments of :class:`DataStream`.
 
     Raises:
-        InputError: The kind or the pool is unknown, a number is not positive, or a split has too few images.
+        InputError: The kind is unknown, or :class:`DataStream` refuses its arguments.
     """
-    if kind not in KINDS:
-        raise InputError(f"unknown stream.kind {kind!r}; choose from {', '.join(KINDS)}")
-    for name, value in {"batch size": batch_size, "length": length}.items():
-        if value < 1:
-            raise InputError(f"the {name} of the stream is {value}; give 1 or more")
-    if kind.startswith("shift:") and data.features:
-        raise InputError(f"stream.kind {kind} corrupts images and {data.name} has features; choose iid or cycling")
-    if pool not in POOLS:
-        raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
-    available = len(getattr(splits, pool))
-    _check_fits(pool, available, batch_size)
-    if kind != "released_stream" and pool == "stream":
-        _check_fits("trigger", len(splits.trigger), batch_size)
-    needed = batch_size * (length + (pool == "burnin"))  # the trigger comes out of the same pool
-    if kind not in ("cycling", "released_stream") and needed > available:
-        raise InputError(_too_long(kind, pool, available, batch_size, length))
-    return DataStream(kind, data, splits, batch_size=batch_size, length=length, seed=seed, pool=pool, swap=swap)
+    return STREAMS.get(kind)(data, splits, **settings)
 
 
 def _check_fits(name: str, available: int, batch_size: int) -> None:

@@ -24,7 +24,7 @@ class Defense(Component):
     never told which rows are poisoned and never sees their clean form; the ids it sees are pseudonyms.
 
     Attributes:
-        requires: What it needs: "snapshot" (the early model), "trusted-unlabelled", "trusted-labelled".
+        requires: What it needs: "snapshot" (the early model), "trusted-unlabelled" (images without labels).
         couples: Row i's fate depends on other rows: its image, label or loss, whether it is kept, a row that is made up
             (negative id), what :meth:`gradients` returns beyond its arguments, or any of these at a later step, through
             state. Then no epsilon holds, as DP-SGD bounds a row's gradient and not what the row does to others'. What

@@ -1,14 +1,15 @@
 """Networks by name; every one takes images in [0, 1] and normalises them itself."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from accupoison.errors import InputError, did_you_mean, first_line
+from accupoison.errors import InputError, first_line
 from accupoison.models.convnet import ConvNet
 from accupoison.models.layers import NORMS, check_norm
 from accupoison.models.mlp import MLP
@@ -16,18 +17,23 @@ from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.preact_resnet import PreActResNet
 from accupoison.models.resnet import ResNet
 from accupoison.models.vgg import VGG
-from accupoison.registry import plugins
+from accupoison.registry import Lookup
 
-__all__ = ["IMAGE_MODELS", "MODELS", "NORMS", "ModelSpec", "build_model", "check_norm", "model_names"]
+__all__ = ["MODELS", "NORMS", "ModelSpec", "build_model", "check_norm"]
 
-IMAGE_MODELS = ("resnet18", "resnet34", "preact-resnet18", "vgg16", "mobilenetv2", "resnet8", "convnet")
-MODELS = (*IMAGE_MODELS, "mlp")
-"""The networks that ship; the mlp is for features."""
-
-
-def model_names() -> tuple[str, ...]:
-    """Return the names of :data:`MODELS` and of the models of installed packages."""
-    return (*MODELS, *(name for name in sorted(plugins("models")) if name not in MODELS))
+MODELS: Lookup[Callable[..., nn.Module]] = Lookup("model")
+"""Networks by name: ours take all fields of a :class:`ModelSpec` but its name, others ``num_classes``."""
+for _name, _network in {
+    "resnet18": partial(ResNet, (2, 2, 2, 2), pool=True),
+    "resnet34": partial(ResNet, (3, 4, 6, 3), pool=True),
+    "preact-resnet18": partial(PreActResNet, (2, 2, 2, 2)),
+    "vgg16": VGG,
+    "mobilenetv2": MobileNetV2,
+    "resnet8": partial(ResNet, (1, 1, 1), pool=False),
+    "convnet": ConvNet,
+    "mlp": MLP,
+}.items():
+    MODELS.register(_name)(_network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class ModelSpec:
     """What it takes to make a network again.
 
     Attributes:
-        name: One of :func:`model_names`, or ``package.module:factory``. A factory, also one of an installed package, is
+        name: One of :data:`MODELS`, or ``package.module:factory``. A factory, also one of an installed package, is
             called with ``num_classes`` as a keyword.
         width: Channels of the first stage (mobilenetv2: twice those of its first convolution; mlp: units of its last
             hidden layer); ignored by a factory.
@@ -64,57 +70,27 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
         raise InputError(f"model width {spec.width} is below 1; give a whole number of channels such as 16 or 64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        factory = ":" in spec.name or (spec.name not in MODELS and spec.name in plugins("models"))
-        return (_from_factory(spec) if factory else _make(spec)).eval()
+        ours = ":" not in spec.name and not MODELS.offered(spec.name)
+        return (_make(spec) if ours else _from_factory(spec)).eval()
 
 
 def _make(spec: ModelSpec) -> nn.Module:
     try:
         if max(spec.width, spec.num_classes) >= 2**31:  # more than some kernels count to
             raise MemoryError
-        return _named(spec)
+        return MODELS.get(spec.name)(**{key: value for key, value in vars(spec).items() if key != "name"})
     except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
         raise InputError(
             f"a {spec.name} of width {spec.width} does not fit into memory; give a smaller width"
         ) from error
 
 
-def _named(spec: ModelSpec) -> nn.Module:
-    common: dict[str, Any] = {
-        "num_classes": spec.num_classes,
-        "width": spec.width,
-        "norm": spec.norm,
-        "mean": spec.mean,
-        "std": spec.std,
-    }
-    match spec.name:
-        case "resnet18":
-            return ResNet((2, 2, 2, 2), pool=True, **common)
-        case "resnet34":
-            return ResNet((3, 4, 6, 3), pool=True, **common)
-        case "preact-resnet18":
-            return PreActResNet((2, 2, 2, 2), **common)
-        case "vgg16":
-            return VGG(**common)
-        case "mobilenetv2":
-            return MobileNetV2(**common)
-        case "resnet8":
-            return ResNet((1, 1, 1), pool=False, **common)
-        case "convnet":
-            return ConvNet(**common)
-        case "mlp":
-            return MLP(**common)
-    names = did_you_mean(spec.name, model_names())
-    raise InputError(f"unknown model {spec.name!r}{names}, or give package.module:factory")
-
-
 def _from_factory(spec: ModelSpec) -> nn.Module:
     module_name, colon, attribute = spec.name.partition(":")
     try:
-        if colon:
-            factory = getattr(importlib.import_module(module_name), attribute)
-        else:
-            factory = plugins("models")[spec.name].load()
+        factory = getattr(importlib.import_module(module_name), attribute) if colon else MODELS.get(spec.name)
+    except InputError:
+        raise
     except Exception as error:  # the module is somebody's own and may raise anything
         raise InputError(
             f"model {spec.name!r} cannot be imported ({first_line(error, named=True)}); it must name a callable on the "
@@ -129,7 +105,7 @@ def _from_factory(spec: ModelSpec) -> nn.Module:
         ) from error
     if problem := _unusable(model):
         raise InputError(f"model {spec.name!r} returned {problem}")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")

@@ -90,7 +90,7 @@ class _World:
     def _play(self, batches: list[Batch], t: int) -> Fates:
         defense = self.defense = self.make()
         learner = self.bench.learner
-        trusted = self.bench.trusted if any(need.startswith("trusted") for need in defense.requires) else ()
+        trusted = self.bench.trusted if "trusted-unlabelled" in defense.requires else ()
         reference = self.bench.reference if "snapshot" in defense.requires else None
         defense.setup(learner.view(), reference, trusted, BenchContext("defense-setup", 0))
         given = tuple(torch.full_like(p, 0.01).detach() for p in learner.view().params())

@@ -73,7 +73,7 @@ class _Trial:
         trusted = [self._named(batch) for batch in self.bench.trusted]
         if other_labels:
             trusted = [replace(batch, y=batch.y.roll(1)) for batch in trusted]
-        self._trusted = trusted if any(need.startswith("trusted") for need in defense.requires) else []
+        self._trusted = trusted if "trusted-unlabelled" in defense.requires else []
         if setup:
             self._setup()
 
@@ -186,7 +186,7 @@ def _check_relabelling(make: Callable[[], Defense]) -> None:
 
 def _check_trusted_labels(make: Callable[[], Defense]) -> None:
     defense = make()
-    if "trusted-unlabelled" not in defense.requires or "trusted-labelled" in defense.requires:
+    if "trusted-unlabelled" not in defense.requires:
         return
     trial, other = _Trial(defense), _Trial(make(), other_labels=True)
     expect(

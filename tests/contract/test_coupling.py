@@ -110,7 +110,7 @@ def undeclared() -> Iterator[str]:
 
     DEFENSES.register("BLUR")(Blurred)
     yield "BLUR"
-    del DEFENSES._classes["BLUR"], DEFENSES._aliases["blur"]
+    del DEFENSES._things["BLUR"], DEFENSES._aliases["blur"]
 
 
 def test_no_epsilon_for_who_has_not_declared(undeclared: str) -> None:

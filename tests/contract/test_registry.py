@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks import ATTACKS, Clean
+from accupoison.config.schema import online_config
+from accupoison.data.sources import DATA
+from accupoison.data.stream import STREAMS
 from accupoison.defenses import DEFENSES, Defense, DiscrepancyCorrection
 from accupoison.errors import InputError
-from accupoison.registry import Component, Registry
+from accupoison.models.factory import MODELS
+from accupoison.registry import Component, Lookup, Registry
+from accupoison.updates import DPSGD, UPDATES
 
 
 @dataclass(kw_only=True)
@@ -55,7 +60,7 @@ def test_only_dataclasses(registry: Registry[Widget]) -> None:
         pass
 
     with pytest.raises(ValueError, match="Plain must be a dataclass: its init fields are the widget's settings"):
-        registry.register("plain")(Plain)  # type: ignore[type-var]
+        registry.register("plain")(Plain)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,49 @@ def test_a_package_that_cannot_be_loaded_is_named(registry: Registry[Widget], mo
     for _ in range(2):  # it stays broken
         with pytest.raises(InputError, match=r"the widget 'mine' of an installed package cannot be loaded .*'gone'"):
             registry.names()
+
+
+class Offer:
+    """Stands in for an entry point that names the thing itself."""
+
+    def __init__(self, name: str, thing: object) -> None:
+        self.name, self.thing = name, thing
+
+    def load(self) -> object:
+        if isinstance(self.thing, Exception):
+            raise self.thing
+        return self.thing
+
+
+def test_what_packages_offer_is_loaded_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = [Offer("Theirs", "t"), Offer("OURS", "stolen"), Offer("broken", ImportError("No module 'gone'"))]
+    monkeypatch.setattr(
+        "accupoison.registry.entry_points", lambda *, group: offers if group == "accupoison.toys" else []
+    )
+    toys: Lookup[str] = Lookup("toy")
+    toys.register("ours", "alias")("o")
+    assert toys.names() == ["Theirs", "broken", "ours"]
+    assert [toys.get(name) for name in ("theirs", "OURS", "Alias")] == ["t", "o", "o"]
+    assert [toys.offered(name) for name in ("THEIRS", "ours")] == [True, False]
+    with pytest.raises(InputError, match=r"the toy .broken. of an installed package cannot be loaded .*gone"):
+        toys.get("broken")
+    with pytest.raises(InputError, match="unknown toy 'their'; did you mean theirs"):
+        toys.get("their")
+
+
+def test_models_streams_data_and_updates_are_looked_up_in_one_way() -> None:
+    for lookup, name, close in (
+        (MODELS, "ResNet18", "resnet1"),
+        (STREAMS, "IID", "idd"),
+        (DATA, "CIFAR10", "cifar11"),
+        (UPDATES, "SGD", "sdg"),
+    ):
+        assert lookup.canonical(name) == name.lower()
+        with pytest.raises(InputError, match=f"unknown {lookup.kind} '{close}'; did you mean "):
+            lookup.get(close)
+    made = online_config([{"data": {"name": "DIGITS"}, "model": {"name": "VGG16"}, "stream": {"kind": "Shift:Fog"}}])
+    assert (made.data.name, made.model.name, made.stream.kind) == ("digits", "vgg16", "shift:fog")
+    assert UPDATES.build("dpsgd", {"noise_multiplier": 2.0}) == DPSGD(noise_multiplier=2.0)
 
 
 def test_state_is_a_copy_that_brings_back_none() -> None:

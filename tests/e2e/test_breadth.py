@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accupoison.data.sources import DATASETS
+from accupoison.data.sources import data_names
 from accupoison.data.torchvision_sets import PUBLISHED
-from accupoison.models.factory import IMAGE_MODELS, MODELS
+from accupoison.models.factory import MODELS
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import SET, done, refused
@@ -121,10 +121,10 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_data_set_is_tried() -> None:
-    assert set(MADE) == set(DATASETS)
+    assert set(MADE) == set(data_names())
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", data_names())
 def test_every_data_set(empty: Path, name: str) -> None:
     make, model = MADE[name]
     kind, colon, _ = name.partition(":")
@@ -133,10 +133,10 @@ def test_every_data_set(empty: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS.names())
 def test_every_model(empty: Path, name: str, norm: str) -> None:
     data = "digits"
-    if name not in IMAGE_MODELS:
+    if name == "mlp":
         features(empty / "data", "mine")
         data = "npz:data/mine.npz"
     carry_out(data, name, norm)

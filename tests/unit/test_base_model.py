@@ -16,10 +16,11 @@ from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet
 from accupoison.errors import InputError
 from accupoison.learner import Learner
-from accupoison.models.factory import IMAGE_MODELS, ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights, put_into
 from accupoison.runs.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
+from tests.nets import IMAGE_MODELS
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec(name="resnet8", width=4, num_classes=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
@@ -336,3 +337,6 @@ def test_place_uses_the_fast_layout() -> None:
     for spec in (replace(SPEC, name="resnet18", width=16), replace(SPEC, name="convnet", width=4)):
         weights = [p for p in place(build_model(spec), CPU).parameters() if p.ndim == 4]
         assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+# FIX

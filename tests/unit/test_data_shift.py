@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from accupoison.data import Shift
-from accupoison.data.corruptions import CORRUPTIONS
+from accupoison.data.corruptions import SHIFTS
 from accupoison.errors import InputError
 
 LAST = 10
@@ -20,7 +20,7 @@ def test_severity_rises_linearly_and_stays() -> None:
     assert Shift("blur", 0, 1).severity(0) == 0
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", SHIFTS)
 def test_starts_at_nothing_and_grows(name: str) -> None:
     x, ids = scene()
     shift = Shift(name, 1, LAST + 1)
@@ -31,7 +31,7 @@ def test_starts_at_nothing_and_grows(name: str) -> None:
     assert distance[-1] > 0.05
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", SHIFTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_stays_on_the_grid_and_leaves_its_input(name: str, dtype: torch.dtype) -> None:
     x, ids = scene()
@@ -46,7 +46,7 @@ def test_stays_on_the_grid_and_leaves_its_input(name: str, dtype: torch.dtype) -
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", SHIFTS)
 def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
     x, ids = scene()
     shift = Shift(name, 1, LAST + 1)

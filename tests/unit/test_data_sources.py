@@ -8,6 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from accupoison.data import STATS, DataSet, load
+from accupoison.data.sources import DATA
 from accupoison.errors import InputError
 
 
@@ -116,7 +117,6 @@ def test_published_statistics_of_cifar10() -> None:
     ("name", "words"),
     [
         ("cifar1O", "unknown data set 'cifar1O'; did you mean cifar10?"),
-        ("Digits", "unknown data set 'Digits'; did you mean digits?"),
         ("", "choose from cifar10, cifar100, digits"),
         ("digits:8", "takes nothing after the colon; use digits"),
         ("npz:", "write npz:PATH"),
@@ -147,9 +147,17 @@ class EntryPoint:
     """Stands in for a data set that an installed package declares."""
 
     loader: Callable[[Path | None], object]
+    name: str = "mine"
 
     def load(self) -> Callable[[Path | None], object]:
         return self.loader
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, loader: Callable[[Path | None], object]) -> None:
+    """Let an installed package offer a data set called mine."""
+    monkeypatch.setattr("accupoison.registry.entry_points", lambda *, group: [EntryPoint(loader)])
+    for name, value in {"_searched": False, "_aliases": dict(DATA._aliases), "_offers": {}}.items():
+        monkeypatch.setattr(DATA, name, value)
 
 
 def failing(data_dir: Path | None) -> object:
@@ -170,7 +178,7 @@ def failing(data_dir: Path | None) -> object:
 def test_data_of_other_packages_are_checked(
     loader: Callable[[Path | None], object], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accupoison.data.sources.plugins", lambda group: {"mine": EntryPoint(loader)})
+    offer(monkeypatch, loader)
     with pytest.raises(InputError, match=words):
         load("mine")
 
@@ -184,7 +192,7 @@ def test_data_of_other_packages_get_the_directory_and_their_name(
         asked.append(data_dir)
         return tiny()
 
-    monkeypatch.setattr("accupoison.data.sources.plugins", lambda group: {"mine": EntryPoint(loader)})
+    offer(monkeypatch, loader)
     assert load("mine", data_dir=tmp_path).name == "mine"
     assert asked == [tmp_path]
     with pytest.raises(InputError, match="takes nothing after the colon; use mine"):

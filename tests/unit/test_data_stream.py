@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from accupoison.data import DataSet, DataStream, Shift, Splits, make_stream
-from accupoison.data.stream import KINDS
+from accupoison.data.stream import STREAMS
 from accupoison.errors import InputError
-from accupoison.types import Batch, Stream
+from accupoison.types import Batch
 
 
 def world() -> tuple[DataSet, Splits]:
@@ -25,7 +25,7 @@ def same(a: Batch, b: Batch) -> bool:
     return torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and torch.equal(a.ids, b.ids)
 
 
-def all_ids(of: Stream) -> list[int]:
+def all_ids(of: DataStream) -> list[int]:
     return torch.cat([of.ids(t) for t in range(len(of))]).tolist()
 
 
@@ -37,7 +37,7 @@ def test_iid_draws_without_repeats() -> None:
     assert shorter == ids[:12]  # the horizon does not change what came before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STREAMS.names())
 def test_a_batch_depends_on_seed_and_step_alone(kind: str) -> None:
     forward, backward = stream(kind), stream(kind)
     batches = [backward[t] for t in (4, 2, 0, 3, 1)]
@@ -55,7 +55,7 @@ def test_batches_carry_the_images_of_their_ids(kind: str) -> None:
 
 
 def test_a_stream_can_be_iterated_over() -> None:
-    made: Stream = stream()
+    made = stream()
     assert len(list(made)) == len(made) == 5  # type: ignore[call-overload]
     for t in (-1, 5):
         with pytest.raises(IndexError, match=f"the stream has steps 0 to 4, not {t}"):
@@ -108,13 +108,10 @@ def test_shift_changes_images_and_nothing_else() -> None:
     assert not torch.equal(shifted.trigger(5).x, plain.trigger(5).x)
 
 
-@pytest.mark.parametrize("kind", ["lid", "shift", "shift:", "shift:smoke", "IID"])
+@pytest.mark.parametrize("kind", ["lid", "shift", "shift:", "shift:smoke"])
 def test_unknown_kinds_list_the_choices(kind: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"unknown stream.kind {kind!r}; (did you mean|choose from)"):
         stream(kind)
-    assert f"unknown stream.kind {kind!r}; choose from iid, cycling, released_stream, shift:contrast" in str(
-        caught.value
-    )
 
 
 @pytest.mark.parametrize(

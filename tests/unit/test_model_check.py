@@ -14,8 +14,9 @@ from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.learner import Learner
-from accupoison.models.factory import MODELS, ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.runs.model_check import check_images
+from tests.nets import IMAGE_MODELS
 from tests.unit.test_base_model import data
 
 CLASSES = 3
@@ -141,7 +142,7 @@ def test_nothing_changes() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "mlp"])
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_network_passes(name: str) -> None:
     check(build_model(ModelSpec(name=name, width=4, num_classes=CLASSES)), found=data(size=16))
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.errors import InputError
-from accupoison.models.factory import IMAGE_MODELS, ModelSpec, build_model
+from accupoison.models.factory import ModelSpec, build_model
 from accupoison.models.layers import NORMS, Normalize
+from tests.nets import IMAGE_MODELS
 
 
 def norm_keys(name: str) -> set[str]:
@@ -267,3 +268,6 @@ def test_group_norm_has_the_groups_it_is_asked_for(name: str, norm: str, groups:
 def test_norms_that_do_not_fit(norm: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         build_model(ModelSpec(name="convnet", width=16, norm=norm))
+
+
+# FIX

@@ -10,7 +10,7 @@ from accupoison.config.layers import Layer, preset, presets
 from accupoison.config.renamed import PRESETS, VALUES
 from accupoison.config.schema import ModelSettings, burnin_config, online_config
 from accupoison.data.splits import PROTOCOLS
-from accupoison.data.stream import KINDS
+from accupoison.data.stream import STREAMS
 from accupoison.errors import InputError
 from accupoison.runs.base_model import default_place
 
@@ -35,7 +35,7 @@ def test_old_values_become_new_ones_and_are_said() -> None:
 
 def test_every_new_name_is_one_that_is_known() -> None:
     assert set(VALUES["data.splits"].values()) <= set(PROTOCOLS)
-    assert set(VALUES["stream.kind"].values()) <= set(KINDS)
+    assert set(VALUES["stream.kind"].values()) <= set(STREAMS.names())
     for command, names in PRESETS.items():
         assert set(names.values()) <= set(presets(command))
         assert not set(names) & set(presets(command))
