@@ -28,6 +28,12 @@ def memorization_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -
 
 
 def batch_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -> float:
-    """Return the mean discrepancy of a batch, without a graph."""
+    """Return the mean of :func:`memorization_discrepancy` over a batch, without a graph.
+
+    Args:
+        live: The model as it is now.
+        reference: The early model.
+        x: Inputs [B, ...] in [0, 1].
+    """
     with torch.no_grad():
         return float(memorization_discrepancy(live, reference, x).mean())

@@ -24,7 +24,14 @@ Transform = Callable[[Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def evaluate(view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean cross-entropy in nats over the samples ``ids``."""
+    """Return accuracy in [0, 1] and mean cross-entropy in nats over samples.
+
+    Args:
+        view: The model.
+        data: The samples.
+        ids: Which of them, int64 [N].
+        transform: What happens to their images first; None for nothing.
+    """
     hits, losses = predict_correct_and_loss(view, data, ids, transform)
     return float(hits.double().mean()), float(losses.double().mean())
 
@@ -33,7 +40,14 @@ def evaluate(view: ModelView, data: DataSet, ids: Tensor, transform: Transform |
 def predict_correct_and_loss(
     view: ModelView, data: DataSet, ids: Tensor, transform: Transform | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return which of the samples are told correctly, bool [N], and the cross-entropy of each [N], on the CPU."""
+    """Return which samples are told correctly, bool [N], and the cross-entropy of each in nats [N], on the CPU.
+
+    Args:
+        view: The model.
+        data: The samples.
+        ids: Which of them, int64 [N].
+        transform: What happens to their images first; None for nothing.
+    """
     hits, losses, answer = [], [], frozen(view)
     for part in torch.split(ids, EVALUATION_BATCH):
         batch = data.batch(part)
@@ -44,7 +58,13 @@ def predict_correct_and_loss(
 
 
 def monitor(view: ModelView, data: DataSet, splits: Splits) -> dict[str, float]:
-    """Return accuracy on the monitor images, stratified by class, with its 95% interval, by tag."""
+    """Return accuracy on the monitor images, stratified by class, with its 95% interval, by tag.
+
+    Args:
+        view: The model.
+        data: The samples.
+        splits: Their parts; classes are weighted as in ``test``.
+    """
     hits, _ = predict_correct_and_loss(view, data, splits.monitor)
     labels, population = (data.labels(ids).cpu() for ids in (splits.monitor, splits.test))
     accuracy, low, high = stratified(hits, labels, population)

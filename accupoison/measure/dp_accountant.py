@@ -38,6 +38,14 @@ def epsilon_of(visits: float, noise_multiplier: float, delta: float) -> float:
     amplification by sampling is claimed, since a stream does not sample. A sample that is in one batch r times counts
     as r * r visits. Neighbours are the stream and the same one with the sample's gradients set to zero; the sample is
     what was sent, so a poisoner who mixes rows beforehand is outside.
+
+    Args:
+        visits: Updates that used the sample, 0 or more.
+        noise_multiplier: Noise over clipping norm, 0 or more.
+        delta: In (0, 1).
+
+    Returns:
+        Epsilon, 0 or more; infinity without noise.
     """
     if visits == 0:
         return 0.0

@@ -22,7 +22,13 @@ def ceiling(device: torch.device, repeats: int = 5) -> float:
 
 
 def seconds(work: Callable[[], object], repeats: int, *, warm: bool = True) -> list[float]:
-    """Return how long each of ``repeats`` calls took, after one that is not counted unless ``warm`` is False."""
+    """Return how long each call took, in seconds.
+
+    Args:
+        work: What is called.
+        repeats: How often.
+        warm: Call it once before, uncounted.
+    """
     if warm:
         work()
     times = []
