@@ -1,9 +1,10 @@
 """Public docstrings say what a caller has to know, room by room.
 
-Every public module, class, function and method has one. One of three parameters or more lists each under ``Args:``; one of
-tensors, taken or returned, says their shapes (``[B, classes]``) or ``scalar``; one whose own body raises an error for bad
-input says when, under ``Raises:`` or in a first sentence "Raise ... if (or unless) ...". Dunder methods are exempt; of all
-but the first rule also properties, click commands, and methods that a base class documents.
+Every public module, class, function and method has one. It lists the parameters under ``Args:`` where there are three
+or more; says the shapes of tensors taken or returned (``[B, classes]``, or ``scalar``); and says when the function's
+own body raises an error for bad input, under ``Raises:`` or in a first sentence "Raise ... if (or unless) ...".
+Dunder methods are exempt; of all but the first rule also properties, click commands, and methods that a base class
+documents.
 """
 
 import ast

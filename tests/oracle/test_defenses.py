@@ -15,7 +15,6 @@ from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
-from accupoison.types import Batch
 from tests.nets import random_batch, random_net
 
 
@@ -171,9 +170,3 @@ def test_settings_that_make_no_sense(value: float) -> None:
         AdversarialTraining(direction="decend")
     with pytest.raises(InputError, match="did you mean linf"):
         Clip(norm="inf")
-
-
-def test_an_empty_batch_is_no_batch() -> None:
-    empty = random_batch(0).rows(slice(0, 0))
-    assert isinstance(empty, Batch)
-    assert len(empty) == 0

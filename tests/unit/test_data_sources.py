@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from accupoison.data import STATS, DataSet, load
+from accupoison.data import DataSet, load
 from accupoison.data.sources import DATA
 from accupoison.errors import InputError
 
@@ -107,10 +107,6 @@ def test_digits_are_the_scans_scaled_up(digits: DataSet) -> None:
 def test_digits_split_is_mixed_and_fixed(digits: DataSet) -> None:
     assert torch.bincount(digits.test_y, minlength=10).min() >= 10
     assert load("digits").fingerprint() == digits.fingerprint()
-
-
-def test_published_statistics_of_cifar10() -> None:
-    assert STATS["cifar10"] == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 @pytest.mark.parametrize(
