@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell people to type works: commands, settings, Python; every flag of the papers has its line."""
+"""What README.md and docs/ tell people to type works: commands, settings, Python; each flag of the papers is there."""
 
 import re
 import runpy
