@@ -234,7 +234,7 @@ class Learner:
         return F.cross_entropy(logits, batch.y, reduction="none"), logits.argmax(1) == batch.y
 
     def weights(self) -> Tensor:
-        """Return all parameters as one detached vector (a copy)."""
+        """Return all P parameters as one detached vector [P] (a copy)."""
         return torch.cat([p.detach().flatten() for p in self.model.parameters()])
 
     def state(self) -> dict[str, Any]:

@@ -88,11 +88,11 @@ class Batch:
         return len(self.x)
 
     def with_x(self, x: Tensor) -> "Batch":
-        """Return this batch with other inputs."""
+        """Return this batch with inputs ``x`` [B, ...] in place of its own."""
         return replace(self, x=x)
 
     def rows(self, index: Tensor | slice) -> "Batch":
-        """Return the rows that ``index`` selects."""
+        """Return the rows that ``index``, a slice or int64 or bool [N], selects."""
         x, extra = self.x[index], {name: value[index] for name, value in self.extra.items()}
         return replace(self, x=x, y=self.y[index], ids=self.ids[index], extra=extra, checked=x)
 
@@ -126,14 +126,14 @@ class ModelView(Protocol):
         Args:
             x: Inputs [B, ...] in [0, 1].
             train: Use batch statistics, as in a training step; the running statistics stay as they are.
-            params: Weights to use in place of the model's own, in parameter order.
+            params: Weights [*] to use in place of the model's own, in the order and the shapes of :meth:`params`.
         """
 
     def features(self, x: Tensor) -> Tensor:
         """Return the input of the last linear layer, [B, D]."""
 
     def params(self) -> tuple[Tensor, ...]:
-        """Return the leaves that gradients are taken with respect to; the same ones at every call."""
+        """Return the leaves [*] that gradients are taken with respect to; the same ones at every call."""
 
     def state(self) -> Mapping[str, Tensor]:
         """Return parameters and buffers by name, detached."""

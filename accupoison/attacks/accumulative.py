@@ -28,6 +28,12 @@ def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = Fals
 
     The scalar can be differentiated with respect to the parameters; low values mean that a step on the trigger raises
     the loss on ``val`` (Pang et al. 2021, Eq. 6).
+
+    Args:
+        view: The model.
+        trigger: The trigger batch, [B, ...].
+        val: The attacker's own images, [V, ...].
+        train: Use batch statistics in place of the running ones.
     """
     at_trigger = normalize_each(gradient(view, trigger.x, trigger.y, train=train, graph=True))
     at_val = normalize_each(gradient(view, val.x, val.y, train=train, graph=True))
@@ -39,6 +45,12 @@ def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bo
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
     at a time, in less memory than the graph of the whole; one graph of each waits for the other's gradient.
+
+    Args:
+        view: The model.
+        trigger: The trigger batch, [B, ...].
+        val: The attacker's own images, [V, ...].
+        train: Use batch statistics in place of the running ones.
     """
     at_trigger, hvp_trigger = gradient_and_hvp(view, trigger, train=train)
     at_val, hvp_val = gradient_and_hvp(view, val, train=train)

@@ -51,6 +51,11 @@ class Attack(Component, ABC):
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
         """Start a run; a resumed one does not come here again, it gets its state back by :meth:`restore`.
 
+        Args:
+            view: The model that the stream begins with.
+            access: What the attacker holds.
+            ctx: Of the set-up, at step 0.
+
         Raises:
             InputError: A crafted trigger is to be delivered, and this attack makes none.
         """
@@ -63,10 +68,22 @@ class Attack(Component, ABC):
 
     @abstractmethod
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return what is sent in place of ``batch``, or, where :attr:`in_code`, what is learnt in its place."""
+        """Return what is sent in place of a batch, or, where :attr:`in_code`, what is learnt in its place.
+
+        Args:
+            view: The model as it is now.
+            batch: The clean batch, [B, ...].
+            ctx: Of this step.
+        """
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
-        """Return the crafted trigger in place of the ``clean`` one."""
+        """Return the crafted trigger.
+
+        Args:
+            view: The model as it is now.
+            clean: The clean trigger batch, [B, ...].
+            ctx: Of this step.
+        """
         raise NotImplementedError
 
     def restore(self, state: State, access: Access) -> None:

@@ -127,7 +127,13 @@ class PixelAttack(Attack):
         return order[order < count][: self._share(count)]
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
-        """Return poisoned images [B, ...] for the rows of ``batch``; the base leaves them as they are."""
+        """Return poisoned images [B, ...]; the base leaves them as they are.
+
+        Args:
+            view: The model as it is now.
+            batch: The rows to poison, B of them.
+            ctx: Of this step.
+        """
         return batch.x
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
@@ -145,7 +151,13 @@ class PixelAttack(Attack):
         return clean.with_x(self.crafted)
 
     def craft(self, view: ModelView, clean: Batch, ctx: Context) -> Tensor:
-        """Return adversarial images [B, ...] for the ``clean`` batch against the attacker's own."""
+        """Return adversarial images [B, ...] against the attacker's own (Pang et al. 2021, Eq. 5).
+
+        Args:
+            view: The model as it is now.
+            clean: The batch they are made of, centre of the l_inf ball.
+            ctx: Of this step.
+        """
         return craft_trigger(
             view,
             clean,

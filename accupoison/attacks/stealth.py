@@ -13,7 +13,13 @@ SCALES = (1.0, 0.5, 0.25, 0.125, 0.0)
 
 @torch.no_grad()
 def loss_on(view: ModelView, batch: Batch, params: Grads | None = None) -> float:
-    """Return the mean cross-entropy of ``batch``, in nats."""
+    """Return the mean cross-entropy of a batch, in nats.
+
+    Args:
+        view: The model.
+        batch: Images [B, ...] and labels.
+        params: Weights in place of the model's own, in parameter order.
+    """
     return float(F.cross_entropy(view.logits(batch.x, params=params), batch.y))
 
 
@@ -36,6 +42,9 @@ def hide(view: ModelView, clean: Batch, x: Tensor, access: Access, limit: float,
 
     Returns:
         Images on the line from the clean to the poisoned ones; the clean ones if even they break the bound.
+
+    Raises:
+        ValueError: ``access`` has no prediction.
     """
     if access.preview is None:
         raise ValueError("a stealthy attack predicts updates, so it needs Access.preview")

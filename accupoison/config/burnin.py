@@ -188,7 +188,15 @@ def check_seed(name: str, seed: int) -> None:
 
 
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:
-    """Raise InputError unless the optimiser's numbers make sense."""
+    """Raise InputError unless the optimiser's numbers make sense.
+
+    Args:
+        lr: Learning rate, above 0; None is another's choice.
+        momentum: In [0, 1).
+        weight_decay: At least 0.
+        section: Of the settings.
+        key: Of the rate in it.
+    """
     if lr is not None and not 0 < lr < LARGEST:
         what = "is too large" if 0 < lr < math.inf else "is not a number above 0"
         raise InputError(f"{section}.{key} {lr} {what}; give a learning rate such as 0.1")

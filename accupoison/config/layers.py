@@ -109,8 +109,13 @@ def coerce(value: object, hint: object, where: str) -> object:
     Floats may be fractions such as ``8/255``; tuples of names may be text with commas; ``none`` is None where the type
     allows it.
 
+    Args:
+        value: The value.
+        hint: The type.
+        where: The setting, "section.key".
+
     Raises:
-        InputError: The value does not fit; the message has ``where``.
+        InputError: The value does not fit.
     """
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if types.NoneType in options:

@@ -80,7 +80,7 @@ def read_tiny_imagenet(root: Path) -> DataSet:
     except (OSError, ValueError) as error:
         raise InputError(
             f"Tiny-ImageNet in {root.absolute()} is absent or damaged; unpack tiny-imagenet-200.zip there, or name the "
-            "directory that has it with --data-dir or ACCUPOISON_DATA"
+            "directory that has it with <data.dir> or ACCUPOISON_DATA"
         ) from error
     files = [(file, label) for label, kind in enumerate(classes) for file in _files(path / "train" / kind / "images")]
     halves = [_read([file for file, _ in files]), torch.tensor([label for _, label in files])]

@@ -115,7 +115,7 @@ def _directory(data_dir: Path | None) -> Path:
         return Path("data")
     path = _expanded(str(named))
     if not holds(path.is_dir):
-        source = "--data-dir" if data_dir is not None else "ACCUPOISON_DATA"
+        source = "<data.dir>" if data_dir is not None else "ACCUPOISON_DATA"
         raise InputError(f"the data directory {path} does not exist; create it or correct {source}")
     return path
 
@@ -145,7 +145,7 @@ def _location30(argument: str, data_dir: Path | None) -> DataSet:
     if not holds(path.exists):
         raise InputError(
             f"Location-30 is not in {path.parent.absolute()}; put location30.npz there, with x (0 or 1, [5010, 446]) "
-            "and y, or name the directory that has it with --data-dir or ACCUPOISON_DATA"
+            "and y, or name the directory that has it with <data.dir> or ACCUPOISON_DATA"
         )
     return read_npz(path, name="location30")
 

@@ -184,7 +184,7 @@ def _advice(name: str, root: Path, error: BaseException, *, offline: bool) -> st
     problem = "downloads are off" if offline else f"cannot be downloaded ({reason(error)})"
     return (
         f"{known.title} in {root.absolute()} is absent or damaged and {problem}; put {known.files}, or {name}.npz "
-        "there, or name the directory that has one of them with --data-dir or ACCUPOISON_DATA"
+        "there, or name the directory that has one of them with <data.dir> or ACCUPOISON_DATA"
     )
 
 

@@ -56,7 +56,13 @@ def perturb(
 
 
 def check_search(eps: float, step_size: float, steps: int) -> None:
-    """Raise InputError unless the settings of an inner search make sense."""
+    """Raise InputError unless the settings of an inner search make sense.
+
+    Args:
+        eps: Radius in pixels, in [0, 1].
+        step_size: Size of a step in pixels, above 0.
+        steps: Number of steps, at least 0.
+    """
     if not 0 <= eps <= 1:
         raise InputError(f"defense.eps {eps} is outside [0, 1]; give a radius in pixels such as 0.2")
     if not step_size > 0:

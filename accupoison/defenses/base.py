@@ -48,10 +48,23 @@ class Defense(Component):
                 return
 
     def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
-        """Start a run: calibrate on what is trusted. A resumed run does not come here again."""
+        """Start a run: calibrate on what is trusted. A resumed run does not come here again.
+
+        Args:
+            live: The model that the stream begins with.
+            reference: The early model; None if there is none.
+            trusted: Batches of images known to be clean; their labels are not to be trusted more than others.
+            ctx: Of the set-up, at step 0.
+        """
 
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return what the update sees of ``batch``; every inner loop and all randomness belong here."""
+        """Return what the update sees of a batch; every inner loop and all randomness belong here.
+
+        Args:
+            view: The model before the update.
+            batch: What was received, [B, ...]; its ids are pseudonyms.
+            ctx: Of this step.
+        """
         return batch
 
     def losses(self, forward: Forward, batch: Batch) -> Tensor:
@@ -59,7 +72,13 @@ class Defense(Component):
         return F.cross_entropy(forward(batch.x), batch.y, reduction="none")
 
     def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
-        """Return the gradients that the optimiser gets."""
+        """Return the gradients that the optimiser gets.
+
+        Args:
+            grads: Of the mean of the losses, one tensor a parameter.
+            momentum: The optimiser's momentum buffers, likewise.
+            ctx: Of this step.
+        """
         return grads
 
     def restore(self, state: State, reference: ModelView | None) -> None:

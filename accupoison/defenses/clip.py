@@ -27,7 +27,13 @@ def clip(grads: Grads, max_norm: float, norm: str = "l2") -> Grads:
 
 
 def check_clipping(max_norm: float, norm: str, where: str) -> None:
-    """Raise InputError unless ``max_norm`` is above 0 and ``norm`` is known; ``where`` names the section."""
+    """Raise InputError unless the bound and the norm make sense.
+
+    Args:
+        max_norm: The bound, above 0.
+        norm: "l2" or "linf".
+        where: The setting of the bound, "section.key".
+    """
     if not max_norm > 0:
         raise InputError(f"{where} {max_norm} is not above 0; give a gradient norm such as 1.0")
     if norm not in NORMS:

@@ -15,9 +15,14 @@ SLACK = 1e-6
 
 
 def check_batch(batch: Batch, who: str, *, bounded: bool = True) -> None:
-    """Raise ComponentError unless the images are float32, finite and, if ``bounded``, in [0, 1]; ``who`` made them.
+    """Raise ComponentError unless the images are float32, finite and, if ``bounded``, in [0, 1].
 
     A :class:`~accupoison.types.Batch` lets NaN pass, and its tensor can be changed after it was checked.
+
+    Args:
+        batch: The images.
+        who: The component that made them, for the error message.
+        bounded: They must be in [0, 1].
     """
     if batch.x.dtype != torch.float32:
         raise ComponentError(f"{who} returned images of type {batch.x.dtype}, not float32")
@@ -37,7 +42,11 @@ def component_name(component: Attack | Defense) -> str:
 
 @contextmanager
 def blaming(component: Attack | Defense) -> Iterator[None]:
-    """Name the component in whose code a batch left its range: batches are checked where they are made."""
+    """Name the component in whose code a batch left its range: batches are checked where they are made.
+
+    Raises:
+        ComponentError: A batch did.
+    """
     try:
         yield
     except RangeError as error:

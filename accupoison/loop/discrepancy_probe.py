@@ -44,7 +44,7 @@ def probe(
 
 
 def auroc(high: Tensor, low: Tensor) -> float:
-    """Return the AUC of telling ``high`` from ``low`` by value: 1 if every one of ``high`` is larger; NaN passes on."""
+    """Return the AUC of telling values ``high`` [N] from ``low`` [M]: 1 if all of them are larger; NaN passes on."""
     from sklearn.metrics import roc_auc_score  # here, because scikit-learn takes a second to load
 
     scores = torch.cat([high, low]).cpu().double()  # MPS has no float64

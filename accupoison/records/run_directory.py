@@ -65,7 +65,7 @@ class RunDirectory:
         try:
             _clear(path)  # of a process that was killed while it made the directory
             if cls.holds_run(path):
-                raise TakenError(f"{path} already holds a run; continue it with --resume or choose another name")
+                raise TakenError(f"{path} already holds a run; resume it or choose another name")
             run.write_json(ENV, env)
             run.write_json(CONFIG, config)  # last: its presence is what makes the directory a run
         except BaseException:
@@ -88,7 +88,7 @@ class RunDirectory:
             InputError: There is no run, it is in use, or it has another configuration.
         """
         if not cls.holds_run(path):
-            raise InputError(f"there is no run in {path}; check the path, or start one without --resume")
+            raise InputError(f"there is no run in {path}; check the path, or start one there")
         lock = lock_directory(path)
         try:
             stored = translate(read_json(path / CONFIG))

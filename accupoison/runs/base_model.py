@@ -108,7 +108,7 @@ class BaseModel:
         if problem := put_into(model, self.weights):
             raise InputError(
                 f"the weights in {path} do not fit a {self.spec.name} of width {self.spec.width} and {self.spec.norm} "
-                f"norm: {problem}; name their network with --model, --width and --norm"
+                f"norm: {problem}; name their network with <model.name>, <model.width> and <model.norm>"
             )
         return place(model, device)
 
@@ -127,7 +127,8 @@ class BaseModel:
         if not self.named:
             if wanted.name is None:
                 raise InputError(
-                    f"{path} is a state dict and does not say of which network; give --model, and --width and --norm"
+                    f"{path} is a state dict and does not say of which network; give "
+                    "<model.name>, <model.width> and <model.norm>"
                 )
             return
         for key in ("name", "width", "norm"):
@@ -143,7 +144,7 @@ class BaseModel:
         if self.spec.num_classes != data.num_classes:
             raise InputError(
                 f"{path} tells {self.spec.num_classes} classes apart and {data.name} has {data.num_classes}; "
-                "give the --data it was trained on"
+                "give the <data.name> it was trained on"
             )
         here = data_identity(wanted, data)
         released = wanted.splits == "released_split"
@@ -155,7 +156,7 @@ class BaseModel:
                 if key == "fingerprint":
                     raise InputError(
                         f"{path} was trained on {self.data['name']} with other contents than {data.name} has here; "
-                        "give the --data and --data-dir it was trained with"
+                        "give the <data.name> and <data.dir> it was trained with"
                     )
                 raise InputError(
                     f"{path} was trained with data.{key} {_said(stored)} and this run says {_said(here[key])}, so the "

@@ -47,7 +47,7 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[str]:
         except BrokenProcessPool as error:
             raise InputError(
                 "a worker process was killed, most likely for lack of memory; the same command goes on with what is "
-                "left, and needs less memory with fewer --jobs"
+                "left, and needs less memory with fewer jobs"
             ) from error
         except BaseException:
             _stop(pool)

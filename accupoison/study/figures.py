@@ -42,7 +42,7 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> list
     groups = group([run for run in runs if id(run) in paths])
     colors = matplotlib.color_sequences["tab10" if len(groups) <= 10 else "tab20"]
     if not groups:
-        raise InputError("; ".join(problems) or f"no run has the {trigger} trigger; give another --trigger")
+        raise InputError("; ".join(problems) or f"no run has the {trigger} trigger; give another")
     if len(groups) > len(colors):
         raise InputError(f"{len(groups)} lines are too many for one figure; report fewer runs at once")
     several = len({one.first.config.stream.kind for one in groups}) > 1

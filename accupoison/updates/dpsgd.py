@@ -163,7 +163,13 @@ class DPSGD(SGD):
 
 
 def check_private(learner: Learner, name: str, row: Batch) -> None:
-    """Raise InputError if a layer of the model mixes rows, or Opacus has no gradient of ``row``, one sample, for it."""
+    """Raise InputError if a layer of the model mixes rows, or Opacus has no per-sample gradient for it.
+
+    Args:
+        learner: The model.
+        name: Of the model, for the error message.
+        row: One sample to try it with.
+    """
     for layer, module in learner.model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(

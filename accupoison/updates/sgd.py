@@ -31,7 +31,14 @@ class SGD(Component):
         check_clipping(self.clip_norm, self.clip_kind, "update.clip_norm")
 
     def step(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Verdict:
-        """Update the learner on ``batch`` as the defence left it; an empty batch changes nothing at all."""
+        """Update the learner on a batch as the defence left it; an empty one changes nothing at all.
+
+        Args:
+            learner: The model.
+            defense: Gives the losses, and has its say on the gradients.
+            batch: B rows.
+            ctx: Of this update.
+        """
         if len(batch) == 0:
             return Verdict.SKIP
         grads = self.gradients(learner, defense, batch, ctx)
@@ -44,7 +51,14 @@ class SGD(Component):
         return clip(grads, self.clip_norm, self.clip_kind) if self.clip_norm < math.inf else grads
 
     def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
-        """Return the gradients of the mean of the defence's losses, in parameter order."""
+        """Return the gradients of the mean of the defence's losses, in parameter order.
+
+        Args:
+            learner: The model; it is not changed but for its running statistics.
+            defense: Gives the losses.
+            batch: B rows.
+            ctx: Of this update.
+        """
         with learner.forward() as forward:
             loss = defense.losses(forward, batch).mean()
         return torch.autograd.grad(loss, learner.parameters)

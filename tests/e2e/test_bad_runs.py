@@ -30,9 +30,7 @@ from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, SET, call, done,
 def test_a_place_that_is_taken(work: Path) -> None:
     done(*ONLINE, "--out", "run")
     kept = outcome(Path("run"))
-    assert "run already holds a run; continue it with --resume or choose another name" in refused(
-        *ONLINE, "--out", "run"
-    )
+    assert "run already holds a run; resume it or choose another name" in refused(*ONLINE, "--out", "run")
     assert ". holds other files, such as " in refused(*ONLINE, "--out", ".")
     assert "cannot write tiny.toml (File exists)" in refused(*ONLINE, "--out", "tiny.toml")
     Path("logs").write_text("a file where a directory is expected")

@@ -107,7 +107,7 @@ def refusal(root: Path, *, offline: bool = False) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert str(root) in message
-    for word in ("cifar-10-python.tar.gz", "cifar-10-batches-py", "cifar10.npz", "--data-dir", "ACCUPOISON_DATA"):
+    for word in ("cifar-10-python.tar.gz", "cifar-10-batches-py", "cifar10.npz", "data.dir", "ACCUPOISON_DATA"):
         assert word in message
     return message
 

@@ -127,7 +127,7 @@ def test_unknown_names(name: str, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_named_data_directory_must_exist(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent does not exist; create it or correct --data-dir"):
+    with pytest.raises(InputError, match=r"absent does not exist; create it or correct data.dir"):
         load(name, data_dir=tmp_path / "absent")
 
 
