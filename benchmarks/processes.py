@@ -25,7 +25,7 @@ from accupoison.types import Batch
 from accupoison.updates import DPSGD
 
 ROOT = Path(__file__).parent.parent
-SAMPLES, WORLDS, QUERIES = 20_000, 64, 2
+SAMPLES, SHADOWS, QUERIES = 20_000, 64, 2
 MEMORY = """
 from accupoison.accel.memory import keep_freed_memory
 from benchmarks.phases import Bench
@@ -93,9 +93,9 @@ def audit_task(name: str, repeats: int) -> dict[str, Any]:
         probs, labels = rng.dirichlet(np.ones(10), SAMPLES), rng.integers(0, 10, SAMPLES)
         phase, work = f"all metric attacks, {SAMPLES:,} samples", lambda: all_scores(probs, labels)
     else:
-        phi = rng.normal(size=(WORLDS, SAMPLES, QUERIES))
-        keep = rng.random((WORLDS, SAMPLES)) < 0.5
-        phase = f"LiRA online, {WORLDS} worlds x {SAMPLES:,} samples x {QUERIES} queries"
+        phi = rng.normal(size=(SHADOWS, SAMPLES, QUERIES))
+        keep = rng.random((SHADOWS, SAMPLES)) < 0.5
+        phase = f"LiRA online, {SHADOWS} shadow models x {SAMPLES:,} samples x {QUERIES} queries"
         work = lambda: lira_scores(phi, keep, phi[0], variant="online")  # noqa: E731
     before = peak()
     return {"phase": phase, "seconds": median(seconds(work, repeats)), "memory_gb": peak() - before}

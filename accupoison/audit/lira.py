@@ -39,14 +39,14 @@ def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: 
         raise InputError(f"unknown LiRA variant {variant!r}{did_you_mean(variant, VARIANTS)}")
     if form not in FORMS:
         raise InputError(f"unknown LiRA form {form!r}{did_you_mean(form, FORMS)}")
-    signals, kept, observed = _checked(phi, keep, target)
+    signals, member, observed = _checked(phi, keep, target)
     if variant == "global_threshold":
         return np.asarray(observed.mean(axis=1))
     online, fixed = variant.startswith("online"), variant.endswith("fixed_variance")
     fit = _released if form == "released" else _fitted
-    out_mean, out_std = fit(signals, ~kept, fixed, "without")
+    out_mean, out_std = fit(signals, ~member, fixed, "without")
     if online:
-        in_mean, in_std = fit(signals, kept, fixed, "with")
+        in_mean, in_std = fit(signals, member, fixed, "with")
         out_std = in_std if fixed and form == "released" else out_std
         ratio = _log_density(observed, in_mean, in_std) - _log_density(observed, out_mean, out_std)
     elif form == "released":
@@ -63,16 +63,17 @@ def _log_density(x: Floats, mean: Floats, std: Floats) -> Floats:
 
 
 def _checked(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    signals, kept = np.asarray(phi, dtype=np.float64), np.asarray(keep, dtype=bool)
+    signals = np.asarray(phi, dtype=np.float64)
+    member = np.asarray(keep, dtype=bool)
     observed = np.asarray(target, dtype=np.float64)
-    if signals.ndim != 3 or kept.shape != signals.shape[:2] or observed.shape != signals.shape[1:]:
+    if signals.ndim != 3 or member.shape != signals.shape[:2] or observed.shape != signals.shape[1:]:
         raise InputError(
-            f"phi {list(signals.shape)}, keep {list(kept.shape)} and target {list(observed.shape)} do not fit; "
+            f"phi {list(signals.shape)}, keep {list(member.shape)} and target {list(observed.shape)} do not fit; "
             "give [M, N, Q], [M, N] and [N, Q]"
         )
     if not (np.isfinite(signals).all() and np.isfinite(observed).all()):
         raise InputError("phi or target holds values that are not finite; clip the signals, or leave the samples out")
-    return signals, kept, observed
+    return signals, member, observed
 
 
 def _fitted(phi: Floats, chosen: NDArray[np.bool_], fixed: bool, side: str) -> tuple[Floats, Floats]:

@@ -58,7 +58,7 @@ def logit_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, Floats]:
     Raises:
         InputError: Shapes, labels or values are not as above.
     """
-    z, y = _rows(logits, labels, "logits")
+    z, y = _checked_rows(logits, labels, "logits")
     if z.shape[1] < 2:
         raise InputError("logits of a single class cannot be scored; give [N, C] with C of 2 or more")
     rows = np.arange(len(z))
@@ -76,7 +76,18 @@ def logit_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, Floats]:
 
 
 def all_scores(probs: ArrayLike, labels: ArrayLike) -> dict[str, Floats]:
-    """Return :func:`scores` together with :func:`logit_scores` of the log-probabilities."""
+    """Return :func:`scores` together with :func:`logit_scores` of the log-probabilities.
+
+    Args:
+        probs: Probabilities [N, C] in [0, 1], each row summing to 1.
+        labels: The true classes, integers [N].
+
+    Returns:
+        Arrays float64 [N] by name, higher for likelier members.
+
+    Raises:
+        InputError: Shapes, labels or values are not as above.
+    """
     p, _ = checked(probs, labels)
     return scores(probs, labels) | logit_scores(np.log(np.maximum(p, TINY)), labels)
 
@@ -96,20 +107,33 @@ def thresholds(
         member: Membership, bool [N].
         per_class: Also return the thresholds of the classes; else the mapping is empty.
 
+    Returns:
+        The common threshold, and those of the classes by label.
+
     Raises:
         InputError: Lengths differ, or there are no members or no others.
     """
     s, y, m = _aligned(score, labels, member)
     own: dict[int, float] = {}
     for label in np.unique(y) if per_class else ():
-        here = y == label
-        if m[here].any() and not m[here].all():
-            own[int(label)] = _best(s[here], m[here])
+        rows = y == label
+        if m[rows].any() and not m[rows].all():
+            own[int(label)] = _best(s[rows], m[rows])
     return _best(s, m), own
 
 
 def predict(score: ArrayLike, labels: ArrayLike, threshold: float, by_class: Mapping[int, float]) -> NDArray[np.bool_]:
-    """Return which samples :func:`thresholds` takes for members, bool [N]; classes without one use the common one."""
+    """Return which samples are taken for members.
+
+    Args:
+        score: Scores [N], higher for likelier members.
+        labels: The true classes, integers [N].
+        threshold: For all samples; see :func:`thresholds`.
+        by_class: For the classes that have one of their own.
+
+    Returns:
+        Where the score is at least the threshold, bool [N].
+    """
     y = np.asarray(labels)
     bounds = np.full(y.shape, threshold)
     for label, own in by_class.items():
@@ -118,7 +142,12 @@ def predict(score: ArrayLike, labels: ArrayLike, threshold: float, by_class: Map
 
 
 def balanced_accuracy(predicted: ArrayLike, member: ArrayLike) -> float:
-    """Return the mean of the true positive and the true negative rate."""
+    """Return the mean of the true positive and the true negative rate, in [0, 1].
+
+    Args:
+        predicted: Samples taken for members, bool [N].
+        member: Membership, bool [N], of both kinds.
+    """
     p, m = np.asarray(predicted, dtype=bool), np.asarray(member, dtype=bool)
     return 0.5 * (float(p[m].mean()) + float((~p[~m]).mean()))
 
@@ -144,6 +173,9 @@ def thresholded_accuracy(
         shadow_member: Their membership [S].
         per_class: One threshold a class instead of one for all.
 
+    Returns:
+        A number in [0, 1].
+
     Raises:
         InputError: Lengths differ, or members or others are missing on either side.
     """
@@ -155,10 +187,14 @@ def thresholded_accuracy(
 def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
     """Return probabilities as float64 [N, C] and labels as int64 [N].
 
+    Args:
+        probs: Probabilities [N, C] in [0, 1], each row summing to 1.
+        labels: The true classes, integers [N].
+
     Raises:
         InputError: Shapes, labels or values are not those of probabilities and classes.
     """
-    p, y = _rows(probs, labels, "probs")
+    p, y = _checked_rows(probs, labels, "probs")
     if len(p) and (p.min() < 0 or p.max() > 1 + 1e-6):
         raise InputError(f"probs range from {p.min():g} to {p.max():g}; give probabilities in [0, 1], after softmax")
     total = p.sum(axis=1)
@@ -168,7 +204,7 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int
     return p, y
 
 
-def _rows(values: ArrayLike, labels: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
+def _checked_rows(values: ArrayLike, labels: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
     v, y = np.asarray(values), np.asarray(labels)
     if v.dtype.kind not in "biuf":
         raise InputError(f"{what} have dtype {v.dtype}; give numbers")
@@ -193,9 +229,14 @@ def _aligned(
     s, y, m = np.asarray(score, dtype=np.float64), np.asarray(labels), np.asarray(member, dtype=bool)
     if s.ndim != 1 or not s.shape == y.shape == m.shape:
         raise InputError(f"{s.shape} scores, {y.shape} labels and {m.shape} memberships do not line up; give [N] each")
-    if m.all() or not m.any():
-        raise InputError(f"{int(m.sum())} of {len(m)} samples are members; both members and others are needed")
+    check_members(m)
     return s, y.astype(np.int64), m
+
+
+def check_members(member: NDArray[np.bool_]) -> None:
+    """Raise InputError unless some of the samples are members and some are not, bool [N]."""
+    if member.all() or not member.any():
+        raise InputError(f"{int(member.sum())} of {len(member)} samples are members; both kinds are needed")
 
 
 def _best(score: Floats, member: NDArray[np.bool_]) -> float:

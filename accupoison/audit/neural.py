@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from accupoison.audit.metric import TINY, checked
+from accupoison.audit.metric import TINY, check_members, checked
 from accupoison.errors import InputError
 
 
@@ -49,8 +49,7 @@ def neural_scores(
             f"probs {list(target.shape)}, shadow_probs {list(shadow.shape)} and shadow_member {list(member.shape)} do "
             "not fit; give [N, C], [S, C] and [S]"
         )
-    if member.all() or not member.any():
-        raise InputError(f"{int(member.sum())} of {len(member)} shadow samples are members; both kinds are needed")
+    check_members(member)
     network = make_pipeline(
         StandardScaler(), MLPClassifier((64, 32), early_stopping=len(member) >= 100, random_state=seed % 2**32)
     )

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from accupoison.audit.metric import TINY
 from accupoison.errors import InputError
 
 Floats = NDArray[np.float64]
-TINY = float(np.finfo(np.float64).tiny)
 
 
 def rmia_scores(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from accupoison.audit.metric import check_members
 from accupoison.errors import InputError
 
 LEVELS = (0.1, 0.01, 0.001)
@@ -65,9 +66,8 @@ def roc_summary(
         raise InputError(f"{list(s.shape)} scores and {list(m.shape)} memberships do not line up; give [N] each")
     if np.isnan(s).any():
         raise InputError(f"{int(np.isnan(s).sum())} of {len(s)} scores are NaN; leave those samples out")
+    check_members(m)
     positives, negatives = int(m.sum()), int((~m).sum())
-    if not positives or not negatives:
-        raise InputError(f"{positives} of {len(m)} samples are members; both members and others are needed")
     fpr, tpr, _ = roc_curve(m, rankdata(s), drop_intermediate=False)  # ranks, as scores may be infinite
     auc, interval = auc_of(s, m)
     tpr_at_fpr: dict[float, float | None] = {}
@@ -93,6 +93,9 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alte
         trials: At least 1.
         confidence: Of the interval, in (0, 1).
         alternative: "two-sided"; or "greater" or "less", with the bound from below or above alone.
+
+    Returns:
+        Both ends, in [0, 1].
     """
     from scipy.stats import binomtest
 
@@ -101,7 +104,16 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alte
 
 
 def predictive_value(tpr: float, fpr: float, prior: float) -> float:
-    """Return the share of members among the samples taken for members, where ``prior`` of all are; NaN if none is."""
+    """Return the positive predictive value: the share of members among the samples taken for members.
+
+    Args:
+        tpr: True positive rate of the attack, in [0, 1].
+        fpr: Its false positive rate, in [0, 1].
+        prior: Share of members in the population, in [0, 1].
+
+    Returns:
+        A number in [0, 1], by Bayes' rule; NaN if no sample is taken for a member.
+    """
     predicted = prior * tpr + (1 - prior) * fpr
     return prior * tpr / predicted if predicted > 0 else float("nan")
 
@@ -119,7 +131,10 @@ def epsilon_lower_bound(
         predicted: Samples taken for members, bool [N].
         member: Membership, bool [N].
         delta: In [0, 1).
-        confidence: Of the bound.
+        confidence: Of the bound, in (0, 1).
+
+    Returns:
+        A number of at least 0.
     """
     p, m = np.asarray(predicted, dtype=bool), np.asarray(member, dtype=bool)
     each = 1 - (1 - confidence) / 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accupoison.audit.metric import checked
+from accupoison.audit.metric import check_members, checked
 from accupoison.errors import InputError
 from accupoison.records.arrays import read_arrays
 
@@ -38,10 +38,7 @@ class Samples:
     extra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.member.all() or not self.member.any():
-            raise InputError(
-                f"{int(self.member.sum())} of {len(self.member)} samples are members; both kinds are needed"
-            )
+        check_members(self.member)
 
     def rows(self, index: NDArray[Any]) -> "Samples":
         """Return the samples that ``index`` selects, a bool or an integer array.

@@ -1,7 +1,7 @@
 """What the models of an audit are asked about samples, and the files of what each one answered."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from accupoison.audit.metric import logit_scores
 from accupoison.audit.samples import Samples
+from accupoison.config.layers import Layer
+from accupoison.config.renamed import with_new_names
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.gradients import frozen
@@ -22,7 +24,8 @@ from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.hardware import ceiling, training_flops
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import write_atomically
-from accupoison.records.run_directory import SIGNALS, WORLDS
+from accupoison.records.run_directory import SIGNALS, WORLDS, RunDirectory
+from accupoison.runs.workers import Task, carry_out
 from accupoison.types import ModelView
 
 QUERIES = ("plain", "flip", "up", "down", "left", "right")
@@ -33,6 +36,8 @@ ARRAYS = ("phi", "probs", "population", "keep")
 NUMBERS = ("seconds", "images", "epsilon")
 """What a file of signals holds: of each sample, and of the model."""
 Floats = NDArray[np.float64]
+Report = Callable[[int, int, str], None]
+"""Is told (models done, models in all, the last one)."""
 
 
 def check_queries(queries: Sequence[str]) -> None:
@@ -63,10 +68,17 @@ def logits_of(
 
 
 def signals(view: ModelView, data: DataSet, ids: Tensor, queries: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the logit of the true class for each query [N, Q] and the plain one's probabilities [N, C], float32.
+    """Return what a model says of samples.
 
-    The logit is log(p_y / (1 - p_y)) (Carlini et al., S&P 2022, Section IV). The arguments are those of
-    :func:`logits_of`; the first query is the plain one.
+    Args:
+        view: The model, asked in eval mode.
+        data: The samples, clean.
+        ids: Which of them, int64 [N].
+        queries: Of ``QUERIES``, the plain one first.
+
+    Returns:
+        The logit of the true class for each query, log(p_y / (1 - p_y)) (Carlini et al., S&P 2022, Section IV), float32
+        [N, Q], and the probabilities of the plain query, float32 [N, C].
     """
     phi = []
     probs = []
@@ -143,7 +155,12 @@ class ModelSignals:
 
     @classmethod
     def of(cls, arrays: dict[str, NDArray[Any]], audited: Audited, group: int = -1) -> "ModelSignals":
-        """Return what the arrays of :func:`ask` and, where they are there, the numbers of the model say.
+        """Return what the arrays of :func:`ask` say.
+
+        Args:
+            arrays: These, in a file with the numbers of the model beside them.
+            audited: What it was asked about.
+            group: See above.
 
         Raises:
             InputError: All audited samples are members, or none is.
@@ -214,6 +231,28 @@ def _share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float)
 def _ceiling(device: torch.device) -> float:
     """Measure once a process: it takes as long as a small model."""
     return ceiling(device)
+
+
+def make_models(
+    out: Path, settings: Layer, env: Mapping[str, Any], tasks: Mapping[str, Task], jobs: int, report: Report
+) -> None:
+    """Carry out the tasks of the models that an audit does not have yet, while its directory is locked.
+
+    Args:
+        out: The directory, new or of the same audit.
+        settings: The configuration that it has or gets.
+        env: What a new one says of the machine; see :func:`accupoison.records.run_directory.environment`.
+        tasks: What writes the signals of each model, by name.
+        jobs: Processes at once.
+        report: Told (models done, models in all, the last one).
+
+    Raises:
+        InputError: The directory belongs to other settings, or a task says that it cannot go on.
+    """
+    with RunDirectory.resume_or_create(out, settings, env, with_new_names):
+        left = [task for name, task in tasks.items() if not signals_path(out, name).exists()]
+        for done, name in enumerate(carry_out(left, jobs), start=1):
+            report(done, len(left), name)
 
 
 def read_signals(out: Path, name: str, audited: Audited, group: int = -1) -> ModelSignals:

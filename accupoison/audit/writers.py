@@ -23,7 +23,7 @@ FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
 
 
-def write_results(folder: Path, results: Results) -> list[dict[str, str]]:
+def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on one model.
 
     Args:
@@ -32,7 +32,7 @@ def write_results(folder: Path, results: Results) -> list[dict[str, str]]:
         results: By attack.
 
     Returns:
-        The rows of the table.
+        The contents of ``audit.json``, and the rows of the table.
 
     Raises:
         InputError: A file cannot be written.
@@ -41,9 +41,7 @@ def write_results(folder: Path, results: Results) -> list[dict[str, str]]:
     save_figure(_roc(results, best), folder / "roc.png")
     save_figure(_histogram(best), folder / "scores.png")
     content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
-    rows = table(results)
-    _write(folder, [results], content, rows, ("roc.png", "scores.png"))
-    return rows
+    return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
 
 
 def write_models(
@@ -62,19 +60,17 @@ def write_models(
     Raises:
         InputError: A file cannot be written.
     """
-    content = {**facts, "attacks": by_attack(models)}
-    rows = spread_table(content["attacks"])
-    _write(folder, models, content, rows)
-    return content, rows
+    attacks = by_attack(models)
+    return _write(folder, models, {**facts, "attacks": attacks}, spread_table(attacks))
 
 
 def _write(
     folder: Path,
     models: Sequence[Results],
-    content: Mapping[str, Any],
-    rows: Sequence[Mapping[str, str]],
+    content: dict[str, Any],
+    rows: list[dict[str, str]],
     pictures: Iterable[str] = (),
-) -> None:
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
     write_csv(folder / "audit.csv", rows)
     values: dict[str, float] = {}
@@ -84,6 +80,7 @@ def _write(
         values[f"{name}/accuracy"] = float(np.mean([result.accuracy for result in results]))
         values[f"{name}/balanced_accuracy"] = float(np.mean([result.balanced_accuracy for result in results]))
     write_events(folder, values, pictures=pictures)
+    return content, rows
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

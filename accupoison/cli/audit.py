@@ -62,15 +62,13 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
     from accupoison.records.files import write_json
 
     audited = audit_run(run, CHECKPOINTS)
-    curves = {score: audited.by_recency(score) for score in SCORES}
     groups: dict[str, Any] = {}
     text = []
     for name, samples in audited.groups.items():
-        results = audit_samples(samples, None, seed=seed)
-        rows = write_results(folder / name, results)
-        groups[name] = [result.as_dict() for result in results.values()]
-        count = len(next(iter(results.values())).score)
-        text += [f"{name} members against never-learnt images ({count} samples)", table_text(rows), ""]
+        content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
+        groups[name] = content["attacks"]
+        text += [f"{name} members against never-learnt images ({content['samples']} samples)", table_text(rows), ""]
+    curves = {score: audited.by_recency(score) for score in SCORES}
     write_recency(folder, curves)
     by_recency = {
         score: [
@@ -80,19 +78,25 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
         for score, curve in curves.items()
     }
     about = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
-    content = {**about, "groups": groups, "by_recency": by_recency}
-    write_json(folder / "audit.json", content)
+    everything = {**about, "groups": groups, "by_recency": by_recency}
+    write_json(folder / "audit.json", everything)
     if as_json:
-        click.echo(json_text(content))
+        click.echo(json_text(everything))
         return
-    click.echo("\n".join(text) + "AUC by steps since a stream member was learnt last")
-    for points in zip(*curves.values(), strict=True):
-        aucs = zip(curves, (roc for _, roc in points), strict=True)
-        shown = "  ".join(f"{score} {interval_text(roc.auc, roc.intervals['auc'])}" for score, roc in aucs)
-        steps, roc = points[0]
-        click.echo(f"  {steps:3}  {shown}  ({roc.members} members)")
-    steps = audited.steps
-    click.echo(f"\nthe model after trigger {audited.branch}, {steps} steps; thresholds from a half. Wrote {folder}")
+    rows = [
+        {
+            "recency": str(points[0]["recency"]),
+            **{
+                score: interval_text(point["auc"], point["interval"])
+                for score, point in zip(SCORES, points, strict=True)
+            },
+            "members": str(points[0]["members"]),
+        }
+        for points in zip(*by_recency.values(), strict=True)
+    ]
+    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table_text(rows)]))
+    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
+    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
 
 
 @audit.command()
@@ -112,18 +116,16 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     from accupoison.audit.writers import write_results
 
     samples, shadow = read_predictions(file)
-    results = audit_samples(samples, shadow, seed=seed)
     beside = file.with_suffix("")  # which is FILE itself where that has no suffix
     folder = out or (file.with_name(f"{file.name}-audit") if beside.is_file() else beside)
-    rows = write_results(folder, results)
+    content, rows = write_results(folder, audit_samples(samples, shadow, seed=seed))
     if as_json:
-        click.echo(json_text({"out": str(folder), "attacks": [result.as_dict() for result in results.values()]}))
+        click.echo(json_text({"out": str(folder), "attacks": content["attacks"]}))
         return
     click.echo(table_text(rows))
     where = "the shadow model" if shadow else "a calibration half"
-    any_result = next(iter(results.values()))
-    click.echo(f"\n{len(any_result.score)} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
-    for level, reason in any_result.roc.withheld.items():
+    click.echo(f"\n{content['samples']} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
+    for level, reason in content["attacks"][0]["roc"]["withheld"].items():
         click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
 
 

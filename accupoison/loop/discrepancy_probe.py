@@ -44,7 +44,10 @@ def probe(
 
 
 def auroc(high: Tensor, low: Tensor) -> float:
-    """Return the AUC of telling values ``high`` [N] from ``low`` [M]: 1 if all of them are larger; NaN passes on."""
+    """Return the area under the ROC curve of telling ``high`` [N] from ``low`` [M] by value, in [0, 1].
+
+    It is 1 if every value of ``high`` is larger than every one of ``low``, and NaN if a value is not finite.
+    """
     from sklearn.metrics import roc_auc_score  # here, because scikit-learn takes a second to load
 
     scores = torch.cat([high, low]).cpu().double()  # MPS has no float64

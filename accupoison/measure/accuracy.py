@@ -48,10 +48,12 @@ def predict_correct_and_loss(
         ids: Which of them, int64 [N].
         transform: What happens to their images first; None for nothing.
     """
-    hits, losses, answer = [], [], frozen(view)
+    predict = frozen(view)
+    hits = []
+    losses = []
     for part in torch.split(ids, EVALUATION_BATCH):
         batch = data.batch(part)
-        logits = answer(batch.x if transform is None else transform(batch.x, part))
+        logits = predict(batch.x if transform is None else transform(batch.x, part))
         hits.append(logits.argmax(1) == batch.y)
         losses.append(F.cross_entropy(logits, batch.y, reduction="none"))
     return torch.cat(hits).cpu(), torch.cat(losses).cpu()
@@ -78,7 +80,7 @@ def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float,
     Survey Methodology 1998); classes that the sample lacks have no say.
 
     Args:
-        hits: Which samples are told correctly, bool [N].
+        hits: Which samples are classified correctly, bool [N].
         labels: Their classes, int64 [N].
         population: Classes of the population, int64 [M].
 

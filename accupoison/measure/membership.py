@@ -1,4 +1,4 @@
-"""How well members can be told while a stream goes on, by their loss and without shadow models."""
+"""How well members can be recognised while a stream goes on, by their loss and without shadow models."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from accupoison.records.ledger import Ledger
 from accupoison.types import ModelView
 
 LIMIT = 1000
-"""Of members, and of others, so many are asked about."""
+"""Of members, and of others, at most so many are asked about."""
 
 
 def subsample(ids: Tensor, limit: int) -> Tensor:
@@ -24,7 +24,12 @@ def subsample(ids: Tensor, limit: int) -> Tensor:
 
 
 def never_learnt(splits: Splits, learnt: Mapping[int, int]) -> Tensor:
-    """Return the test ids that are not the attacker's and have not been learnt."""
+    """Return the test ids, int64 [n], that are not the attacker's and have not been learnt.
+
+    Args:
+        splits: Whose samples are whose.
+        learnt: What has been learnt, by id; see :meth:`accupoison.records.ledger.Ledger.learnt`.
+    """
     known = torch.tensor([*splits.val.tolist(), *learnt], dtype=torch.int64)
     return splits.test[~torch.isin(splits.test, known)]
 
@@ -32,21 +37,23 @@ def never_learnt(splits: Splits, learnt: Mapping[int, int]) -> Tensor:
 def membership_auc(
     view: ModelView, data: DataSet, splits: Splits, burnin: Tensor | None, ledger: Ledger, branch: str
 ) -> dict[str, float]:
-    """Return ``audit/auc`` and ``audit/auc_burnin``, each where there are such members.
+    """Return ``audit/auc`` and ``audit/auc_burnin``, in [0, 1], each where there are such members.
 
     Args:
         view: The model as it is now.
         data: The samples, asked about clean and in eval mode.
         splits: Whose they are.
-        burnin: What the base model was trained on; None if unknown.
+        burnin: Ids that the base model was trained on, int64 [N]; None if unknown.
         ledger: Who has been learnt from.
         branch: The path that the run is on.
     """
     learnt = ledger.learnt(branch)
-    stream = torch.tensor(list(learnt), dtype=torch.int64)
-    others = predict_correct_and_loss(view, data, subsample(never_learnt(splits, learnt), LIMIT))[1]
-    members = {"audit/auc": stream}
+    members = {"audit/auc": torch.tensor(list(learnt), dtype=torch.int64)}
     if burnin is not None:
-        members["audit/auc_burnin"] = burnin[~torch.isin(burnin, stream)]
-    found = {tag: subsample(ids, LIMIT) for tag, ids in members.items() if len(ids)}
-    return {tag: auroc(-predict_correct_and_loss(view, data, ids)[1], -others) for tag, ids in found.items()}
+        members["audit/auc_burnin"] = burnin[~torch.isin(burnin, members["audit/auc"])]
+
+    def minus_losses(ids: Tensor) -> Tensor:
+        return -predict_correct_and_loss(view, data, subsample(ids, LIMIT))[1]
+
+    others = minus_losses(never_learnt(splits, learnt))
+    return {tag: auroc(minus_losses(ids), others) for tag, ids in members.items() if len(ids)}

@@ -75,7 +75,7 @@ def test_the_first_call_is_not_timed() -> None:
 
 
 def test_memory_and_the_audit_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SAMPLES": 50, "WORLDS": 12}.items():
+    for name, value in {"SAMPLES": 50, "SHADOWS": 12}.items():
         monkeypatch.setattr("benchmarks.processes." + name, value)
     assert 0.05 < private_step(4, rows=3) <= peak() < 100
     for name in ("metric", "lira"):

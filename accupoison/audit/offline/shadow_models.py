@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ from torch import Tensor
 
 from accupoison.audit.attack_suite import ShadowAttacks, model_facts
 from accupoison.audit.results import Results
-from accupoison.audit.signals import Audited, ask, check_queries, read_signals, signals_path, write_signals
+from accupoison.audit.signals import (
+    Audited,
+    Report,
+    ask,
+    check_queries,
+    make_models,
+    read_signals,
+    signals_path,
+    write_signals,
+)
 from accupoison.config.layers import Layer, plain, resolve
-from accupoison.config.renamed import Say, quiet, with_new_names
+from accupoison.config.renamed import Say, quiet
 from accupoison.config.schema import (
     REGISTRIES,
     BurninConfig,
@@ -31,7 +40,6 @@ from accupoison.records.run_directory import ENV, RunDirectory, check_contents, 
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.trainer import Burnin
-from accupoison.runs.workers import carry_out
 from accupoison.updates import SGD
 
 POOLS = {"target_models": "victims", "shadows": "shadows"}
@@ -181,7 +189,7 @@ def model_name(pool: str, number: int) -> str:
 
 
 def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str:
-    """Train one model and write its signals, unless they are there already; the weights are not saved.
+    """Train one model and write its signals; the weights are not saved.
 
     Args:
         config: All settings.
@@ -196,9 +204,6 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
         InputError: It diverged.
     """
     name = model_name(pool, number)
-    path = signals_path(out, name)
-    if path.exists():
-        return name
     started = time.perf_counter()
     run = RunSettings(seed=derive(config.run.seed, "world", POOLS[pool], number), device=config.run.device)
     settings = BurninConfig(data=config.data, model=config.model, train=config.train, update=config.update, run=run)
@@ -210,7 +215,7 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     queries = config.shadows.queries or (("plain", "flip") if data.flip else ("plain",))
     audited = Audited(burnin.data, division.audited, division.population)
     write_signals(
-        path,
+        signals_path(out, name),
         ask(burnin.learner.view(), audited, queries, keep),
         burnin.learner,
         burnin.data,
@@ -221,7 +226,7 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     return name
 
 
-def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
+def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Report) -> None:
     """Train all models that ``out`` does not have yet; a run that was cut off goes on by the same call.
 
     Args:
@@ -237,13 +242,9 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Callable
     if RunDirectory.holds_run(out):
         check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
-    env = {**environment(), "data": data.fingerprint()}
-    with RunDirectory.resume_or_create(out, at_home(plain(config), out), env, with_new_names):
-        models = [(pool, i) for pool in ("shadows", "target_models") for i in range(getattr(config.shadows, pool))]
-        left = [model for model in models if not signals_path(out, model_name(*model)).exists()]
-        tasks = [(train_model, (config, out, *model)) for model in left]
-        for done, name in enumerate(carry_out(tasks, jobs), start=1):
-            report(done, len(left), name)
+    models = [(pool, i) for pool in reversed(POOLS) for i in range(getattr(config.shadows, pool))]
+    tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
+    make_models(out, at_home(plain(config), out), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
 
 
 def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Results], dict[str, Any]]:
@@ -264,7 +265,7 @@ def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list
     audited = Audited(data, division.audited, division.population)
     shadows, targets = (
         [read_signals(out, model_name(pool, i), audited) for i in range(getattr(config.shadows, pool))]
-        for pool in ("shadows", "target_models")
+        for pool in reversed(POOLS)
     )
     attacks = ShadowAttacks(shadows)
     return [attacks.attack(target) for target in targets], {

@@ -1,7 +1,7 @@
 """Shadow replays: a run again with other samples in the places of its stream, as shadow models for its audit."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from accupoison.audit.results import Results
 from accupoison.audit.signals import (
     Audited,
     ModelSignals,
+    Report,
     ask,
     check_queries,
+    make_models,
     read_signals,
     signals_path,
     write_signals,
 )
 from accupoison.config.layers import plain
-from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet, Splits
 from accupoison.errors import InputError, did_you_mean
@@ -39,7 +40,6 @@ from accupoison.runs.build import Built, build_simulation, find_checkpoint
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.online import input_digests
 from accupoison.runs.replay import check_batch, load_batch
-from accupoison.runs.workers import carry_out
 from accupoison.types import Batch, Context, ModelView, Verdict
 
 POISONS = ("per-replay", "transfer")
@@ -151,7 +151,7 @@ class ReplayAudit:
 
 
 def make_replay(audit: ReplayAudit, number: int) -> str:
-    """Replay the run with other samples and write the signals of its last model, unless they are there already.
+    """Replay the run with other samples and write the signals of its last model.
 
     Args:
         audit: The audit.
@@ -163,9 +163,6 @@ def make_replay(audit: ReplayAudit, number: int) -> str:
     Raises:
         InputError: It diverged, or something that the run rests on is missing.
     """
-    path = signals_path(audit.out, _name(number))
-    if path.exists():
-        return path.stem
     started = time.perf_counter()
     config, data, _, pairs = audit.opened()
     last = replace(config.trigger, types=config.trigger.types[-1:])  # the branch that the audited model took
@@ -184,6 +181,7 @@ def make_replay(audit: ReplayAudit, number: int) -> str:
             learnt.update(step.seen.ids.tolist())
             images += len(step.seen)
     arrays = _signals(built, pairs, learnt, audit.settings)
+    path = signals_path(audit.out, _name(number))
     write_signals(path, arrays, built.simulation.learner, built.data, started=started, images=images)
     return path.stem
 
@@ -214,7 +212,7 @@ def _with_own_burnin(audit: ReplayAudit, config: OnlineConfig, number: int) -> O
     return replace(config, start=replace(config.start, checkpoint=str(folder / FINAL), reference=None))
 
 
-def make_replays(audit: ReplayAudit, *, jobs: int, report: Callable[[int, int, str], None]) -> None:
+def make_replays(audit: ReplayAudit, *, jobs: int, report: Report) -> None:
     """Make the replays that ``audit.out`` does not have yet; what was cut off goes on by the same call.
 
     Args:
@@ -230,16 +228,13 @@ def make_replays(audit: ReplayAudit, *, jobs: int, report: Callable[[int, int, s
         raise InputError("the monitor split is empty and it is the population of the attacks; audit a run that has one")
     if audit.settings.poison == "transfer":
         _check_transfer(audit.run, config, data)
-    out = audit.out
     own = {"inputs": input_digests(config, audit.root, data), **asdict(audit.settings)}
-    if RunDirectory.holds_run(out) and "worlds" in read_json(out / CONFIG):  # an audit of an older version
-        settings = {**plain(config), "worlds": {**own, "poison": own["poison"].replace("per-replay", "per-world")}}
-    else:
-        settings = {**plain(config), "shadow_replays": own}
-    with RunDirectory.resume_or_create(out, settings, environment(), with_new_names):
-        left = [i for i in range(audit.settings.count) if not signals_path(out, _name(i)).exists()]
-        for done, name in enumerate(carry_out([(make_replay, (audit, i)) for i in left], jobs), start=1):
-            report(done, len(left), name)
+    section = "shadow_replays"
+    if RunDirectory.holds_run(audit.out) and "worlds" in read_json(audit.out / CONFIG):  # of an older version
+        section = "worlds"
+        own["poison"] = own["poison"].replace("per-replay", "per-world")
+    tasks = {_name(i): (make_replay, (audit, i)) for i in range(audit.settings.count)}
+    make_models(audit.out, {**plain(config), section: own}, environment(), tasks, jobs, report)
 
 
 def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
