@@ -18,6 +18,7 @@ import accupoison
 from accupoison.errors import InputError
 from accupoison.records import checkpoint
 from accupoison.records.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
+from accupoison.records.tags import SUMMARY
 
 CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
 BATCHES, SIGNALS, WORLDS = "batches", "signals", "worlds"
@@ -137,8 +138,15 @@ class RunDirectory:
         checkpoint.save(self.path / STATE, STATE_KIND, payload)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the run's last state, or None before the first; see :meth:`read_state`."""
-        return self.read_state(self.path)
+        """Return the run's last state, or None before the first.
+
+        Raises:
+            InputError: The state is damaged, or missing though the run has ended.
+        """
+        state = self.read_state(self.path)
+        if state is None and (self.path / SUMMARY).exists():
+            raise InputError(f"{self.path} has lost its {STATE}; restore a copy or start the run anew")
+        return state
 
     @staticmethod
     def read_state(path: Path) -> dict[str, Any] | None:

@@ -9,12 +9,10 @@ from typing import Any
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
-from accupoison.errors import InputError
 from accupoison.measure.accuracy import evaluate, monitor
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
-from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import BaseModel
 from accupoison.runs.trainer import Burnin
 from accupoison.updates import DPSGD
@@ -70,8 +68,6 @@ def run_burnin(
 def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
     """Put the burn-in where its saved state says, and return that state; None if it was never saved."""
     state = run.load_state()
-    if state is None and (run.path / SUMMARY).exists():
-        raise InputError(f"{run.path} has lost its {STATE}; restore a copy or start the burn-in anew")
     if state is not None:
         with reading_payload(run.path / STATE):
             check_contents(run.path, burnin.data.name, state["data"], burnin.data.fingerprint())

@@ -24,7 +24,6 @@ from accupoison.records.files import read_json, writing
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
-from accupoison.records.tags import SUMMARY
 from accupoison.runs.build import build_simulation, find_checkpoint
 from accupoison.runs.burnin import Progress, never
 from accupoison.runs.replay import check_replay, digest, save_batch
@@ -111,8 +110,6 @@ class OnlineRun:
 
     def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
         state = self.directory.load_state() if resume else None
-        if state is None and (self.out / SUMMARY).exists():
-            raise InputError(f"{self.out} has lost its {STATE}; restore a copy or start the run anew")
         novel = self.config.data.novel_classes
         self.evaluator = Evaluator(self.simulation, data, splits, self.config.evaluate, self.config.stop, novel)
         self.ledger, at = Ledger(), None
