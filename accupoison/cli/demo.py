@@ -53,7 +53,8 @@ def _place() -> "tuple[Path, FileLock]":
     """Return the first directory that is new or holds a demo that was cut off, with a lock on it."""
     from accupoison.records.run_directory import TakenError, lock_directory
 
-    number, place = 1, LOGS / "demo"
+    number = 1
+    place = LOGS / "demo"
     while True:
         if not place.exists() or (any(place.iterdir()) and not (place / PICTURE).exists()):
             with suppress(TakenError):

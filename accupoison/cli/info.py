@@ -12,7 +12,7 @@ import click
 from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
-    from accupoison.registry import Registry
+    from accupoison.registry import Lookup, Registry
 
 
 @cli.command("list")
@@ -32,7 +32,7 @@ def list_(as_json: bool) -> None:
 def _everything() -> dict[str, dict[str, str]]:
     from accupoison.config import layers as config
     from accupoison.config.schema import REGISTRIES
-    from accupoison.data.sources import data_names
+    from accupoison.data.sources import DATA, PATHS
     from accupoison.data.stream import STREAMS
     from accupoison.loop.schedule import TRIGGERS
     from accupoison.models.factory import MODELS
@@ -44,27 +44,37 @@ def _everything() -> dict[str, dict[str, str]]:
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
     plain = {
         "triggers": TRIGGERS,
-        "streams": STREAMS.names(),
-        "data sets": data_names(),
-        "models": (*MODELS.names(), "package.module:factory"),
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
         "grids": shipped_grids(),
         "checkpoints": checkpoints or [f"none yet: {PROGRAM} burnin"],
     }
+    parts |= {
+        "streams": _names(STREAMS),
+        "data sets": {(f"{name}:PATH" if name in PATHS else name): text for name, text in _names(DATA).items()},
+        "models": _names(MODELS) | {"package.module:factory": "of your own"},
+    }
     return parts | {title: dict.fromkeys(names, "") for title, names in plain.items()}
 
 
+def _names(lookup: "Lookup[Any]") -> dict[str, str]:
+    """Return the names of a kind, each with what there is to say of it."""
+    return {name: "of an installed package" if lookup.offered(name) else _also(lookup, name) for name in lookup.names()}
+
+
+def _also(lookup: "Lookup[Any]", name: str) -> str:
+    return f"(also {', '.join(lookup.aliases(name))})" if lookup.aliases(name) else ""
+
+
 def _components(registry: "Registry[Any]") -> dict[str, str]:
-    found = {}
+    report = {}
     for name in registry.names():
         cls = registry.get(name)
         instance = registry.build(name, {})
         settings = ", ".join(f"{key}={_shown(getattr(instance, key))}" for key in registry.settings(name))
-        also = f" (also {', '.join(registry.aliases(name))})" if registry.aliases(name) else ""
         words = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", (cls.__doc__ or "").splitlines()[0])
-        found[name] = f"{words}{also} [{settings}]"
-    return found
+        report[name] = " ".join(filter(None, (words, _also(registry, name), f"[{settings}]")))
+    return report
 
 
 def _shown(value: object) -> str:

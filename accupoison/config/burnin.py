@@ -22,7 +22,7 @@ class DataSettings(SplitSizes):
     """Which images, and who gets which; the sizes of the parts are those of :class:`~accupoison.data.SplitSizes`.
 
     Attributes:
-        name: One of :func:`accupoison.data.sources.data_names`, such as "cifar10", "digits" or "npz:PATH".
+        name: One of :data:`accupoison.data.sources.DATA`, such as "cifar10", "digits" or "npz:PATH".
         dir: Directory of the data files; None takes ACCUPOISON_DATA, or "data".
         offline: Never download.
         splits: "fresh" (disjoint parts) or "released_split" (the released protocol).

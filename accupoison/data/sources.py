@@ -34,11 +34,6 @@ DATA: Lookup[Callable[..., DataSet]] = Lookup("data set", "data")
 """Loaders by name: of published sets, of ours (by what follows the colon and the data directory), of others."""
 
 
-def data_names() -> list[str]:
-    """Return what :func:`load` takes."""
-    return [f"{name}:PATH" if name in PATHS else name for name in DATA.names()]
-
-
 def canonical_name(name: str) -> str:
     """Return the name of a data set as it is stored, such as ``cifar10`` for ``CIFAR10``.
 

@@ -108,7 +108,8 @@ def read_published(name: str, root: Path, *, offline: bool) -> DataSet:
     Raises:
         InputError: The files are absent or damaged and cannot be fetched.
     """
-    known, npz = PUBLISHED[name], root / f"{name}.npz"
+    known = PUBLISHED[name]
+    npz = root / f"{name}.npz"
     if not holds(npz.exists):
         return _from_torchvision(name, root, offline=offline)
     data = read_npz(npz, name=name, flip=known.flip)

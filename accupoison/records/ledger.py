@@ -52,7 +52,8 @@ class Ledger:
         self._rows: NDArray[np.void] = np.zeros(1024, dtype=ROW)
         self._size = 0
         self._branches: list[str] = []
-        self._appended, self._digest = 0, hashlib.sha256()
+        self._appended = 0
+        self._digest = hashlib.sha256()
 
     def __len__(self) -> int:
         return self._size

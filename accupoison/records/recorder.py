@@ -57,7 +57,8 @@ class MetricsLog:
         offset, digest = (position, None) if isinstance(position, int) else (position["bytes"], position["sha256"])
         content = _first(path, offset)
         rows = _rows(path, content, whole=True)
-        self.path, self._digest = path, hashlib.sha256(content)
+        self.path = path
+        self._digest = hashlib.sha256(content)
         self.last = {str(row["branch"]): int(row["step"]) for row in sorted(rows, key=lambda row: int(row["step"]))}
         if digest is not None and self._digest.hexdigest() != digest:
             raise InputError(f"{path} is not as the run has written it; restore a copy or start the run anew")

@@ -277,7 +277,9 @@ def _foreign(path: Path) -> str | None:
 
 def next_free(path: Path) -> Path:
     """Return ``path``, or with -2, -3 ... appended the first that does not exist."""
-    number, free = 2, path
+    number = 2
+    free = path
     while free.exists() or free.is_symlink():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+        free = path.with_name(f"{path.name}-{number}")
+        number += 1
     return free

@@ -140,7 +140,8 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run
         if not path.is_dir():
             raise InputError(f"there is no directory {path}; give directories of online runs")
     folders = {folder.resolve(): folder for path in paths for folder in (path, *path.glob("*"))}
-    found, ended = [], 0
+    collected = []
+    ended = 0
     for folder in sorted(folders.values()):
         try:
             if (run := _read(folder)) is not None:

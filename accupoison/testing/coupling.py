@@ -74,8 +74,10 @@ class _World:
     """Plays batches to new instances of a defence; the model never learns, so only the defence can remember."""
 
     def __init__(self, make: Callable[[], Defense]) -> None:
-        self.make, self.bench, self.draws = make, _sharp(), False
+        self.make = make
         self.defense = make()
+        self.bench = _sharp()
+        self.draws = False
 
     def play(self, batches: list[Batch], t: int) -> Fates:
         """Return what becomes of the last of ``batches``, which come from step ``t`` on."""

@@ -67,8 +67,10 @@ class _Trial:
         other_labels: bool = False,
         setup: bool = True,
     ) -> None:
-        self.defense, self.name = defense, f"defence {type(defense).__name__}"
-        self.bench, self._rename = Bench.make(bn_mode), rename
+        self.defense = defense
+        self.name = f"defence {type(defense).__name__}"
+        self.bench = Bench.make(bn_mode)
+        self._rename = rename
         self.reference = self.bench.reference if "snapshot" in defense.requires else None
         trusted = [self._named(batch) for batch in self.bench.trusted]
         if other_labels:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accupoison.data.sources import data_names
+from accupoison.data.sources import DATA, PATHS
 from accupoison.data.torchvision_sets import PUBLISHED
 from accupoison.models.factory import MODELS
 from accupoison.records.ledger import Ledger
@@ -88,8 +88,8 @@ MADE: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "tiny-imagenet": (tiny_imagenet, "convnet"),
     "location30": (features, "mlp"),
     "digits": (nothing, "convnet"),
-    "npz:PATH": (features, "mlp"),
-    "folder:PATH": (folders, "convnet"),
+    "npz": (features, "mlp"),
+    "folder": (folders, "convnet"),
 }
 
 
@@ -121,15 +121,14 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_data_set_is_tried() -> None:
-    assert set(MADE) == set(data_names())
+    assert set(MADE) == set(DATA.names())
 
 
-@pytest.mark.parametrize("name", data_names())
+@pytest.mark.parametrize("name", DATA.names())
 def test_every_data_set(empty: Path, name: str) -> None:
     make, model = MADE[name]
-    kind, colon, _ = name.partition(":")
-    make(empty / "data", "mine" if colon else name)
-    carry_out({"npz": "npz:data/mine.npz", "folder": "folder:data"}.get(kind, name), model)
+    make(empty / "data", "mine" if name in PATHS else name)
+    carry_out({"npz": "npz:data/mine.npz", "folder": "folder:data"}.get(name, name), model)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
