@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accupoison.data.dataset import DataSet
 from accupoison.errors import InputError
-from accupoison.records.files import holds, reason
+from accupoison.records.files import holds, reading, reason
 
 if TYPE_CHECKING:  # only directories of images need it
     from PIL import Image
@@ -100,16 +100,14 @@ def _dataset(path: Path, name: str, halves: Sequence[Tensor], classes: Sequence[
 
 def _entries(folder: Path, *, directories: bool) -> list[Path]:
     """Return what is in a directory, by name; what is of the other kind would be left out, and is refused."""
-    try:
-        found = sorted(entry for entry in folder.iterdir() if not _litter(entry))
-    except OSError as error:
-        raise InputError(f"cannot read {folder} ({reason(error)}); check the path and its permissions") from error
-    for entry in found:
+    with reading(folder):
+        entries = sorted(entry for entry in folder.iterdir() if not _litter(entry))
+    for entry in entries:
         if holds(entry.is_dir) and not directories:
             raise InputError(f"{entry} is a directory among images, and would not be read; move it elsewhere")
         if not holds(entry.is_dir) and directories:
             raise InputError(f"{entry} is beside the directories of classes, and would not be read; move it elsewhere")
-    return found
+    return entries
 
 
 def _litter(entry: Path) -> bool:
@@ -117,13 +115,13 @@ def _litter(entry: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = _entries(folder, directories=False) if holds(folder.is_dir) else []
-    if not found:
+    entries = _entries(folder, directories=False) if holds(folder.is_dir) else []
+    if not entries:
         raise InputError(f"{folder} has no images ({', '.join(SUFFIXES)}); every class needs some")
-    for file in found:
+    for file in entries:
         if file.suffix.lower() not in SUFFIXES:
             raise InputError(f"{file} is none of {', '.join(SUFFIXES)}, and would not be read; move it or convert it")
-    return found
+    return entries
 
 
 def _read(files: Sequence[Path]) -> Tensor:
@@ -168,8 +166,8 @@ def _opened(file: Path) -> Iterator["Image.Image"]:
     except InputError:
         raise
     except Exception as error:  # Pillow raises almost anything on damaged files
-        said = "" if isinstance(error, UnidentifiedImageError) else f" ({reason(error)})"
-        raise InputError(f"{file} is not a readable image{said}; replace or remove it") from error
+        detail = "" if isinstance(error, UnidentifiedImageError) else f" ({reason(error)})"
+        raise InputError(f"{file} is not a readable image{detail}; replace or remove it") from error
 
 
 def _pixels(image: "Image.Image") -> NDArray[np.uint8]:

@@ -94,6 +94,15 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a failure of the system to read ``path`` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({reason(error)}); check the path and its permissions") from error
+
+
 def reason(error: BaseException) -> str:
     """Return why a file operation failed; torch's writer hides the system's reason in the exception's context."""
     cause: BaseException | None = error
@@ -111,9 +120,9 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: The file is missing or damaged.
     """
     try:
-        return load_row(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
+        with reading(path):
+            content = path.read_bytes()
+        return load_row(content)
     except ValueError as error:
         raise InputError(f"{path} is damaged; restore a copy or start the run anew") from error
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from accupoison.errors import InputError
 from accupoison.records.arrays import read_arrays, write_arrays
-from accupoison.records.files import reason, writing
+from accupoison.records.files import reading, writing
 from accupoison.types import Batch, Phase, Step, Verdict
 
 PHASES = tuple(Phase)
@@ -139,26 +140,22 @@ class Ledger:
             InputError: The files have fewer rows, other ones, or are not readable.
         """
         ledger = cls()
-        try:
-            with appended.open("rb") as file:
-                found = np.fromfile(file, dtype=ROW, count=rows)
-        except FileNotFoundError:
-            found = None
-        except OSError as error:
-            raise InputError(f"cannot read {appended} ({reason(error)}); check its permissions") from error
+        stored = None
+        with reading(appended), suppress(FileNotFoundError), appended.open("rb") as file:
+            stored = np.fromfile(file, dtype=ROW, count=rows)
         # other rows, beside a saved ledger: a resumed run was killed while it wrote its first rows anew
-        sound = found is not None and len(found) == rows and _is(found, digest)
-        if found is None or (not sound and saved.exists()):
-            source, found = saved, cls.load(saved).rows[:rows].copy()
+        sound = stored is not None and len(stored) == rows and _is(stored, digest)
+        if stored is None or (not sound and saved.exists()):
+            source, stored = saved, cls.load(saved).rows[:rows].copy()
         else:
-            source, ledger._appended = appended, len(found)
-        if len(found) < rows:
-            raise InputError(f"the ledger has {len(found)} rows, not the {rows} of the checkpoint; start the run anew")
-        if not _is(found, digest):
+            source, ledger._appended = appended, len(stored)
+        if len(stored) < rows:
+            raise InputError(f"the ledger has {len(stored)} rows, not the {rows} of the checkpoint; start the run anew")
+        if not _is(stored, digest):
             raise InputError(f"{source} is not as the run has written it; restore a copy or start the run anew")
         if source == appended:
-            ledger._digest = hashlib.sha256(found.tobytes())
-        ledger._rows, ledger._size, ledger._branches = found, rows, list(branches)
+            ledger._digest = hashlib.sha256(stored.tobytes())
+        ledger._rows, ledger._size, ledger._branches = stored, rows, list(branches)
         return ledger
 
     def save(self, path: Path) -> None:

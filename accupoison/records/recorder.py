@@ -10,7 +10,7 @@ from typing import Any, Self, TypedDict
 from torch import Tensor
 
 from accupoison.errors import InputError
-from accupoison.records.files import dump_row, load_row, read_json, sync_directory, writing
+from accupoison.records.files import dump_row, load_row, read_json, reading, sync_directory, write_json, writing
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import FORMER, METRICS, SUMMARY, TAGS, check_tags, tags_markdown
 from accupoison.records.tensorboard import TensorBoard
@@ -70,6 +70,11 @@ class MetricsLog:
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Append one row, which other processes can read at once.
 
+        Args:
+            metrics: Scalars by tag of :data:`TAGS`, or under ``x/``.
+            step: From 0.
+            branch: The trigger that the step belongs to, or "" before the paths part.
+
         Raises:
             InputError: The row cannot be written.
             ValueError: A tag is unknown.
@@ -99,13 +104,13 @@ class MetricsLog:
 
 
 def _first(path: Path, size: int) -> bytes:
-    try:
-        kept = path.read_bytes()[:size] if size and path.exists() else b""
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
-    if len(kept) < size:
-        raise InputError(f"{path} has {len(kept)} bytes, fewer than the {size} of the checkpoint; start the run anew")
-    return kept
+    with reading(path):
+        content = path.read_bytes()[:size] if size and path.exists() else b""
+    if len(content) < size:
+        raise InputError(
+            f"{path} has {len(content)} bytes, fewer than the {size} of the checkpoint; start the run anew"
+        )
+    return content
 
 
 def read_metrics(path: Path, digest: object = None) -> list[dict[str, Any]]:
@@ -119,10 +124,8 @@ def read_metrics(path: Path, digest: object = None) -> list[dict[str, Any]]:
     Raises:
         InputError: The file is missing, another row is damaged, or the rows are other ones.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); check the path") from error
     rows = _rows(path, content)
     if digest is not None and metrics_digest(rows) != digest:
         raise InputError(f"{path} is not as the run has written it; restore a copy or run again")
@@ -190,7 +193,7 @@ class RunRecorder:
             raise
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
-        """Record scalars by tag; ValueError if one is unknown, InputError if the disk is full."""
+        """Record scalars; see :meth:`MetricsLog.log` and :meth:`TensorBoard.log`."""
         self._metrics.log(metrics, step, branch)
         self._board.log(metrics, step, branch)
 
@@ -206,7 +209,8 @@ class RunRecorder:
     def metrics_digest(self) -> str:
         """Return :func:`metrics_digest` of what is recorded so far."""
         path = self.run.path / METRICS
-        return metrics_digest(_rows(path, path.read_bytes()))
+        with reading(path):
+            return metrics_digest(_rows(path, path.read_bytes()))
 
     def close(self, summary: Mapping[str, Any] | None = None) -> None:
         """Close all files; with the run's ``summary``, write summary.json before, and the hyperparameters if it ended.
@@ -217,7 +221,7 @@ class RunRecorder:
         try:
             if summary is not None:
                 self._metrics.sync()
-                self.run.write_json(SUMMARY, summary)
+                write_json(self.run.path / SUMMARY, summary)
         finally:
             self._metrics.close()
             ended = summary is not None and summary.get("status") != "interrupted" and not self._told

@@ -145,7 +145,7 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run
     for folder in sorted(folders.values()):
         try:
             if (run := _read(folder)) is not None:
-                found.append(run)
+                collected.append(run)
                 ended += 1
         except (InputError, OSError) as error:
             ended += 1
@@ -154,7 +154,7 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run
         raise InputError(
             f"no run has ended in {', '.join(str(path) for path in paths)}; give directories of online runs"
         )
-    return _once(found, leave_out)
+    return _once(collected, leave_out)
 
 
 def _read(folder: Path) -> Run | None:
