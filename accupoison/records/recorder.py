@@ -183,7 +183,7 @@ class RunRecorder:
     ) -> None:
         self.run = run
         position, purge_step = resume_at or (0, 0)
-        self._told = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
+        self._ended = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
         self._metrics = MetricsLog(run.path / METRICS, position)
         try:
             ends = _ends(self._metrics.last, branches)
@@ -224,7 +224,7 @@ class RunRecorder:
                 write_json(self.run.path / SUMMARY, summary)
         finally:
             self._metrics.close()
-            ended = summary is not None and summary.get("status") != "interrupted" and not self._told
+            ended = summary is not None and summary.get("status") != "interrupted" and not self._ended
             self._board.close(self.run.config, summary if ended else None)
 
     def __enter__(self) -> Self:

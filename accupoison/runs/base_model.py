@@ -14,6 +14,7 @@ from accupoison.data import STATS, DataSet, Splits, SplitSizes, load, split
 from accupoison.errors import InputError
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
+from accupoison.records.files import holds
 from accupoison.records.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 
 KIND = "base-model"
@@ -219,7 +220,7 @@ def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed
     name = (model.name or DEFAULTS.name).replace(":", ".")
     parts = [label, name, f"w{model.width or DEFAULTS.width}", model.norm or DEFAULTS.norm]
     place, old = (root / "-".join([*parts, used, f"seed{seed}"]) for used in (recipe, formerly("start.recipe", recipe)))
-    return old if old.exists() and not place.exists() else place
+    return old if holds(old.exists) and not holds(place.exists) else place
 
 
 def _released_spec(found: Foreign) -> ModelSpec | None:

@@ -20,7 +20,7 @@ from accupoison.config.burnin import check_seed
 from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, did_you_mean
-from accupoison.records.files import directory_name
+from accupoison.records.files import directory_name, holds
 from accupoison.runs.base_model import default_place
 from accupoison.study.claims import read_claims
 
@@ -161,11 +161,11 @@ def _runs(
         old = directory_name("-".join([plan.name, *map(formerly, plan.each, values)]))
         for burnin, seed in itertools.product(plan.burnins, plan.seeds):
             out, made = (logs / f"{named}-b{burnin}-s{seed}" for named in (label, old))
-            out = made if made.exists() and not out.exists() else out
             if len(out.name) > LONGEST:
                 raise InputError(
                     f"the run {out.name!r} has a name of over {LONGEST} letters; give runs.name a shorter one"
                 )
+            out = made if holds(made.exists) and not holds(out.exists) else out
             layers = [*common, plan.settings, varied, _start(*burnins[burnin], seed)]
             yield RunSpec(out, online_config(layers, say))
 
