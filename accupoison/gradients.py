@@ -1,12 +1,12 @@
 """Gradient arithmetic that attacks and defences share."""
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.accel.prepared import Prepared, keeping
 from accupoison.types import Batch, Grads, ModelView
 
 
@@ -24,34 +24,51 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
     return torch.autograd.grad(loss, view.params(), create_graph=graph)
 
 
-def frozen(view: ModelView) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass of ``view`` with weights that need no gradient: a search over images pays for none.
+BUDGET = 550_000_000
+"""Bytes that the second-order graph of the rows at once may keep, beside the weights."""
+_ROW_BYTES: WeakKeyDictionary[ModelView, int] = WeakKeyDictionary()
 
-    What is made of the weights before a pass is made once, too, batch norm folded into convolutions among it, so
-    answers differ from those of ``view.logits`` by rounding. When the model learns, it shows.
+
+def rows_at_once(view: ModelView, batch: Batch) -> int:
+    """Return how many rows' second-order graphs fit :data:`BUDGET`, at least 1.
+
+    It depends on the model and the size of its inputs, not on the machine's state: what the graph of two rows keeps
+    more than that of one is counted once for each view.
     """
-    weights, prepared = tuple(p.detach() for p in view.params()), Prepared()
-
-    def answer(x: Tensor) -> Tensor:
-        with keeping(prepared):
-            return view.logits(x, params=weights)
-
-    return answer
+    if view not in _ROW_BYTES:
+        one, two = (_graph_bytes(view, batch.rows(torch.zeros(rows, dtype=torch.int64))) for rows in (1, 2))
+        _ROW_BYTES[view] = max(1, two - one)
+    return max(1, BUDGET // _ROW_BYTES[view])
 
 
-CHUNK = 100
-"""Rows of a second-order graph at once: such graphs are what takes the memory."""
+def _graph_bytes(view: ModelView, batch: Batch) -> int:
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        gradient(view, batch.x, batch.y, graph=True)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def gradient_and_hvp(view: ModelView, batch: Batch, *, train: bool = False) -> tuple[Grads, Callable[[Grads], Grads]]:
     """Return the gradient of the mean cross-entropy at a batch, and what multiplies its Hessian by a vector.
 
-    Both are detached and take ``CHUNK`` rows at a time. The graph of the first rows waits for the vector, the others
-    are made again when it comes. By double backward: forward over reverse does not exist for group norm, and is wrong
-    for MobileNetV2 in train mode (torch 2.14.1). With batch statistics the rows are one chunk, since they depend on
-    each other.
+    Both are detached and take :func:`rows_at_once` rows at a time. The graph of the first rows waits for the vector,
+    the others are made again when it comes. By double backward: forward over reverse does not exist for group norm, and
+    is wrong for MobileNetV2 in train mode (torch 2.14.1). With batch statistics the rows are one part, since they
+    depend on each other.
+
+    Args:
+        view: The model.
+        batch: Rows [B, ...].
+        train: Use batch statistics.
     """
-    size = len(batch) if train else CHUNK
+    most = rows_at_once(view, batch)
+    size = len(batch) if train else most
     parts = list(zip(torch.split(batch.x, size), torch.split(batch.y, size), strict=True))
     waiting: list[Grads] = []
 
@@ -63,7 +80,7 @@ def gradient_and_hvp(view: ModelView, batch: Batch, *, train: bool = False) -> t
         return total
 
     def first(x: Tensor, y: Tensor) -> Grads:
-        if x is not parts[0][0] or len(x) > CHUNK:  # batch statistics: too large to wait
+        if x is not parts[0][0] or len(x) > most:  # batch statistics: too large to wait
             return gradient(view, x, y, train=train)
         waiting.append(gradient(view, x, y, train=train, graph=True))
         return tuple(g.detach() for g in waiting[0])

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from accupoison.accel.bn_folding import Folded
-from accupoison.accel.dispatch import Kernels
-from accupoison.accel.prepared import keeps
+from accupoison.accel.folding import Pairs, fold_norms, fold_tensors
+from accupoison.accel.layers import substitute, uses_own_kernels
 from accupoison.optimizer import MomentumSGD
 from accupoison.types import Batch, Grads, ModelView
 
@@ -27,9 +27,9 @@ class _View:
     the module's, but are leaves of their own, so that nobody's ``backward`` can touch the module's ``.grad``.
     """
 
-    def __init__(self, module: nn.Module, *, training: bool) -> None:
-        self._skeletons = {train: _skeleton(module).train(train) for train in (False, True)}
-        self._spare = _skeleton(module)  # for folding: a pass may leave things in a skeleton
+    def __init__(self, module: nn.Module, *, training: bool, kernels: str = "auto") -> None:
+        self._own = uses_own_kernels(kernels, next(module.parameters()).device)
+        self._skeletons = {train: self._skeleton(module).train(train) for train in (False, True)}
         self._training = training
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._names = list(trained)
@@ -37,8 +37,25 @@ class _View:
         self._frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
         self._buffers = {name: buffer.detach() for name, buffer in module.named_buffers()}
 
+    def _skeleton(self, module: nn.Module) -> nn.Module:
+        skeleton = _hollow(module)
+        return substitute(skeleton, twice=True) if self._own else skeleton
+
     def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
         return self._call(x, train or self._training, self._leaves if params is None else params)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        weights = {name: tensor.clone() for name, tensor in self.state().items()}
+        skeleton = self._skeletons[self._training]
+        if self._own and not self._training:
+            skeleton, pairs = self._folded
+            weights = fold_tensors(weights, pairs)
+        return lambda x: functional_call(skeleton, dict(weights), (x,))  # type: ignore[no-any-return]
+
+    @cached_property
+    def _folded(self) -> tuple[nn.Module, Pairs]:
+        module = copy_of(self._skeletons[False])
+        return module, fold_norms(module)
 
     def features(self, x: Tensor) -> Tensor:
         skeleton = self._skeletons[self._training]
@@ -64,18 +81,11 @@ class _View:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
         tensors = dict(zip(self._names, params, strict=True)) | self._frozen | buffers
-        skeleton = self._skeletons[train]
-        if not train and keeps(*params):
-            tensors, skeleton = self._folded.tensors(tensors), self._folded.module
-        with Kernels():
-            return functional_call(skeleton, tensors, (x,))  # type: ignore[no-any-return]
-
-    @cached_property
-    def _folded(self) -> Folded:
-        return Folded(self._spare)
+        with sdpa_kernel(SDPBackend.MATH):  # others cannot be differentiated twice: PyTorch's issue 116350
+            return functional_call(self._skeletons[train], tensors, (x,))  # type: ignore[no-any-return]
 
 
-def _skeleton(module: nn.Module) -> nn.Module:
+def _hollow(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device; a parameter in two places stays one, which ``.to("meta")`` would undo."""
     hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
     return copy_of(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
@@ -96,30 +106,39 @@ def copy_of(module: nn.Module, memo: Mapping[int, Any] = MappingProxyType({})) -
     return copy.deepcopy(module, {**left, **memo})
 
 
-def view_of(model: nn.Module) -> ModelView:
-    """Return a live view of ``model`` in the mode it is in now: later changes of its weights show in the view."""
-    return _View(model, training=model.training)
+def view_of(model: nn.Module, kernels: str = "auto") -> ModelView:
+    """Return a live view of ``model`` in the mode it is in now: later changes of its weights show in the view.
+
+    Args:
+        model: The network.
+        kernels: "auto" (our own layers on the CPU) or "torch" (PyTorch's alone); they differ by rounding.
+    """
+    return _View(model, training=model.training, kernels=kernels)
 
 
 class _TrainingForward:
     """The trainable forward pass of one step; see :class:`~accupoison.types.Forward`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, body: nn.Module) -> None:
         self._model = model
+        self._body = body  # what computes with the model's tensors: the model itself, or a skeleton of it
         self._tracked = False
 
     def __call__(self, x: Tensor, *, track: bool | None = None) -> Tensor:
-        if track is None:
-            track = not self._tracked
-        if not track:
-            copies = {name: b.clone() for name, b in self._model.named_buffers()}
-            with Kernels(twice=False):
-                return functional_call(self._model, copies, (x,))  # type: ignore[no-any-return]
-        if self._tracked:
+        track = not self._tracked if track is None else track
+        if track and self._tracked:
             raise RuntimeError("a second forward pass of one step asked to move the running statistics")
-        self._tracked = True
-        with Kernels(twice=False):
+        self._tracked = self._tracked or track
+        if track and self._body is self._model:
             return self._model(x)  # type: ignore[no-any-return]
+        buffers = dict(self._model.named_buffers())
+        given = {name: b if track else b.clone() for name, b in buffers.items()}
+        tensors = {**dict(self._model.named_parameters()), **given}
+        logits: Tensor = functional_call(self._body, tensors, (x,))
+        for name, buffer in buffers.items() if track else ():
+            if tensors[name] is not buffer:  # which the pass has set anew, not changed in place
+                buffer.detach().copy_(tensors[name].detach())
+        return logits
 
 
 class Learner:
@@ -132,6 +151,7 @@ class Learner:
         parameters: What is trained of it.
         optimizer: The optimiser.
         bn_mode: As given.
+        kernels: As given.
 
     Args:
         model: The network, images in [0, 1] to logits.
@@ -141,6 +161,7 @@ class Learner:
         nesterov: Nesterov momentum.
         bn_mode: What batch norm does in the update: "train" (uses the batch's statistics and updates the running ones)
             or "eval".
+        kernels: "auto" or "torch", of its passes and those of its views; see :func:`view_of`.
     """
 
     def __init__(
@@ -152,6 +173,7 @@ class Learner:
         weight_decay: float = 0.0,
         nesterov: bool = False,
         bn_mode: str = "train",
+        kernels: str = "auto",
     ) -> None:
         self.model = model.eval()
         self.parameters = tuple(p for p in model.parameters() if p.requires_grad)
@@ -159,12 +181,18 @@ class Learner:
             self.parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
         self.bn_mode = bn_mode
-        self._view = _View(model, training=False)
+        self.kernels = kernels
+        self._view = _View(model, training=False, kernels=kernels)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def kernels_in_effect(self) -> str:
+        """Whose layers compute: "own" or "torch"."""
+        return "own" if uses_own_kernels(self.kernels, self.device) else "torch"
 
     @property
     def lr(self) -> float:
@@ -182,16 +210,28 @@ class Learner:
 
     def snapshot(self) -> ModelView:
         """Return a view of the model as it is now, unaffected by later updates."""
-        return _View(copy_of(self.model), training=False)
+        return _View(copy_of(self.model), training=False, kernels=self.kernels)
 
     @contextmanager
     def forward(self) -> Iterator[Callable[..., Tensor]]:
         """Give the trainable forward pass of one update step, in the update mode."""
         self.model.train(self.bn_mode == "train")
         try:
-            yield _TrainingForward(self.model)
+            yield _TrainingForward(self.model, self._body())
         finally:
             self.model.eval()
+
+    def _body(self) -> nn.Module:
+        """Return what computes an update: the model itself where somebody hooks into its passes, as Opacus does."""
+        modules = list(self.model.modules())
+        if self._skeleton is None or any(m._forward_hooks or m._forward_pre_hooks for m in modules):
+            return self.model
+        return self._skeleton.train(self.bn_mode == "train")
+
+    @cached_property
+    def _skeleton(self) -> nn.Module | None:
+        own = uses_own_kernels(self.kernels, self.device)
+        return substitute(_hollow(self.model), twice=False) if own else None
 
     def apply(self, grads: Grads) -> None:
         """Take one optimiser step with these gradients, one a parameter, in parameter order."""

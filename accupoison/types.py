@@ -129,6 +129,13 @@ class ModelView(Protocol):
             params: Weights [*] to use in place of the model's own, in the order and the shapes of :meth:`params`.
         """
 
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """Return the forward pass [B, ...] to [B, classes] with the weights of this moment, which need no gradient.
+
+        For searches over images and for evaluations. It differs from :meth:`logits` by rounding, and later changes of
+        the model do not show in it.
+        """
+
     def features(self, x: Tensor) -> Tensor:
         """Return the input of the last linear layer, [B, D]."""
 

@@ -17,9 +17,9 @@ from unittest.mock import patch
 import click
 import torch
 import torch.nn.functional as F
+from accupoison.accel.memory import keep_freed_memory
 from torch import Tensor
 
-from accupoison.accel.memory import keep_freed_memory
 from accupoison.attacks.accumulative import alignment_gradient, craft_accumulative
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence

@@ -1,240 +1,129 @@
-"""First and second derivatives of layers on the CPU, where autograd's own second ones take several times too long.
+"""Second derivatives on the CPU of layers for which PyTorch's own take several times too long.
 
-Of a convolution, autograd computes the weight's by a convolution with the batch as channels, asked for or not; of batch
-norm in eval mode, by many passes over the map; of a max-pool, it adds zeros of another layout, and mixed layouts slow
-down the layer before. Each layer is a pair of functions here: the layer, and its gradients, differentiable in turn.
+Of a convolution, PyTorch computes that by the weight as a convolution with the batch as channels, asked for or not; of
+batch norm in eval mode, by many passes over the map; of a max-pool, it adds zeros of another memory layout, which slows
+down the layer before. First derivatives alone are a little slower here.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function, forward_ad
 
+Operators = tuple[Callable[..., Tensor], ...]
 Sizes = tuple[int, ...]
 
 
+def is_transformed() -> bool:
+    """Return whether ``torch.func`` or forward mode is at work, for which the functions here have no rules.
+
+    Asked of private parts of PyTorch, which refuses our functions there
+    (https://github.com/pytorch/pytorch/pull/91452); where they are gone, the refusal is PyTorch's.
+    """
+    try:
+        return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+    except AttributeError:
+        return False
+
+
+def _executes(node: Any) -> bool:  # noqa: ANN401
+    """Return whether the backward pass under way goes on to a node.
+
+    ``ctx.needs_input_grad`` only says whether it could, so a step on images would pay for all weights
+    (https://github.com/pytorch/pytorch/issues/56500); the private answer is there since
+    https://github.com/pytorch/pytorch/pull/84773, and without it we pay.
+    """
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except (AttributeError, RuntimeError):  # RuntimeError: what it says of a leaf that is asked for
+        return True
+
+
+class Multilinear(Function):
+    """The derivative of a multilinear form by one of its tensors; its own derivatives are the form's by the others.
+
+    A convolution's form is ``sum(conv2d(x, weight) * out)``: by ``out`` that is the convolution, by ``x`` and by
+    ``weight`` its two gradients, and so on to any order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, operators: Operators, by: int, *others: Tensor) -> Tensor:  # noqa: ANN401
+        """Return the derivative by tensor number ``by``, from all the others in their order."""
+        ctx.operators, ctx.by = operators, by
+        ctx.save_for_backward(*others)
+        return operators[by](*others)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the derivatives by the others that are asked for; the gradient stands for the tensor left out."""
+        tensors = list(ctx.saved_tensors)
+        tensors.insert(ctx.by, grad)
+        places = (place for place in range(len(tensors)) if place != ctx.by)
+        grads: list[Tensor | None] = []
+        for place, needed, (node, _) in zip(places, ctx.needs_input_grad[2:], ctx.next_functions, strict=True):
+            others = tensors[:place] + tensors[place + 1 :]
+            grads.append(derivative(ctx.operators, place, *others) if needed and _executes(node) else None)
+        return None, None, *grads
+
+
+def derivative(operators: Operators, by: int, *others: Tensor) -> Tensor:
+    """Return what :class:`Multilinear` does, directly where its graph is not kept or not allowed."""
+    if not torch.is_grad_enabled() or is_transformed():
+        return operators[by](*others)
+    out: Tensor = Multilinear.apply(operators, by, *others)  # type: ignore[no-untyped-call]
+    return out
+
+
+def convolve(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes) -> Tensor:
+    """Return ``torch.conv2d(x, weight, None, stride, padding)``."""
+    backward = torch.ops.aten.convolution_backward
+    geometry = (stride, padding, (1, 1), False, (0, 0), 1)
+    like_x, like_weight = (partial(torch.empty, t.shape, dtype=t.dtype, memory_format=layout(t)) for t in (x, weight))
+
+    def by_x(weight: Tensor, out: Tensor) -> Tensor:
+        grad: Tensor = backward(out, like_x(), weight, None, *geometry, [True, False, False])[0]
+        return grad
+
+    def by_weight(x: Tensor, out: Tensor) -> Tensor:
+        grad: Tensor = backward(out, x, like_weight(), None, *geometry, [False, True, False])[1]
+        return grad
+
+    def by_out(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.conv2d(x, weight, None, stride, padding)
+
+    return derivative((by_x, by_weight, by_out), 2, x, weight)
+
+
 def layout(*tensors: Tensor) -> torch.memory_format:
-    """Return the layout that PyTorch's layers give their result."""
+    """Return the memory layout that PyTorch's layers give their result."""
     last = torch.channels_last
     found = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors)
     return last if found else torch.contiguous_format
 
 
-def _like(x: Tensor, tensor: Tensor) -> Tensor:
-    """Return ``tensor`` laid out as ``x``: passes over mixed layouts are slow."""
-    return tensor.contiguous(memory_format=layout(x))
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """Return batch norm of maps [B, C, H, W] with fixed statistics, in operations with short derivatives."""
+    scale = weight * torch.rsqrt(var + eps)
+    return torch.addcmul(bias[:, None, None], x - mean[:, None, None], scale[:, None, None])
 
 
-def _asked(ctx: Any, *inputs: int) -> list[bool]:  # noqa: ANN401
-    """Return whether anybody waits for the gradients of these inputs, as PyTorch's own layers know it.
-
-    ``ctx.needs_input_grad`` only says whether they could be asked for: a step on images would pay for the weights'.
-    The inputs are counted among the tensors, which come first in all functions here.
-    """
-    return [ctx.needs_input_grad[i] and _executes(ctx.next_functions[i][0]) for i in inputs]
-
-
-def _executes(node: Any) -> bool:  # noqa: ANN401
-    try:
-        return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # what it says of a leaf that is asked for
-        return True
-
-
-def _transformed() -> bool:
-    """Return whether gradients are taken batch by batch, which our functions have no rule for and PyTorch's have."""
-    return torch._C._are_functorch_transforms_active()
-
-
-class Convolve(torch.autograd.Function):
-    """A convolution without bias, dilation and groups."""
+class MaxPool(Function):
+    """A max-pool; where the largest values are is not differentiated, which needs no zeros."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes) -> Tensor:
-        """Return ``torch.conv2d(x, weight, None, stride, padding)``."""
-        return torch.conv2d(x, weight, None, stride, padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep what the derivatives need."""
-        x, weight, ctx.stride, ctx.padding = inputs
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, x: Tensor, *settings: Any) -> Tensor:  # noqa: ANN401
+        """Return the largest value of each window; the settings are those of ``F.max_pool2d``, in its order."""
+        out, places = torch.ops.aten.max_pool2d_with_indices(x, *settings)
+        ctx.settings = settings
+        ctx.save_for_backward(x, places)
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return the gradients with respect to image and weight."""
-        x, weight = ctx.saved_tensors
-        once = not torch.is_grad_enabled() or _transformed()
-        backward = _convolve_backward if once else ConvolveBackward.apply  # which costs more
-        return (*backward(grad, x, weight, ctx.stride, ctx.padding, _asked(ctx, 0, 1)), None, None)
-
-
-def _convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, wanted: list[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return a convolution's gradients with respect to image and weight, as far as wanted."""
-    if not any(wanted):
-        return None, None
-    found = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, [*wanted, False]
-    )
-    return found[0], found[1]
-
-
-class ConvolveBackward(torch.autograd.Function):
-    """The gradients of :class:`Convolve`, differentiable in turn."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, wanted: list[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients with respect to image and weight, as far as wanted."""
-        return _convolve_backward(grad, x, weight, stride, padding, wanted)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep everything: the gradients are linear in each of the first three."""
-        *tensors, ctx.stride, ctx.padding, _ = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, by_x: Tensor | None, by_weight: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
-        grad, x, weight = ctx.saved_tensors
-        geometry, (to_grad, to_x, to_weight) = (ctx.stride, ctx.padding), _asked(ctx, 0, 1, 2)
-        of_grad = of_x = of_weight = None
-        if by_x is not None:
-            by_x = _like(x, by_x)
-            of_grad = torch.conv2d(by_x, weight, None, *geometry) if to_grad else None
-            if to_weight:
-                _, of_weight = _convolve_backward(grad, by_x, weight, *geometry, [False, True])
-        if by_weight is not None:
-            if to_grad:
-                along = torch.conv2d(x, by_weight, None, *geometry)
-                of_grad = along if of_grad is None else of_grad + along
-            if to_x:
-                of_x, _ = _convolve_backward(grad, x, by_weight, *geometry, [True, False])
-        return of_grad, of_x, of_weight, None, None, None
-
-
-class Pool(torch.autograd.Function):
-    """Max-pooling."""
-
-    @staticmethod
-    def forward(x: Tensor, settings: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """Return the largest value of each window and where it was."""
-        out: tuple[Tensor, Tensor] = torch.ops.aten.max_pool2d_with_indices(x, *settings)
-        return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep what the derivatives need."""
-        x, ctx.settings = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:  # noqa: ANN401
         """Return the gradient with respect to the image."""
-        x, found = ctx.saved_tensors
-        if grad is None:
-            return None, None
-        backward = _pool_backward if _transformed() else PoolBackward.apply
-        out: Tensor = backward(grad, x, found, ctx.settings)
-        return out, None
-
-
-def _pool_backward(grad: Tensor, x: Tensor, found: Tensor, settings: tuple[Any, ...]) -> Tensor:
-    """Return a max-pool's gradient with respect to the image."""
-    out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *settings, found)
-    return out
-
-
-class PoolBackward(torch.autograd.Function):
-    """The gradient of :class:`Pool`, differentiable in turn."""
-
-    @staticmethod
-    def forward(grad: Tensor, x: Tensor, found: Tensor, settings: tuple[Any, ...]) -> Tensor:
-        """Return the gradient with respect to the image."""
-        return _pool_backward(grad, x, found, settings)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep where the largest values were: the gradient is linear in ``grad``, and the image moves nothing."""
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, by_x: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return what a change of the gradient, in the direction given, asks of the output gradient."""
-        (found,) = ctx.saved_tensors
-        if layout(found) == torch.channels_last:
-            rows, where = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (by_x, found))
-            picked = rows.gather(1, where).view(found.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        else:
-            picked = by_x.flatten(2).gather(2, found.flatten(2)).view(found.shape)
-        return picked, None, None, None
-
-
-class Normalise(torch.autograd.Function):
-    """Batch norm with fixed statistics."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-        """Return ``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
-        out: Tensor = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
-        return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep what the derivatives need."""
-        x, weight, _, mean, var, ctx.eps = inputs
-        ctx.save_for_backward(x, weight, mean, var)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return the gradients with respect to image, weight and bias."""
-        x, weight, mean, var = ctx.saved_tensors
-        backward = _normalise_backward if _transformed() else NormaliseBackward.apply
-        return (*backward(grad, x, weight, mean, var, ctx.eps), None, None, None)
-
-
-def _normalise_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return batch norm's gradients with respect to image, weight and bias."""
-    backward = torch.ops.aten.native_batch_norm_backward
-    out: tuple[Tensor, Tensor, Tensor] = backward(
-        grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
-    )
-    return out
-
-
-class NormaliseBackward(torch.autograd.Function):
-    """The gradients of :class:`Normalise`, differentiable in turn."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to image, weight and bias."""
-        return _normalise_backward(grad, x, weight, mean, var, eps)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        """Keep everything: the gradients are linear in each of the first three."""
-        *tensors, ctx.eps = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, image: Tensor, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return what a change of the gradients, in the direction given, asks of output gradient, image and weight."""
-        grad, x, weight, mean, var = ctx.saved_tensors
-        image = _like(x, image)
-        scale = (weight * torch.rsqrt(var + ctx.eps))[:, None, None]
-        to_grad = torch.native_batch_norm(x, by_weight, by_bias, mean, var, False, 0.0, ctx.eps)[0]
-        to_x, to_weight, _ = torch.ops.aten.native_batch_norm_backward(
-            grad, image, by_weight, torch.zeros_like(mean), var, None, None, False, ctx.eps, [True, True, False]
-        )  # a product with (by_weight * rate), and the sum of grad * image * rate
-        return to_grad.addcmul_(image, scale), to_x, to_weight, None, None, None
+        x, places = ctx.saved_tensors
+        out = torch.ops.aten.max_pool2d_with_indices_backward(grad, x.detach(), *ctx.settings, places)
+        return (out, *(None for _ in ctx.settings))

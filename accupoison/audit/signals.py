@@ -18,7 +18,6 @@ from accupoison.config.layers import Layer
 from accupoison.config.renamed import with_new_names
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.gradients import frozen
 from accupoison.learner import Learner
 from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.hardware import ceiling, training_flops
@@ -61,7 +60,7 @@ def logits_of(
         ids: Which of them, int64 [N].
         queries: Of ``QUERIES``.
     """
-    predict = frozen(view)
+    predict = view.frozen()
     for part in torch.split(ids, EVALUATION_BATCH):
         batch = data.batch(part)
         yield [predict(_moved(batch.x, query)).cpu().double() for query in queries], batch.y.cpu().numpy()

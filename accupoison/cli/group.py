@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 import accupoison
-from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
 from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
@@ -138,7 +137,6 @@ def main() -> None:
     """Run the command line."""
     raise_on_signals()
     threading.excepthook = _thread_failed
-    keep_freed_memory()
     here = str(Path.cwd())
     if here not in sys.path:  # a script that pip installed does not have it there, and --model may need it
         sys.path.insert(0, here)

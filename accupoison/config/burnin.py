@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from accupoison.accel.layers import KERNELS
 from accupoison.data import SplitSizes
 from accupoison.data.sources import canonical_name
 from accupoison.data.splits import PROTOCOLS
@@ -168,13 +169,17 @@ class RunSettings:
         seed: Of all randomness.
         device: "auto" (what ACCUPOISON_DEVICE names, or what there is), "cpu", "cuda", "cuda:N" or "mps".
         save_every: Steps between saved states (the burn-in saves at every epoch).
+        kernels: "auto" (on the CPU layers of our own, faster and equal to rounding) or "torch" (PyTorch's alone).
     """
 
     seed: int = 0
     device: str = "auto"
     save_every: int = 5
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.kernels not in KERNELS:
+            raise InputError(f"unknown run.kernels {self.kernels!r}{did_you_mean(self.kernels, KERNELS)}")
         if self.save_every < 1:
             raise InputError(f"run.save_every {self.save_every} is below 1; give a number of steps")
         check_seed("run.seed", self.seed)

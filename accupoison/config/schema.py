@@ -119,11 +119,19 @@ def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
 
 
 def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
-    """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same."""
+    """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
+
+    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for.
+    """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
-    expect(run / CONFIG, config, {"data?": {}})
+    expect(run / CONFIG, config, {"data?": {}, "run?": {}})
     stored = config.get("data", {})
-    return {**settings, "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}}}
+    known = config.get("run", settings["run"])
+    return {
+        **settings,
+        "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
+        "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
+    }
 
 
 def burnin_config(layers: Sequence[Layer], say: Say = quiet) -> BurninConfig:

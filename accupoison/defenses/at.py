@@ -9,7 +9,7 @@ from torch import Tensor
 
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.errors import InputError, did_you_mean
-from accupoison.gradients import frozen, project_linf
+from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView
 
 DIRECTIONS = ("ascend", "descend")
@@ -35,7 +35,7 @@ def perturb(
     Returns:
         Images [B, ...], detached.
     """
-    answer = frozen(view)
+    answer = view.frozen()
     with torch.no_grad():
         start = F.log_softmax(answer(batch.x), dim=1)
 

@@ -13,7 +13,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import batch_discrepancy, divergence
 from accupoison.errors import InputError
-from accupoison.gradients import frozen, project_linf
+from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView, State
 
 CALIBRATION_BATCHES = 20
@@ -46,7 +46,7 @@ def correct(
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
     """
-    x, answer, early = batch.x.detach().clone(), frozen(live), frozen(reference)
+    x, answer, early = batch.x.detach().clone(), live.frozen(), reference.frozen()
     for taken in range(steps):
         x.requires_grad_()
         logits = answer(x)  # one forward pass serves the discrepancy and the step

@@ -11,7 +11,7 @@ from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.discrepancy import divergence
 from accupoison.errors import InputError
-from accupoison.gradients import frozen, project_linf
+from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, Forward, ModelView
 
 
@@ -44,7 +44,7 @@ class Trades(Defense):
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch with the adversarial images beside it, in ``extra["x_adv"]``."""
         ctx.log("defense/inner_steps", self.steps)
-        answer = frozen(view)
+        answer = view.frozen()
         with torch.no_grad():
             reference = answer(batch.x)
         start = 0.001 * torch.randn(batch.x.shape, generator=ctx.rng("trades"), dtype=batch.x.dtype)

@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.accel.dispatch import Kernels
 from accupoison.data import DataSet, Splits
-from accupoison.gradients import frozen
 from accupoison.learner import copy_of
 from accupoison.types import ModelView
 
@@ -48,7 +46,7 @@ def predict_correct_and_loss(
         ids: Which of them, int64 [N].
         transform: What happens to their images first; None for nothing.
     """
-    predict = frozen(view)
+    predict = view.frozen()
     hits = []
     losses = []
     for part in torch.split(ids, EVALUATION_BATCH):
@@ -126,7 +124,6 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
         batches = [x for x in batches if len(x)]
         if not batches:
             raise ValueError("batch-norm statistics cannot be re-estimated without images")
-        with Kernels(twice=False):
-            for x in batches:
-                copied(x)
+        for x in batches:
+            copied(x)
     return copied.eval()

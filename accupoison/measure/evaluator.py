@@ -204,11 +204,11 @@ class Evaluator:
             metrics["accuracy/shifted"] = evaluate(learner.view(), self.data, test, shifted)[0]
         if self._settings.reestimate and reestimate and len(self.splits.trusted):
             batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, EVALUATION_BATCH)]
-            again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)))
+            again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)), learner.kernels)
             metrics["accuracy/test_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:
                 moved = (shifted(b.x, b.ids) for b in batches)
-                again = view_of(reestimate_batchnorm(learner.model, moved))
+                again = view_of(reestimate_batchnorm(learner.model, moved), learner.kernels)
                 metrics["accuracy/shifted_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
         return metrics
 

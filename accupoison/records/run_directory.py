@@ -203,13 +203,15 @@ def check_contents(run: Path, name: str, stored: str | None, found: str) -> None
         )
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", kernels: str | None = None) -> dict[str, Any]:
     """Return what a result depends on besides its configuration: versions, machine, commit and time.
 
     Args:
         device: The torch device of the run ("cpu", "cuda:0", "mps").
+        kernels: Whose layers compute there, "own" or "torch"; None where nothing is computed.
     """
     return {
+        **({} if kernels is None else {"kernels": kernels}),
         "accupoison": accupoison.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

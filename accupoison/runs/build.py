@@ -170,7 +170,14 @@ def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     lr = base.lr if o.lr is None else o.lr
     if not lr:
         raise InputError(f"{path} does not say at what learning rate it would go on; set optim.lr, for example to 0.1")
-    learner = Learner(model, lr=lr, momentum=o.momentum, weight_decay=o.weight_decay, bn_mode=o.bn_mode)
+    learner = Learner(
+        model,
+        lr=lr,
+        momentum=o.momentum,
+        weight_decay=o.weight_decay,
+        bn_mode=o.bn_mode,
+        kernels=config.run.kernels,
+    )
     if o.restore_momentum and base.optimizer is not None:
         state, weights = base.optimizer["state"], learner.parameters
         buffers = {key: value["momentum_buffer"] for key, value in state.items()}
@@ -196,7 +203,7 @@ def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> 
                 "give the checkpoint's own with <start.reference>"
             )
     early.check_data(config.data, data, path)
-    return view_of(early.build(path, data.device))
+    return view_of(early.build(path, data.device), config.run.kernels)
 
 
 def _check_parts(config: OnlineConfig, splits: Splits) -> None:

@@ -53,7 +53,8 @@ def run_burnin(
             run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out), with_new_names))
         burnin = Burnin.prepare(config)
         if not resume:
-            run = stack.enter_context(RunDirectory.create(out, settings, environment(str(burnin.learner.device))))
+            env = environment(str(burnin.learner.device), burnin.learner.kernels_in_effect)
+            run = stack.enter_context(RunDirectory.create(out, settings, env))
         state = _restored(burnin, run) if resume else None
         at = None if state is None else (state["offset"], burnin.step)
         with RunRecorder(run, [""], at) as recorder:

@@ -103,7 +103,8 @@ class OnlineRun:
             if not resume:
                 threat = threat_model(config, images=not data.features)
                 said = {"threat_model": threat, "model": built.model, "note": built.note}
-                env = {**environment(str(self.simulation.learner.device)), **said, **self._inputs}
+                learner = self.simulation.learner
+                env = {**environment(str(learner.device), learner.kernels_in_effect), **said, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
             stack.pop_all()  # from here on the directory is open until the run ends

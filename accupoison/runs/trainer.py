@@ -84,7 +84,14 @@ class Burnin:
         model = place(build_model(spec, derive(config.run.seed, "init")), device)
         check_images(model, spec.name, data, splits.burnin, min(sizes), crafted=members is None)
         t = config.train
-        learner = Learner(model, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, nesterov=t.nesterov)
+        learner = Learner(
+            model,
+            lr=t.lr,
+            momentum=t.momentum,
+            weight_decay=t.weight_decay,
+            nesterov=t.nesterov,
+            kernels=config.run.kernels,
+        )
         if isinstance(config.update, DPSGD):
             check_private(learner, spec.name, data.batch(splits.burnin[:1]))
         return cls(config, data, splits, spec, learner, name=name)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from accupoison.accel.memory import keep_freed_memory
 from accupoison.errors import InputError
 from accupoison.runs.interrupt import SIGNALS, Interruption
 
@@ -114,7 +113,6 @@ def _prepare(threads: int) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     torch.set_num_threads(threads)
-    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

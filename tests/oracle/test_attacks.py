@@ -56,7 +56,7 @@ def test_curvature_does_not_depend_on_the_chunks(train: bool, monkeypatch: pytes
     whole = gradient(view, batch.x, batch.y, train=train, graph=True)
     exact = torch.autograd.grad(inner(whole, vector), view.params(), retain_graph=True)
     for size in (11, 4):  # batch statistics are those of the whole batch, whatever the chunks
-        monkeypatch.setattr(gradients, "CHUNK", size)
+        monkeypatch.setattr(gradients, "rows_at_once", lambda *_, size=size: size)
         slope, times = gradient_and_hvp(view, batch, train=train)
         torch.testing.assert_close(slope, whole, rtol=0, atol=1e-13)
         made = Mock(wraps=gradient)
@@ -70,7 +70,7 @@ def test_curvature_does_not_depend_on_the_chunks(train: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_second_order_term_is_the_gradient_of_the_alignment(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients, "CHUNK", 4)
+    monkeypatch.setattr(gradients, "rows_at_once", lambda *_: 4)
     view, trigger, val = view_of(random_net(seed)), random_batch(seed + 1), random_batch(seed + 2, rows=11)
     value = alignment(view, trigger, val)
     exact, (ours, said) = torch.autograd.grad(value, view.params()), alignment_gradient(view, trigger, val)

@@ -36,7 +36,7 @@ class Vectors:
     def _model(self, prefix: str) -> ModelView:
         net = tiny_net().double()
         net.load_state_dict({k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)})
-        return view_of(net.eval())
+        return view_of(net.eval(), "torch")
 
     def _batch(self, key: str) -> Batch:
         x, y = self[f"x_{key}"], self[f"y_{key}"].long()

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     """
     name = model_name(pool, number)
     started = time.perf_counter()
-    run = RunSettings(seed=derive(config.run.seed, "world", POOLS[pool], number), device=config.run.device)
+    run = replace(config.run, seed=derive(config.run.seed, "world", POOLS[pool], number))
     settings = BurninConfig(data=config.data, model=config.model, train=config.train, update=config.update, run=run)
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
