@@ -69,7 +69,7 @@ def test_flags_are_frozen() -> None:
         name: sorted(
             p.opts[0] if p.opts[0].startswith("--") else p.opts[1]
             for p in command.params
-            if p.param_type_name == "option"
+            if p.param_type_name == "option" and not getattr(p, "hidden", False)
         )
         for name, command in cli.commands.items()
     }

@@ -17,7 +17,7 @@ from tests.clock import next_second
 
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
-    " accuracy/test accuracy/test_bn_reestimated loss/test accuracy/shifted accuracy/shifted_bn_reestimated
+    accuracy/test accuracy/test_bn_reestimated loss/test accuracy/shifted accuracy/shifted_bn_reestimated
     accuracy/monitor accuracy/stream accuracy/monitor_low accuracy/monitor_high accuracy/novel_classes dp/epsilon
     audit/auc audit/auc_burnin loss/stream attack/trigger_step attack/linf attack/alignment attack/feasible
     attack/scale defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
