@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accupoison.audit.lira import lira_scores
+from accupoison.audit.lira import VARIANTS, lira_scores
 from accupoison.audit.metric import all_scores, thresholds
 from accupoison.audit.neural import neural_scores
 from accupoison.audit.privacy_score import privacy_report
@@ -15,8 +15,8 @@ from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.samples import Samples
 from accupoison.audit.signals import ModelSignals
 
-LIRA = ("online", "online_fixed_variance", "offline", "offline_fixed_variance")
-"""The variants of LiRA that are carried out."""
+LIRA = VARIANTS[:4]
+"""The variants of LiRA that need shadows."""
 RMIA = {"rmia": None, "rmia_offline": 0.5}
 """Their offline slopes; the second is fixed in advance where its authors choose it by a sweep."""
 Floats = NDArray[np.float64]

@@ -210,8 +210,8 @@ def write_signals(
     seconds = time.perf_counter() - started
     share = _share_of_ceiling(learner, data, images / seconds)
     numbers = {"seconds": seconds, "images": images, "share": share, "epsilon": epsilon}
-    arrays = {**arrays, **{name: np.asarray(value, dtype=np.float64) for name, value in numbers.items()}}
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    scalars = {name: np.float64(value) for name, value in numbers.items()}
+    write_atomically(path, lambda file: np.savez(file, **arrays, **scalars))  # type: ignore[arg-type]
 
 
 def _share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
 from accupoison.audit.results import AttackResult, Results, by_attack, spread_table, table
-from accupoison.audit.roc import RocSummary, clopper_pearson
+from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_json, writing
 
 FLOOR = 1e-4
@@ -132,29 +132,29 @@ def _histogram(result: AttackResult) -> Figure:
     return figure
 
 
-def write_recency(folder: Path, curves: Mapping[str, Sequence[tuple[int, RocSummary]]]) -> None:
+def write_recency(folder: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Draw AUC against the steps since a sample was learnt last, with its 95% interval, one line a score.
 
     Args:
         folder: Gets ``recency.png`` and an event file.
-        curves: (steps, ROC summary) pairs by score.
+        curves: By score; see :meth:`accupoison.audit.online.run.RunAudit.by_recency`.
 
     Raises:
         InputError: A file cannot be written.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
+    by_recency = {}
     for name, points in curves.items():
-        aucs = np.array([roc.auc for _, roc in points])
-        low, high = np.array([roc.intervals["auc"] for _, roc in points]).T
-        axes.errorbar(
-            [steps for steps, _ in points], aucs, yerr=(aucs - low, high - aucs), label=name, marker="o", capsize=3
+        recency, aucs, intervals = (
+            np.array([point[key] for point in points]) for key in ("recency", "auc", "interval")
         )
+        axes.errorbar(recency, aucs, yerr=np.abs(intervals.T - aucs), label=name, marker="o", capsize=3)
+        by_recency[f"{name}/auc_by_recency"] = list(zip(recency.tolist(), aucs.tolist(), strict=True))
     axes.axhline(0.5, color="0.6", linestyle=":", linewidth=1)
     axes.set(xlabel="steps since the sample was learnt last", ylabel="AUC against never-learnt samples")
     axes.legend()
     save_figure(figure, folder / "recency.png")
-    by_recency = {f"{name}/auc_by_recency": [(t, roc.auc) for t, roc in points] for name, points in curves.items()}
     write_events(folder, {}, by_recency, ("recency.png",))
 
 

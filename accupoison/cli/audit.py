@@ -20,7 +20,7 @@ from accupoison.cli.options import (
     renamed_option,
     update_options,
 )
-from accupoison.cli.output import json_text, note, percent, progress_bar, table_text
+from accupoison.cli.output import gather, json_text, note, percent, progress_bar, table_text
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
@@ -68,15 +68,8 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
         content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
         groups[name] = content["attacks"]
         text += [f"{name} members against never-learnt images ({content['samples']} samples)", table_text(rows), ""]
-    curves = {score: audited.by_recency(score) for score in SCORES}
-    write_recency(folder, curves)
-    by_recency = {
-        score: [
-            {"recency": steps, "auc": roc.auc, "interval": roc.intervals["auc"], "members": roc.members}
-            for steps, roc in curve
-        ]
-        for score, curve in curves.items()
-    }
+    by_recency = {score: audited.by_recency(score) for score in SCORES}
+    write_recency(folder, by_recency)
     about = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
     everything = {**about, "groups": groups, "by_recency": by_recency}
     write_json(folder / "audit.json", everything)
@@ -127,6 +120,37 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     click.echo(f"\n{content['samples']} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
     for level, reason in content["attacks"][0]["roc"]["withheld"].items():
         click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
+
+
+@audit.command()
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, help="The directory to write.  [default: logs/recency]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@JSON
+def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Pool the membership AUC of finished RUNS by group and by recency: steps since a sample was learnt last.
+
+    Members of the burn-in, members of the stream and images that never came, each against test images never learnt, by
+    the loss and by its change during the stream. Runs that differ in base model and seed alone are replicates: mean and
+    95% interval over base models. RUNS are directories of runs, or of sweeps; runs that have learnt nothing are left
+    out. Writes recency.json, recency.csv, recency.png.
+    """
+    from accupoison.audit.online.recency import pool_recency, write_pooled
+
+    folder = out or LOGS / "recency"
+    collected = gather(runs)
+    with progress_bar("runs", hidden=quiet or as_json) as show:
+        pooled, skipped = pool_recency(collected, CHECKPOINTS, show)
+    for sentence in skipped:
+        note(sentence)
+    rows = write_pooled(folder, pooled)
+    if as_json:
+        aucs = [vars(entry) | {"auc": vars(entry.auc)} for entry in pooled]
+        click.echo(json_text({"out": str(folder), "aucs": aucs}))
+        return
+    click.echo(table_text(rows))
+    where = folder / "recency.csv"
+    click.echo(f"\n95% intervals over base models, or over streams where there is one; by recency in {where}")
 
 
 @audit.command()
@@ -195,14 +219,12 @@ def offline(
 @JSON
 def shadow_replays(
     run: Path,
-    count: int,
-    poison: str,
-    burnin: str,
-    queries: str,
     out: Path | None,
     jobs: int,
     quiet: bool,
     as_json: bool,
+    queries: str,
+    **settings: Any,  # noqa: ANN401
 ) -> None:
     """Audit the stream of a run with replays of it as shadow models.
 
@@ -215,21 +237,22 @@ def shadow_replays(
     from accupoison.audit.results import by_attack
     from accupoison.audit.writers import write_models
 
-    if poison == "per-world":
+    if settings["poison"] == "per-world":
         note("per-world is now called per-replay")
-        poison = "per-replay"
-    settings = ReplaySettings(count=count, poison=poison, burnin=burnin, queries=tuple(queries.split(",")))
-    older = run / f"worlds-{count}-{poison.replace('replay', 'world')}-{burnin}"
-    folder = out or (older if older.exists() else run / f"shadow-replays-{count}-{poison}-{burnin}")
-    replays = ReplayAudit(run, CHECKPOINTS, folder, settings)
+        settings["poison"] = "per-replay"
+    made = ReplaySettings(queries=tuple(queries.split(",")), **settings)
+    name = f"{made.count}-{made.poison}-{made.burnin}"
+    older = run / f"worlds-{name.replace('per-replay', 'per-world')}"
+    folder = out or (older if older.exists() else run / f"shadow-replays-{name}")
+    replays = ReplayAudit(run, CHECKPOINTS, folder, made)
     with progress_bar("replays", hidden=quiet or as_json) as show:
         make_replays(replays, jobs=jobs, report=show)
     results, of_run, facts = audit_replays(replays)
     attacks = {row["attack"]: row for row in by_attack([of_run])}
     content, rows = write_models(folder, results, {**facts, "run": attacks})
     rows = [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
-    knows = "the weights before the stream" if burnin == "shared" else "nothing of the run's base model"
-    _show(folder, content, rows, as_json, f"{count} replays of {facts['pairs']} pairs; the auditor knows {knows}")
+    knows = "the weights before the stream" if made.burnin == "shared" else "nothing of the run's base model"
+    _show(folder, content, rows, as_json, f"{made.count} replays of {facts['pairs']} pairs; the auditor knows {knows}")
 
 
 def _show(folder: Path, content: dict[str, Any], rows: list[dict[str, str]], as_json: bool, models: str) -> None:

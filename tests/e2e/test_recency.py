@@ -44,7 +44,7 @@ def test_runs_are_pooled_over_base_models(runs: Path) -> None:
     assert abs(whole["never seen", "loss"]["auc"]["mean"] - 0.5) < 0.1
     by_recency = audits[0].by_recency("loss_change"), audits[1].by_recency("loss_change")
     pooled_recency = [one for one in found if one["score"] == "loss_change" and one["recency"] == 2]
-    mean = sum(dict(curve)[2].auc for curve in by_recency) / 2
+    mean = sum(point["auc"] for curve in by_recency for point in curve if point["recency"] == 2) / 2
     assert [one["auc"]["mean"] for one in pooled_recency] == [pytest.approx(mean, abs=1e-12)]
     recencies = [one["recency"] for one in found if one["recency"] is not None and one["score"] == "loss"]
     assert recencies == sorted(recencies)

@@ -1,7 +1,7 @@
 """How well members can be recognised, by group and recency, pooled over runs."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from accupoison.audit.online.run import BURNIN, STREAM, UNSEEN, audit_run, values_of
-from accupoison.audit.roc import RocSummary, roc_summary
+from accupoison.audit.roc import roc_summary
 from accupoison.audit.writers import save_figure, write_csv
 from accupoison.errors import InputError
 from accupoison.records.files import write_json
@@ -76,16 +76,16 @@ def pool_recency(
         members: defaultdict[Key, int] = defaultdict(int)
         for run in experiment.runs:
             try:
-                for key, roc in _rocs(run.path, root, limit):
-                    aucs[key].append((run.burnin, roc.auc))
-                    members[key] += roc.members
+                for key, auc, count in _aucs(run.path, root, limit):
+                    aucs[key].append((run.burnin, auc))
+                    members[key] += count
             except InputError as error:
                 skipped.append(f"{run.path} is left out: {error}")
             done += 1
             report(done, len(runs), run.path.name)
         for key, values in aucs.items():
-            if (auc := estimate(values)) is not None:
-                pooled.append(PooledAuc(", ".join(filter(None, parts)), *key, auc, members[key]))
+            if (mean := estimate(values)) is not None:
+                pooled.append(PooledAuc(", ".join(filter(None, parts)), *key, mean, members[key]))
     if not pooled:
         raise InputError(skipped[0])
     return pooled, skipped
@@ -100,15 +100,16 @@ def _trigger(experiment: Group) -> str:
     return f"trigger {experiment.first.config.trigger.types[-1]}"
 
 
-def _rocs(run: Path, root: Path, limit: int) -> list[tuple[Key, RocSummary]]:
+def _aucs(run: Path, root: Path, limit: int) -> Iterator[tuple[Key, float, int]]:
+    """Yield the AUCs of one run, each with the number of members."""
     audited = audit_run(run, root, limit=limit)
     groups = {**audited.groups, **({} if audited.unseen is None else {UNSEEN: audited.unseen})}
-    rocs: list[tuple[Key, RocSummary]] = []
     for score in SCORES:
         for name, samples in groups.items():
-            rocs.append(((name, None, score), roc_summary(values_of(samples, score), samples.member, levels=())))
-        rocs += [((STREAM, recency, score), roc) for recency, roc in audited.by_recency(score)]
-    return rocs
+            roc = roc_summary(values_of(samples, score), samples.member, levels=())
+            yield (name, None, score), roc.auc, roc.members
+        for point in audited.by_recency(score):
+            yield (STREAM, point["recency"], score), point["auc"], point["members"]
 
 
 def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:

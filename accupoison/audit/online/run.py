@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.audit.metric import scores
-from accupoison.audit.roc import RocSummary, roc_summary
+from accupoison.audit.roc import roc_summary
 from accupoison.audit.samples import Samples
 from accupoison.audit.signals import logits_of
 from accupoison.config.schema import OnlineConfig, online_config
@@ -48,11 +49,14 @@ class RunAudit:
     branch: str
     unseen: Samples | None = None
 
-    def by_recency(self, score: str) -> list[tuple[int, RocSummary]]:
-        """Return the ROC summary against the never learnt for each recency: steps since a sample was learnt last.
+    def by_recency(self, score: str) -> list[dict[str, Any]]:
+        """Return the AUC against the never learnt for each recency: steps since a sample was learnt last.
 
         Args:
             score: A name of ``extra``, or of a metric attack, such as "loss".
+
+        Returns:
+            ``recency``, ``auc``, its 95% ``interval`` and the number of ``members``, the latest first.
         """
         samples = self.groups[STREAM]
         values = values_of(samples, score)
@@ -60,7 +64,9 @@ class RunAudit:
         for step in np.unique(self.last_step)[::-1]:
             chosen = ~samples.member
             chosen[: len(self.last_step)] = self.last_step == step  # members come first
-            curve.append((self.steps - 1 - int(step), roc_summary(values[chosen], samples.member[chosen], levels=())))
+            roc = roc_summary(values[chosen], samples.member[chosen], levels=())
+            about = {"auc": roc.auc, "interval": roc.intervals["auc"], "members": roc.members}
+            curve.append({"recency": self.steps - 1 - int(step), **about})
         return curve
 
 
