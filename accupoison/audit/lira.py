@@ -35,10 +35,9 @@ def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: 
     Raises:
         InputError: Shapes do not fit, a name is unknown, or a sample has too few shadows on a side that is needed.
     """
-    if variant not in VARIANTS:
-        raise InputError(f"unknown LiRA variant {variant!r}{did_you_mean(variant, VARIANTS)}")
-    if form not in FORMS:
-        raise InputError(f"unknown LiRA form {form!r}{did_you_mean(form, FORMS)}")
+    for kind, word, known in (("variant", variant, VARIANTS), ("form", form, FORMS)):
+        if word not in known:
+            raise InputError(f"unknown LiRA {kind} {word!r}{did_you_mean(word, known)}")
     signals, member, observed = _checked(phi, keep, target)
     if variant == "global_threshold":
         return np.asarray(observed.mean(axis=1))

@@ -23,7 +23,7 @@ from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.hardware import ceiling, training_flops
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import write_atomically
-from accupoison.records.run_directory import SIGNALS, WORLDS, RunDirectory
+from accupoison.records.run_directory import OLD_SIGNALS, SIGNALS, RunDirectory
 from accupoison.runs.workers import Task, carry_out
 from accupoison.types import ModelView
 
@@ -179,7 +179,7 @@ class ModelSignals:
 
 def signals_path(out: Path, name: str) -> Path:
     """Return the file with the signals of a model; audits of older versions have it under another name."""
-    old = out / WORLDS / f"{name.replace('target_models', 'victims')}.npz"
+    old = out / OLD_SIGNALS / f"{name.replace('target_models', 'victims')}.npz"
     return old if old.exists() else out / SIGNALS / f"{name}.npz"
 
 

@@ -17,6 +17,7 @@ from accupoison.cli.options import (
     data_place,
     layers,
     model_options,
+    output_options,
     renamed_option,
     update_options,
 )
@@ -125,8 +126,7 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
 @audit.command()
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, help="The directory to write.  [default: logs/recency]")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-@JSON
+@output_options
 def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -> None:
     """Pool the membership AUC of finished RUNS by group and by recency: steps since a sample was learnt last.
 
@@ -165,8 +165,7 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
 @common_options
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-@JSON
+@output_options
 def offline(
     out: Path | None,
     jobs: int,
@@ -215,8 +214,7 @@ def offline(
 @click.option("--queries", default="plain,flip", show_default=True, help="plain, flip, up, down, left, right.")
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/shadow-replays-...]")
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-@JSON
+@output_options
 def shadow_replays(
     run: Path,
     out: Path | None,

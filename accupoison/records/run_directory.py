@@ -21,8 +21,8 @@ from accupoison.records.files import TEMPORARY, as_json, cannot_write, dump_row,
 from accupoison.records.tags import SUMMARY
 
 CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
-BATCHES, SIGNALS, WORLDS = "batches", "signals", "worlds"
-"""Directories within a run: what was sent, and what the models of an audit said, the last one in older versions."""
+BATCHES, SIGNALS, OLD_SIGNALS = "batches", "signals", "worlds"
+"""Directories within a run: what was sent, and what the models of an audit said, by its old name, too."""
 STATE_KIND = "run-state"
 SHOWN = 3
 """How many differing settings the message about another configuration names."""
@@ -171,7 +171,7 @@ class RunDirectory:
 
 def _clear(run: Path) -> None:
     """Delete the half-written files that a killed process has left in a run."""
-    for folder in (run, run / BATCHES, run / SIGNALS, run / WORLDS):
+    for folder in (run, run / BATCHES, run / SIGNALS, run / OLD_SIGNALS):
         for leftover in folder.glob(f".*{TEMPORARY}"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)

@@ -46,6 +46,9 @@ def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
             assert set(target["roc"]["tpr_at_fpr"]) == {"0.1", "0.01", "0.001"}
             assert set(target["predictive_value"]) == {"0.5", "0.1", "0.01"}
             assert target["epsilon"] >= 0
+            assert 0 <= target["balanced_accuracy_per_class"] <= 1
+            assert len(set(target["most_vulnerable"])) == 20
+            assert all(0 <= value <= 1 for value in target["auc_by_class"].values())
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
     before = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
