@@ -185,17 +185,14 @@ def _losses_alone(world: _World, seen: Batch) -> Iterator[tuple[str, bool]]:
     whole = world.losses(seen).detach()
     for how, rows in _selections(len(seen)):
         yield f"{how} in losses", _close(world.losses(seen.rows(rows)).detach(), whole[rows])
-    x, extra = seen.x.clone().requires_grad_(), {name: _leaf(value) for name, value in seen.extra.items()}
+    x = seen.x.clone().requires_grad_()
+    extra = {key: value.clone().requires_grad_(value.is_floating_point()) for key, value in seen.extra.items()}
     losses = world.losses(replace(seen, x=x, extra=extra))
     leaves = [x, *(value for value in extra.values() if value.requires_grad)]
     for row in (0, len(seen) // 2, len(seen) - 1):
         slopes = torch.autograd.grad(losses[row], leaves, retain_graph=True, allow_unused=True)
         other = torch.arange(len(seen)) != row
         yield "the slope of a loss", all(not bool(slope[other].any()) for slope in slopes if slope is not None)
-
-
-def _leaf(value: Tensor) -> Tensor:
-    return value.clone().requires_grad_(value.is_floating_point())
 
 
 def _remembered(world: _World) -> Iterator[tuple[str, bool]]:
