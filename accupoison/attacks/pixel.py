@@ -10,10 +10,12 @@ from accupoison.attacks.base import Attack
 from accupoison.attacks.stealth import hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.errors import InputError
-from accupoison.types import Access, Batch, Context, ModelView
+from accupoison.types import Access, Batch, Context, ModelView, State
 
 BN_MODES = ("eval", "train")
 CHANNELS = ("wire", "code")
+FORMER = {"places": "fixed_rows", "target": "crafted"}
+"""State by the names that it had before."""
 
 
 @dataclass(kw_only=True)
@@ -105,6 +107,10 @@ class PixelAttack(Attack):
             self.start_loss = loss_on(view, access.val)
         if self.needs_trigger or access.crafted:
             self.crafted_trigger(view, ctx)
+
+    def restore(self, state: State, access: Access) -> None:
+        """Put back what :meth:`state` returned, also in runs that were started under the names of before."""
+        super().restore({FORMER.get(name, name): value for name, value in state.items()}, access)
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return what is sent in place of ``batch``: ``ratio`` of its rows perturbed."""
