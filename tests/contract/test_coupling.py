@@ -15,6 +15,7 @@ from accupoison.testing.coupling import check_coupling
 from accupoison.types import Batch, Context, Forward, Grads, ModelView
 from tests.contract.apart_defenses import APART
 from tests.contract.coupled_defenses import COUPLED, TellsTheGradients, mean_image, weighing
+from tests.messages import says
 
 
 @pytest.mark.parametrize("cls", COUPLED, ids=lambda cls: cls.__name__)
@@ -122,6 +123,6 @@ def test_no_epsilon_for_who_has_not_declared(undeclared: str) -> None:
         "declare `couples: ClassVar[bool] = False` in Blurred if no row's image or loss depends on another's",
         "accupoison.testing.check_defense",
     ):
-        assert words in str(caught.value)
+        says(caught.value, words)
     online_config([layer, {"update": {"coupled": True}}])
     online_config([{"defense": {"name": undeclared}}])  # without DP nothing need be declared

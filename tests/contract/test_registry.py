@@ -47,7 +47,7 @@ def test_duplicates_are_refused_and_leave_no_trace(registry: Registry[Widget], n
     class Other(Widget):
         pass
 
-    with pytest.raises(ValueError, match=f"widget {names[-1]} is registered already"):
+    with refuses(f"widget {names[-1]} already", ValueError):
         registry.register(*names)(Other)
     assert registry.names() == ["Alpha"]
     assert registry.get("alpha") is Widget
@@ -59,23 +59,23 @@ def test_only_dataclasses(registry: Registry[Widget]) -> None:
     class Plain:
         pass
 
-    with pytest.raises(ValueError, match="Plain must be a dataclass: its init fields are the widget's settings"):
+    with refuses("Plain settings", ValueError):
         registry.register("plain")(Plain)
 
 
 @pytest.mark.parametrize(
     ("registry", "name", "words"),
     [
-        (ATTACKS, "acumulative", "unknown attack 'acumulative'; did you mean accumulative?"),
-        (ATTACKS, "NOISY", "unknown attack 'NOISY'; did you mean noise?"),
-        (DEFENSES, "trade", "unknown defence 'trade'; did you mean trades?"),
-        (DEFENSES, "zzz", "unknown defence 'zzz'; choose from "),
+        (ATTACKS, "acumulative", "attack 'acumulative' accumulative"),
+        (ATTACKS, "NOISY", "attack 'NOISY' noise"),
+        (DEFENSES, "trade", "defence 'trade' trades"),
+        (DEFENSES, "zzz", "defence 'zzz'"),
     ],
 )
 def test_did_you_mean(registry: Registry[Any], name: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         registry.get(name)
-    assert words in str(caught.value)
+    says(caught.value, words)
 
 
 def test_names_of_the_papers() -> None:
@@ -125,7 +125,7 @@ class BrokenEntryPoint(EntryPoint):
 def test_a_package_that_cannot_be_loaded_is_named(registry: Registry[Widget], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accupoison.registry.entry_points", lambda *, group: [BrokenEntryPoint(registry)])
     for _ in range(2):  # it stays broken
-        with pytest.raises(InputError, match=r"the widget 'mine' of an installed package cannot be loaded .*'gone'"):
+        with refuses("'mine' 'gone'"):
             registry.names()
 
 

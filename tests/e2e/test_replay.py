@@ -1,7 +1,6 @@
 """What was sent, sent again to another defence, model and seed."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
+from tests.messages import says
 
 SAVED = (*ONLINE, "--save-batches", "--out", "source")
 QUIET = ("online", "--quiet", "--out", "again", "--replay", "source")
@@ -84,13 +84,13 @@ def test_a_replay_is_not_resumed_on_other_batches(work: Path) -> None:
     done(*QUIET)
     path, batch = Path("source/batches/000001.npz"), batches()["000001.npz"]
     np.savez(path, **(batch | {"x": batch["x"] // 2}))  # type: ignore[arg-type]
-    assert "the replayed run has changed since again was started" in refused("online", "--resume", "again")
+    says(refused("online", "--resume", "again"), "replayed run changed again")
 
 
 def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
-    assert "there is no run in source" in refused(*QUIET)
+    says(refused(*QUIET), "no run source")
     done(*ONLINE, "--out", "source")
-    assert "source has kept 0 poisoned batches and this run has 3 steps; run it with --save-batches" in refused(*QUIET)
+    says(refused(*QUIET), "source 0 3 --save-batches")
     done(*SAVED[:-1], "kept", "--trigger", "clean")
     replay = (*QUIET[:4], "--replay", "kept")
     for options, words in (
@@ -105,10 +105,8 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
         assert words in refused(*replay, *options) or words in call(*replay, *options).stderr
     damaged = Path("kept/batches/000001.npz")
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert "000001.npz is not a readable batch" in refused(*replay)
-    assert "was started by burnin and sent nothing" in refused(
-        *QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-seed0"
-    )
+    says(refused(*replay), "000001.npz readable")
+    says(refused(*QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-seed0"), "burnin nothing")
 
 
 def test_batches_that_are_none_are_refused(work: Path) -> None:
@@ -127,7 +125,7 @@ def test_batches_that_are_none_are_refused(work: Path) -> None:
         ({"x": batch["x"][..., :8]}, "000001.npz has samples of shape [3, 16, 8] and digits of [3, 16, 16]; give"),
     ):
         np.savez(path, **(batch | changes))
-        assert words in refused(*QUIET)
+        says(refused(*QUIET), words)
     path.unlink()
     path.mkdir()
     assert "cannot read source/batches/000001.npz (Is a directory)" in refused(
@@ -142,9 +140,9 @@ def test_a_file_in_the_place_of_the_batches(work: Path) -> None:
     for run in ("source", "stopped"):
         shutil.rmtree(f"{run}/batches")
         Path(run, "batches").write_text("not a directory")
-    assert "source has kept 0 poisoned batches and this run has 3 steps; run it with --save-batches" in refused(*QUIET)
+    says(refused(*QUIET), "source 0 3 --save-batches")
     text = refused("online", "--quiet", "--resume", "stopped")
-    assert re.search(r"cannot write stopped/batches/\d+\.npz \((Not a directory|File exists)\); free space", text)
+    says(text, "stopped/batches/ .npz free")
 
 
 def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:
@@ -155,7 +153,7 @@ def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:
 
 def test_poison_of_another_stream_is_refused(work: Path) -> None:
     done(*SAVED)
-    assert "poisoned the images of a stream iid" in refused(*QUIET, "--stream", "shift:contrast")
+    says(refused(*QUIET, "--stream", "shift:contrast"), "stream iid")
     done(*SAVED[:-1], "shifting", "--stream", "shift:contrast")
     replay = (*QUIET[:4], "--replay", "shifting")
     assert "stream shift:contrast of 3 steps and 1 after" in refused(*replay, "--steps", "2")
@@ -169,4 +167,4 @@ def test_a_dry_run_looks_for_the_batches(work: Path) -> None:
     done(*SAVED)
     done(*QUIET, "--dry-run")
     Path("source/batches/trigger.npz").unlink()
-    assert "has not kept trigger.npz; let it end first" in refused(*QUIET, "--dry-run")
+    says(refused(*QUIET, "--dry-run"), "kept trigger.npz")

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,15 +13,16 @@ from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused, resaved
 from tests.e2e.test_bad_runs import cut, digit, files_of, flip, swapped, zeros
 from tests.e2e.test_sweep import GRID
+from tests.messages import says
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (zeros, "ledger.rows is not as the run has written it; restore a copy or start the run anew"),
-        (flip, "ledger.rows is not as the run has written it"),
-        (lambda path: path.write_bytes(path.read_bytes()[::-1]), "ledger.rows is not as the run has written it"),
-        (cut, r"the ledger has \d+ rows, not the \d+ of the checkpoint; start the run anew"),
+        (zeros, "ledger.rows written"),
+        (flip, "ledger.rows written"),
+        (lambda path: path.write_bytes(path.read_bytes()[::-1]), "ledger.rows written"),
+        (cut, "ledger rows not"),
     ],
 )
 def test_resuming_a_run_whose_ledger_is_damaged(
@@ -37,7 +37,7 @@ def test_resuming_a_run_whose_ledger_is_damaged(
     monkeypatch.chdir(work)
     spoil(Path("run/ledger.rows"))
     kept = files_of("run")
-    assert re.match(f"Error: (run/)?{message}", refused("online", "--resume", "run"))
+    says(refused("online", "--resume", "run"), message)
     assert files_of("run") == kept
 
 
@@ -95,7 +95,7 @@ def test_a_sweep_does_not_mix_what_was_made_from_other_files(work: Path) -> None
     done("sweep", "grid.toml", "--quiet")  # nothing is left to be set beside them
     Path("logs/grid/clean-ST-b0-s0/summary.json").unlink()
     text = refused("sweep", "grid.toml", "--quiet")
-    assert "the checkpoint has changed since logs/grid/clean-FREEZE-b0-s0 was started" in text
+    says(text, "changed logs/grid/clean-FREEZE-b0-s0")
     base.write_bytes(whole)
     done("sweep", "grid.toml", "--quiet")
 

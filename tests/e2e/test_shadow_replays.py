@@ -13,6 +13,7 @@ from accupoison.data import load
 from accupoison.loop.context import StepContext
 from accupoison.runs.replay import load_batch
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
+from tests.messages import says
 
 BIG = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")
 STREAM = (

@@ -129,9 +129,9 @@ def test_roc_agrees_with_scikit_learn_and_counts() -> None:
 
 def test_infinite_scores_are_scores_and_nan_is_refused() -> None:
     assert roc_summary([np.inf, 1.0, -np.inf, 0.0], [True, True, False, False]).auc == 1
-    with pytest.raises(InputError, match="1 of 2 scores are NaN"):
+    with refuses("1 2 NaN"):
         roc_summary([np.nan, 1.0], [True, False])
-    with pytest.raises(InputError, match="0 of 2 samples are members"):
+    with refuses("0 2 samples members"):
         roc_summary([0.0, 1.0], [False, False])
 
 
@@ -173,10 +173,10 @@ def test_samples_are_scored_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "on-line"}, "unknown LiRA variant 'on-line'; did you mean online"),
-        ({"form": "releasd"}, "unknown LiRA form 'releasd'; did you mean released"),
+        ({"variant": "on-line"}, "LiRA 'on-line' online"),
+        ({"form": "releasd"}, "LiRA 'releasd' released"),
         ({"target": np.zeros((4, 1))}, "do not fit"),
-        ({"keep": np.ones((6, 5), bool)}, "5 samples have fewer than 2 shadow models trained without them"),
+        ({"keep": np.ones((6, 5), bool)}, "5 samples 2 shadow without"),
         ({"phi": np.full((6, 5, 1), np.inf)}, "not finite"),
     ],
 )
@@ -188,7 +188,7 @@ def test_lira_says_what_is_wrong(change: dict[str, object], message: str) -> Non
         "variant": "online",
         "form": "default",
     }
-    with pytest.raises(InputError, match=message):
+    with refuses(message):
         lira_scores(**{**given, **change})
 
 
@@ -206,9 +206,9 @@ def test_rmia_by_hand() -> None:
 
 def test_rmia_refuses_what_is_no_probability() -> None:
     ones = np.ones((2, 1))
-    with pytest.raises(InputError, match=r"outside \[0, 1\]"):
+    with refuses("outside [0, 1]"):
         rmia_scores([1.5], ones, [[True], [False]], [0.5], ones)
-    with pytest.raises(InputError, match="1 samples have no shadow model trained with them"):
+    with refuses("1 samples no shadow"):
         rmia_scores([0.5], ones, [[False], [False]], [0.5], ones)
 
 

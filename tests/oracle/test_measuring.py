@@ -17,6 +17,7 @@ from accupoison.learner import view_of
 from accupoison.loop.discrepancy_probe import auroc, probe
 from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, reestimate_batchnorm, stratified
 from accupoison.rng import generator
+from tests.messages import refuses
 from tests.nets import random_batch, random_net
 
 
@@ -75,7 +76,7 @@ def test_reestimated_statistics_are_pooled_averages() -> None:
 
 def test_no_images_no_statistics() -> None:
     for nothing in ([], [random_batch(0).x[:0]]):
-        with pytest.raises(ValueError, match="cannot be re-estimated without images"):
+        with refuses("re-estimated without images", ValueError):
             reestimate_batchnorm(random_net(0), nothing)
 
 

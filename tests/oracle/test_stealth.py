@@ -12,6 +12,7 @@ from accupoison.gradients import gradient, pgd_linf
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.types import Access, Batch
+from tests.messages import refuses
 from tests.nets import random_batch, random_net
 from tests.oracle import linear
 

@@ -20,6 +20,7 @@ from accupoison.records.foreign import load_weights
 from accupoison.runs.base_model import BaseModel
 from accupoison.testing.bench import same
 from tests.damage import damages
+from tests.messages import refuses
 
 SPEC = ModelSpec(name="convnet", width=2, num_classes=3)
 CPU = torch.device("cpu")
@@ -127,5 +128,5 @@ def test_pickles_of_others(tmp_path: Path, fuzz_rounds: int) -> None:
     released(tmp_path / "a.pth")
     for damaged in damages((tmp_path / "a.pth").read_bytes(), fuzz_rounds, 22):
         (tmp_path / "a.p").write_bytes(damaged)
-        with pytest.raises(InputError, match=r"a\.p"):
+        with refuses("a.p"):
             read_pickle(tmp_path / "a.p")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet
-from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
@@ -111,19 +110,18 @@ def test_a_released_file_with_group_norm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        lambda weights: weights.pop("fc.bias"),
-        lambda weights: weights.update(extra=torch.ones(1)),
-        lambda weights: weights.update({"fc.weight": torch.ones(3, 5)}),
-        lambda weights: weights.update({"fc.weight": weights["fc.weight"].to(torch.int8)}),
+        (lambda weights: weights.pop("fc.bias"), "fc.bias missing"),
+        (lambda weights: weights.update(extra=torch.ones(1)), "extra"),
+        (lambda weights: weights.update({"fc.weight": torch.ones(3, 5)}), "fc.weight [3, 5] [3, 16]"),
+        (lambda weights: weights.update({"fc.weight": weights["fc.weight"].to(torch.int8)}), "fc.weight torch.int8"),
     ],
 )
-def test_weights_that_do_not_fit(base: BaseModel, change: Callable[[dict[str, Tensor]], None]) -> None:
+def test_weights_that_do_not_fit(base: BaseModel, change: Callable[[dict[str, Tensor]], None], words: str) -> None:
     weights = dict(base.weights)
     change(weights)
-    words = r"x\.pt do not fit a resnet8 of width 4 and batch norm: (fc\.bias is missing|extra is not in|fc\.weight is)"
-    with pytest.raises(InputError, match=words):
+    with refuses(f"x.pt resnet8 width 4 batch {words} --model"):
         replace(base, weights=weights).build(Path("x.pt"), CPU)
 
 
@@ -214,7 +212,7 @@ def test_a_right_digest_over_wrong_parts(
     payload = checkpoint.load(tmp_path / "a.pt", KIND)
     change(payload)
     checkpoint.save(tmp_path / "a.pt", KIND, payload)
-    with pytest.raises(InputError, match=r"a\.pt is not a readable checkpoint"):
+    with refuses("a.pt readable"):
         BaseModel.load(tmp_path / "a.pt")
 
 
@@ -235,16 +233,16 @@ def test_a_released_rate_that_is_none(rate: object, tmp_path: Path) -> None:
     [
         (ModelSettings(), None),
         (ModelSettings(name="resnet8", width=4, norm="batch"), None),
-        (ModelSettings(name="convnet"), "x.pt holds a model with name resnet8 and this run asks for convnet; drop the"),
-        (ModelSettings(width=8), "x.pt holds a model with width 4 and this run asks for 8; drop the option or give"),
-        (ModelSettings(norm="group"), "x.pt holds a model with norm batch and this run asks for group; drop"),
+        (ModelSettings(name="convnet"), "x.pt name resnet8 convnet"),
+        (ModelSettings(width=8), "x.pt width 4 8"),
+        (ModelSettings(norm="group"), "x.pt norm batch group"),
     ],
 )
 def test_the_model_must_be_the_one_asked_for(base: BaseModel, wanted: ModelSettings, message: str | None) -> None:
     if message is None:
         base.check_model(wanted, Path("x.pt"))
     else:
-        with pytest.raises(InputError, match=message):
+        with refuses(message):
             base.check_model(wanted, Path("x.pt"))
 
 
@@ -271,7 +269,7 @@ def test_the_data_must_be_those_of_the_burn_in(
     if message is None:
         base.check_data(settings, found, Path("x.pt"))
     else:
-        with pytest.raises(InputError, match=message):
+        with refuses(message):
             base.check_data(settings, found, Path("x.pt"))
 
 

@@ -22,6 +22,7 @@ from accupoison.errors import InputError
 from accupoison.records import checkpoint
 from accupoison.records.checkpoint import load, load_any, reading_payload, save
 from accupoison.records.foreign import Foreign, load_weights, put_into, read_torch
+from tests.messages import refuses
 
 PAYLOAD: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16)},
@@ -97,13 +98,13 @@ class Colour(enum.Enum):
     ids=lambda value: type(value).__name__,
 )
 def test_other_types_are_a_bug_and_leave_no_file(tmp_path: Path, value: object) -> None:
-    with pytest.raises(TypeError, match=r"payload\['deep'\]\[0\]"):
+    with refuses("payload['deep'][0]", TypeError):
         save(tmp_path / "a.pt", "k", {"deep": [value]})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_keys_are_a_bug(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"key 1\.5"):
+    with refuses("key 1.5", TypeError):
         save(tmp_path / "a.pt", "k", {"deep": {1.5: 0}})
 
 
@@ -128,7 +129,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     position = whole.index(b"\x00\x00\xc0\x3f" * 1000) + 2000
     path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-    with pytest.raises(InputError, match="damaged"):
+    with refuses("damaged"):
         load(path, "k")
 
 
@@ -138,7 +139,7 @@ def test_truncated_files_are_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in [*range(0, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="damaged"):
+        with refuses("damaged"):
             load(path, "k")
 
 
@@ -160,20 +161,20 @@ def test_values_that_print_alike_have_different_digests() -> None:
 
 def test_messages_name_the_file_and_the_fix(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    with pytest.raises(InputError, match=r"no file .*a\.pt; check the path"):
+    with refuses("file a.pt"):
         load(path, "k")
-    with pytest.raises(InputError, match="cannot read"):
+    with refuses("cannot read"):
         load(tmp_path, "k")
     save(path, "burn-in", PAYLOAD)
-    with pytest.raises(InputError, match=r"a\.pt holds a burn-in where a run-state is needed"):
+    with refuses("a.pt burn-in run-state"):
         load(path, "run-state")
     torch.save({"parameters": {"w": torch.ones(1)}}, path)
-    with pytest.raises(InputError, match="not a checkpoint of accupoison"):
+    with refuses("not checkpoint accupoison"):
         load(path, "k")
-    with pytest.raises(InputError, match=r"holds no state dict, .* nor under net, state_dict, .*; write one with"):
+    with refuses("no state dict net state_dict"):
         load_any(path, "k")
     torch.save({"format": "accupoison", "schema": 2, "kind": "k", "new": 1}, path)
-    with pytest.raises(InputError, match="format 2, newer than the 1 known here; upgrade"):
+    with refuses("format 2 newer 1 known"):
         load(path, "k")
 
 
@@ -195,7 +196,7 @@ def test_a_pickle_never_runs(tmp_path: Path, reader: Callable[[Path], object], k
     else:
         torch.save(record, path, _use_new_zipfile_serialization=kind == "torch zip")
     words = "not a readable checkpoint" if kind == "pickle" else "asks for posix.mkdir, which could do anything"
-    with pytest.raises(InputError, match=words):
+    with refuses(words):
         reader(path)
     assert not marker.exists()
     torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
@@ -206,7 +207,7 @@ def test_a_pickle_never_runs(tmp_path: Path, reader: Callable[[Path], object], k
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.pt"
     save(path, "k", PAYLOAD)
-    with disk_of(size), pytest.raises(InputError, match=r"cannot write .*a\.pt \(File too large\); free space"):
+    with disk_of(size), refuses("a.pt File too large"):
         save(path, "k", {"w": torch.randn(100_000), "b": torch.randn(1000)})
     assert same(load(path, "k"), PAYLOAD)
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
@@ -221,7 +222,7 @@ def test_a_failure_at_the_end_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)  # type: ignore[call-overload]
-    with pytest.raises(InputError, match="No space left on device"):
+    with refuses("No space left on device"):
         save(path, "k", {"other": 1})
     assert same(load(path, "k"), PAYLOAD)
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
@@ -262,7 +263,7 @@ def test_everything_is_on_the_disk_before_the_name_changes(tmp_path: Path, monke
 
 def test_a_file_where_a_directory_should_be(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
+    with refuses("cannot write"):
         save(tmp_path / "occupied" / "a.pt", "k", PAYLOAD)
 
 
@@ -295,7 +296,7 @@ def test_a_torchscript_archive_is_refused_without_a_warning(tmp_path: Path) -> N
     save(archive, "k", PAYLOAD)
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("a/constants.pkl", pickle.dumps(()))
-    with pytest.raises(InputError, match=r"script\.pt"):
+    with refuses("script.pt"):
         load(archive, "k")
 
 
@@ -308,10 +309,10 @@ def test_a_damage_of_a_foreign_archive_is_noticed(tmp_path: Path, step: int) -> 
     start = whole.index(b"\x00\x00\xc0\x3f" * 1000)
     for position in (start, start + 2003, start + 3999):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ step]) + whole[position + 1 :])
-        with pytest.raises(InputError, match="damaged"):
+        with refuses("damaged"):
             load_weights(path)
     path.write_bytes(whole[: start + 512] + bytes(512) + whole[start + 1024 :])
-    with pytest.raises(InputError, match="damaged"):
+    with refuses("damaged"):
         load_weights(path)
 
 
@@ -323,10 +324,7 @@ class Mine:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_file_is_not_called_damaged(tmp_path: Path, value: object, zipped: bool) -> None:
     torch.save({"net": {"w": torch.ones(1)}, "extra": value}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    name = r"(tests.unit.test_checkpoint.(Mine|Colour)|torch.nn.modules.linear.Linear)"
-    with pytest.raises(
-        InputError, match=rf"a\.pth asks for {name}, which could do anything; .* save the weights alone"
-    ):
+    with refuses(f"a.pth {type(value).__module__}.{type(value).__name__} save weights"):
         load_weights(tmp_path / "a.pth")
 
 
@@ -368,10 +366,10 @@ def test_arrays_that_lie_about_pointers_do_no_harm(module: str, tmp_path: Path) 
         archive.writestr("a/data.pkl", forged(module, 2))
         archive.writestr("a/version", "3\n")
         archive.writestr("a/byteorder", "little")
-    with pytest.raises(InputError, match="holds no state dict"):
+    with refuses("holds no state dict"):
         load_weights(path)
     (tmp_path / "a.pkl").write_bytes(forged(module, 2))
-    with pytest.raises(InputError, match="cannot be read"):
+    with refuses("cannot be read"):
         read_pickle(tmp_path / "a.pkl")
 
 
@@ -399,7 +397,7 @@ def test_a_state_dict_with_a_tensor_under_two_names(tmp_path: Path) -> None:
 )
 def test_tensors_that_no_network_has(tmp_path: Path, make: Callable[[], Tensor]) -> None:
     torch.save({"a": torch.ones(1), "odd.weight": make()}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"a\.pth holds odd\.weight, a Tensor of .*; save ordinary tensors"):
+    with refuses("a.pth odd.weight ordinary tensors"):
         load_weights(tmp_path / "a.pth")
 
 
@@ -407,7 +405,7 @@ def test_tensors_that_no_network_has(tmp_path: Path, make: Callable[[], Tensor])
     "error", [KeyError("a"), IndexError(), TypeError(), ValueError(), RuntimeError(), AttributeError()]
 )
 def test_a_payload_that_cannot_be_taken_apart_is_damaged(error: Exception) -> None:
-    with pytest.raises(InputError, match=r"a\.pt is not a readable checkpoint"), reading_payload(Path("a.pt")):
+    with refuses("a.pt readable"), reading_payload(Path("a.pt")):
         raise error
-    with pytest.raises(InputError, match="other words"), reading_payload(Path("a.pt")):
+    with refuses("other words"), reading_payload(Path("a.pt")):
         raise InputError("other words")

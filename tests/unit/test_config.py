@@ -12,6 +12,7 @@ from accupoison.config.layers import assignments, coerce, number, plain, read_to
 from accupoison.config.schema import at_home, burnin_config, online_config
 from accupoison.errors import InputError
 from accupoison.records.run_directory import RunDirectory, differences
+from tests.messages import refuses
 
 
 def shown(*arguments: str) -> dict[str, Any]:
@@ -79,22 +80,22 @@ def test_numbers(value: object, result: float) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("8/0", "a.b = '8/0' divides by zero; write a fraction such as 8/255"),
-        ("0/0", "a.b = '0/0' divides by zero"),
-        ("nan", "a.b = 'nan' is not a number; write one such as 0.1 or 8/255"),
-        (math.nan, "a.b = nan is not a number"),
-        ("inf/inf", "a.b = 'inf/inf' is not a number"),
-        ("", "a.b = '' is not a number"),
-        ("8/", "a.b = '8/' is not a number"),
-        ("1/2/3", "a.b = '1/2/3' is not a number"),
-        ("0,1", "a.b = '0,1' is not a number"),
-        (True, "a.b = True is not a number"),
-        (None, "a.b = None is not a number"),
-        ([1], r"a.b = \[1\] is not a number"),
+        ("8/0", "a.b '8/0' divides zero 8/255"),
+        ("0/0", "a.b '0/0' divides zero"),
+        ("nan", "a.b 'nan' number 0.1 8/255"),
+        (math.nan, "a.b nan number"),
+        ("inf/inf", "a.b 'inf/inf' number"),
+        ("", "a.b '' number"),
+        ("8/", "a.b '8/' number"),
+        ("1/2/3", "a.b '1/2/3' number"),
+        ("0,1", "a.b '0,1' number"),
+        (True, "a.b True number"),
+        (None, "a.b None number"),
+        ([1], "a.b [1] number"),
     ],
 )
 def test_what_is_no_number(value: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with refuses(message):
         number(value, "a.b")
 
 
@@ -130,21 +131,21 @@ def test_texts_become_values(value: object, hint: object, result: object) -> Non
 @pytest.mark.parametrize(
     ("value", "hint", "message"),
     [
-        ("1.5", int, "a.b = '1.5' is not a whole number; write one such as 10"),
-        (1.0, int, "a.b = 1.0 has the wrong type; it takes a value of type int"),
-        (True, int, "a.b = True has the wrong type"),
-        (1, str, "a.b = 1 has the wrong type; it takes a value of type str"),
-        ("yes", bool, "a.b = 'yes' is neither true nor false; write one of these"),
-        (1, bool, "a.b = 1 is neither true nor false"),
-        ("none", float, "a.b = 'none' is not a number"),
-        (3, tuple[int, ...], "a.b = 3 is not a list; write several values with commas between them"),
+        ("1.5", int, "a.b '1.5' whole number 10"),
+        (1.0, int, "a.b 1.0 type type int"),
+        (True, int, "a.b True type"),
+        (1, str, "a.b 1 type type str"),
+        ("yes", bool, "a.b 'yes' true false"),
+        (1, bool, "a.b 1 true false"),
+        ("none", float, "a.b 'none' number"),
+        (3, tuple[int, ...], "a.b 3 list"),
         ({"x": 1}, tuple[str, ...], "is not a list"),
-        ("1,,2", tuple[int, ...], "a.b = '' is not a whole number"),
-        ([1, None], tuple[int, ...], "a.b = None has the wrong type"),
+        ("1,,2", tuple[int, ...], "a.b '' whole number"),
+        ([1, None], tuple[int, ...], "a.b None type"),
     ],
 )
 def test_values_that_do_not_fit(value: object, hint: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with refuses(message):
         coerce(value, hint, "a.b")
 
 
@@ -218,13 +219,13 @@ def test_assignments() -> None:
 
 @pytest.mark.parametrize("pair", ["", "a", "a.b", "a=1", "=1", "a.=1", ".b=1", "a.b.c.d=1", "a..b=1"])
 def test_assignments_of_another_form(pair: str) -> None:
-    with pytest.raises(InputError, match=r"is not of the form section.key=value, such as attack.eps=8/255"):
+    with refuses("section.key=value attack.eps=8/255"):
         assignments([pair])
 
 
 @pytest.mark.parametrize("pairs", [["a.b=1", "a.b.c=2"], ["a.b.c=2", "a.b=1"]])
 def test_assignments_that_contradict_each_other(pairs: list[str]) -> None:
-    with pytest.raises(InputError, match=rf"--set '{pairs[1]}' .*; drop one"):
+    with refuses(f"--set '{pairs[1]}' drop"):
         assignments(pairs)
 
 
@@ -234,10 +235,10 @@ def test_a_file_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text("[stream\n")
     (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
     for name, message in [("b", "is not valid TOML: "), ("c", "is not valid TOML: "), ("d", "No such file")]:
-        with pytest.raises(InputError, match=message) as refusal:
+        with refuses(message) as refusal:
             read_toml(tmp_path / f"{name}.toml")
         assert "\n" not in str(refusal.value)
-    with pytest.raises(InputError, match="Is a directory; check the path"):
+    with refuses("Is a directory"):
         read_toml(tmp_path)
 
 

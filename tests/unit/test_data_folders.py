@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from accupoison.data import DataSet, load
 from accupoison.data.torchvision_sets import PUBLISHED
-from accupoison.errors import InputError
+from tests.messages import refuses
 
 RNG = np.random.default_rng(0)
 Made = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
@@ -109,7 +109,7 @@ def test_published_files_become_the_same_tensors(name: str, tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_empty_directory_says_what_to_place_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is absent or damaged and downloads are off; put .*, or .*\.npz there"):
+    with refuses("absent damaged .npz"):
         load(name, data_dir=tmp_path, offline=True)
 
 
@@ -253,36 +253,36 @@ def spoil_half(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_size, r"dog/9\.png has \[9, 9\] pixels and .*cat/1\.png has \[8, 8\]; resize them to one size"),
-        (spoil_image, r"dog/1\.png is not a readable image; replace or remove it"),
-        (spoil_class, r"test/dog has no images .*; every class needs some"),
-        (spoil_test_class, r"test/zebra is a class that .*train lacks; give it images there, or remove it"),
-        (spoil_suffix, r"dog/notes\.txt is none of \.png, .*, and would not be read; move it or convert it"),
-        (spoil_nesting, r"dog/puppies is a directory among images, and would not be read; move it elsewhere"),
-        (spoil_place, r"train/1\.png is beside the directories of classes, and would not be read; move it"),
-        (spoil_end, r"dog/1\.png is not a readable image \(.*\); replace or remove it"),
-        (spoil_comment, r"dog/1\.png is not a readable image \(Decompressed data too large"),
-        (spoil_header, r"dog/1\.png is not a readable image \(.*\); replace or remove it"),
-        (spoil_pages, r"dog/1\.tif is not a readable image \(it has several pages\)"),
-        (spoil_range, r"dog/1\.tif is not a readable image \(its grey values are of mode F, whose range is unknown"),
-        (spoil_pixels, r"cat/1\.png is not a readable image \(Image size \(144000000 pixels\) exceeds limit"),
-        (spoil_half, r"has no directories train and test; put images into train/CLASS and test/CLASS"),
+        (spoil_size, "dog/9.png [9, 9] cat/1.png [8, 8]"),
+        (spoil_image, "dog/1.png readable"),
+        (spoil_class, "test/dog images"),
+        (spoil_test_class, "test/zebra lacks"),
+        (spoil_suffix, "dog/notes.txt .png move"),
+        (spoil_nesting, "dog/puppies directory move"),
+        (spoil_place, "train/1.png beside move"),
+        (spoil_end, "dog/1.png readable"),
+        (spoil_comment, "dog/1.png readable Decompressed data too large"),
+        (spoil_header, "dog/1.png readable"),
+        (spoil_pages, "dog/1.tif readable several pages"),
+        (spoil_range, "dog/1.tif readable mode F"),
+        (spoil_pixels, "cat/1.png readable Image (144000000 pixels)"),
+        (spoil_half, "no directories train train/CLASS test/CLASS"),
     ],
 )
 def test_a_folder_that_cannot_be_used(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     for half in ("train/cat/1", "train/dog/1", "test/cat/2", "test/dog/2"):
         write_image(tmp_path / f"{half}.png")
     spoil(tmp_path)
-    with pytest.raises(InputError, match=message):
+    with refuses(message):
         load(f"folder:{tmp_path}")
 
 
 def test_tiny_imagenet_that_is_absent_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent or damaged; unpack tiny-imagenet-200\.zip there"):
+    with refuses("absent damaged tiny-imagenet-200.zip"):
         load("tiny-imagenet", data_dir=tmp_path)
     tiny_imagenet(tmp_path)
     (tmp_path / "tiny-imagenet-200" / "val" / "images" / "val_0.JPEG").unlink()
-    with pytest.raises(InputError, match=r"val_0\.JPEG is not a readable image"):
+    with refuses("val_0.JPEG readable"):
         load("tiny-imagenet", data_dir=tmp_path)
     with pytest.raises(InputError, match="names no file or directory; write folder:PATH"):
         load("folder:")
@@ -300,7 +300,7 @@ def test_packed_files_of_mnist_are_unpacked_offline(tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(load("mnist", data_dir=tmp_path, offline=True).train_x.numpy(), x[:6])
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").unlink()
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"other"))
-    with pytest.raises(InputError, match=r"MNIST in .* is absent or damaged and downloads are off; put MNIST/raw"):
+    with refuses("MNIST absent damaged MNIST/raw"):
         load("mnist", data_dir=tmp_path, offline=True)
 
 
@@ -324,7 +324,7 @@ def test_damaged_files_of_mnist(
         "side 27": (images, grey),
     }[how]
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"in .* is absent or damaged and downloads are off; put {folder}/raw"):
+    with refuses(f"absent damaged {folder}/raw"):
         load(name, data_dir=tmp_path, offline=True)
 
 
@@ -348,12 +348,12 @@ def test_pickles_of_cifar_that_hold_something_else(
     path = tmp_path / "cifar-100-python" / "train"
     path.write_bytes(pickle.dumps(content, protocol=2))
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", hashlib.md5(path.read_bytes()).hexdigest()]])
-    with pytest.raises(InputError, match=r"CIFAR-100 in .* is absent or damaged and downloads are off"):
+    with refuses("CIFAR-100 absent damaged"):
         load("cifar100", data_dir=tmp_path, offline=True)
 
 
 def test_names_of_stl10_that_are_not_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stl10(tmp_path, monkeypatch)
     (tmp_path / "stl10_binary" / "class_names.txt").write_bytes(b"a\nb\n")  # no checksum of it is known
-    with pytest.raises(InputError, match=r"STL-10 in .* is absent or damaged"):
+    with refuses("STL-10 absent damaged"):
         load("stl10", data_dir=tmp_path, offline=True)

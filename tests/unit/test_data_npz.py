@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from accupoison.data import load
 from accupoison.errors import InputError
+from tests.messages import refuses
 
 Arrays = dict[str, Any]
 
@@ -124,7 +125,7 @@ def test_bad_arrays_name_file_key_value_and_fix(tmp_path: Path, change: Arrays, 
 def test_missing_keys(tmp_path: Path) -> None:
     content = arrays()
     del content["test_x"], content["test_y"]
-    with pytest.raises(InputError, match=r"a\.npz lacks test_x, test_y \(it has train_x, train_y\); write train_x"):
+    with refuses("a.npz test_x test_y train_x train_y train_x"):
         load(save(tmp_path / "a.npz", content))
 
 
@@ -181,14 +182,14 @@ def test_files_that_are_no_npz(tmp_path: Path, content: Callable[[], bytes], wor
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("absent.npz", r"there is no file .*absent\.npz; check the path"),
-        (".", "(it is not a regular file)"),
+        ("absent.npz", "file absent.npz"),
+        (".", "not regular file"),
         ("a" * 300, "(File name too long)"),
         ("a\0b", "(embedded null byte)"),
     ],
 )
 def test_no_such_file(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with refuses(words):
         load(f"npz:{tmp_path / name}")
 
 
@@ -215,7 +216,7 @@ def test_both_halves_of_a_file_without_a_division_have_all_classes(
 
 
 def test_a_class_of_one_sample_cannot_be_divided(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has one sample of class 7, and the train and the test half both need one"):
+    with refuses("class 7 train test half"):
         load(labelled(tmp_path / "a.npz", [0] * 9 + [7]))
 
 
@@ -224,7 +225,7 @@ def test_halves_that_do_not_share_their_classes(tmp_path: Path) -> None:
     note = "has no test samples of class 'ant', so no accuracy speaks of them."
     assert load(save(tmp_path / "a.npz", content)).note.endswith(note)
     content["test_y"] = np.array([3, 1])
-    with pytest.raises(InputError, match="has test samples of class 'dog' and no train samples; give every class"):
+    with refuses("test samples class 'dog' no train"):
         load(save(tmp_path / "b.npz", content))
 
 
@@ -249,14 +250,14 @@ def test_features_of_any_size_are_scaled(tmp_path: Path, values: ArrayLike, expe
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0, 1e-320], "differ by less than single precision can tell"),
+        ([0, 1e-320], "differ single precision"),
         (np.array([0, np.longdouble("1e4000")]), "values beyond 1.8e308"),
         ([0, np.inf], "not finite"),
     ],
 )
 def test_features_that_would_be_lost(tmp_path: Path, values: ArrayLike, words: str) -> None:
     x = np.resize(np.array(values), (6, 1))
-    with pytest.raises(InputError, match=words):
+    with refuses(words):
         load(save(tmp_path / "a.npz", {**arrays(), "train_x": x, "test_x": x[:2]}))
 
 
@@ -289,7 +290,7 @@ def _archive(header: str) -> bytes:
 def test_headers_that_lie(tmp_path: Path, header: str) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(_archive(header))
-    with pytest.raises(InputError, match=r"a\.npz is not a readable \.npz file of arrays \(x: .*\); write"):
+    with refuses("a.npz readable .npz"):
         load(f"npz:{path}")
 
 
@@ -298,5 +299,5 @@ def test_a_damaged_name_is_no_missing_array(tmp_path: Path) -> None:
     whole = (tmp_path / "a.npz").read_bytes()
     place = whole.rindex(b"classes.npy")
     (tmp_path / "a.npz").write_bytes(whole[:place] + b"C" + whole[place + 1 :])
-    with pytest.raises(InputError, match=r"File name in directory .* differ"):
+    with refuses("File name in directory differ"):
         load(name)

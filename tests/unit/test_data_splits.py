@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits, SplitSizes, split
-from accupoison.errors import InputError
+from tests.messages import refuses
 
 PARTS = ("burnin", "stream", "trigger", "val", "trusted", "monitor")
 SMALL = SplitSizes(burnin=40, stream=20, trigger=5, val=6, trusted=7, monitor=8)
@@ -106,11 +106,11 @@ def test_released_cuts_to_what_there_is() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match=r"^unknown protocol 'frsh'; did you mean fresh\?$"):
+    with refuses("protocol 'frsh' fresh"):
         split(blank(10, 1), protocol="frsh")
-    with pytest.raises(InputError, match="blank has 5 train images for 6 splits; give at least 6"):
+    with refuses("blank 5 train images 6 6"):
         split(blank(5, 1))
-    with pytest.raises(InputError, match="the size of the val split is -1; give 0 or more"):
+    with refuses("size val split -1 0"):
         SplitSizes(val=-1)
 
 
@@ -133,7 +133,7 @@ def test_classes_held_out_of_the_burn_in(protocol: str) -> None:
 
 @pytest.mark.parametrize(
     ("held_out", "words"),
-    [((4,), "class 4; blank has the classes 0 to 3"), ((-1,), "class -1"), ((0, 1, 2, 3), "without a single image")],
+    [((4,), "class 4 0 3"), ((-1,), "class -1"), ((0, 1, 2, 3), "without a single image")],
 )
 def test_classes_that_cannot_be_held_out(held_out: tuple[int, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):

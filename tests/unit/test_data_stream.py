@@ -58,9 +58,9 @@ def test_a_stream_can_be_iterated_over() -> None:
     made = stream()
     assert len(list(made)) == len(made) == 5  # type: ignore[call-overload]
     for t in (-1, 5):
-        with pytest.raises(IndexError, match=f"the stream has steps 0 to 4, not {t}"):
+        with refuses(f"0 4 {t}", IndexError):
             made[t]
-        with pytest.raises(IndexError, match="the stream has steps 0 to 4"):
+        with refuses("stream steps 0 4", IndexError):
             made.ids(t)
 
 
@@ -123,25 +123,23 @@ def test_unknown_kinds_list_the_choices(kind: str) -> None:
         ("released_stream", 21, 5, "a batch of 21 images is larger than the stream split of 20; use a batch of at"),
         (
             "iid", 4, 6,
-            "stream.kind=iid needs 24 images (6 batches of 4, before, at and after the trigger) without repeats, "
-            "but the stream split has 20; "
-            "use at most 5 steps in all or a batch of at most 3 or stream.kind=cycling",
+            "stream.kind=iid 24 (6 batches of 4, before, at and after the trigger) 20 5 3 stream.kind=cycling",
         ),
-        ("shift:fog", 5, 5, "but the stream split has 20; use at most 4 steps in all or a batch of at most 4"),
-        ("iid", 1, 21, "the stream split has 20; use at most 20 steps in all or stream.kind=cycling"),
+        ("shift:fog", 5, 5, "stream split 20 4 4"),
+        ("iid", 1, 21, "stream split 20 20 stream.kind=cycling"),
     ],
 )  # fmt: skip
 def test_too_few_images(kind: str, batch_size: int, length: int, words: str) -> None:
     with pytest.raises(InputError) as caught:
         stream(kind, batch_size=batch_size, length=length)
-    assert words in str(caught.value)
+    says(caught.value, words)
 
 
 @pytest.mark.parametrize("name", ["stream", "trigger"])
 def test_empty_splits(name: str) -> None:
     data, splits = world()
     parts = {**vars(splits), name: torch.empty(0, dtype=torch.int64)}
-    with pytest.raises(InputError, match=f"the {name} split is empty; give it at least 4 images"):
+    with refuses(f"the {name} split empty 4"):
         make_stream("iid", data, Splits(**parts), batch_size=4, length=2, seed=0)
 
 
@@ -153,9 +151,7 @@ def test_a_stream_of_burn_in_images_keeps_its_trigger_for_itself(kind: str) -> N
     assert set(ids) | set(trigger) <= set(range(30))
     assert len(set(ids)) == len(ids) == 24
     assert not set(ids) & set(trigger)
-    with pytest.raises(
-        InputError, match=r"needs 32 images \(8 batches of 4, .*\).*the burnin split has 30; use at most 6 steps in all"
-    ):
+    with refuses("32 30 6"):
         make_stream("iid", data, splits, batch_size=4, length=7, seed=0, pool="burnin")
-    with pytest.raises(InputError, match=r"unknown stream\.pool 'all'"):
+    with refuses("stream.pool 'all'"):
         make_stream("iid", data, splits, batch_size=4, length=2, seed=0, pool="all")

@@ -10,6 +10,7 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from tests import conftest
 from tests.e2e.conftest import ENVIRONMENT
+from tests.messages import says
 
 
 def test_the_variable_decides_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,8 +28,8 @@ def test_the_variable_decides_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ("cdua", "unknown device 'cdua'"),
-        ("cuda:7", "device 'cuda:7' is not on this machine"),
+        ("cdua", "device 'cdua'"),
+        ("cuda:7", "device 'cuda:7' machine"),
     ],
 )
 def test_a_variable_that_names_no_device(named: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +37,7 @@ def test_a_variable_that_names_no_device(named: str, words: str, monkeypatch: py
     with pytest.raises(InputError) as caught:
         resolve_device("auto")
     assert str(caught.value).startswith("the environment variable ACCUPOISON_DEVICE cannot be used: ")
-    assert words in str(caught.value)
+    says(caught.value, words)
 
 
 def test_the_suite_and_its_children_run_on_the_cpu() -> None:

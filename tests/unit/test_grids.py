@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from accupoison.config.layers import plain, read_toml
-from accupoison.errors import InputError
 from accupoison.study.grid import find_grid, read_grid, shipped_grids
+from tests.messages import refuses
 
 GRIDS = [find_grid(Path(name)) for name in shipped_grids()]
 
@@ -39,5 +39,5 @@ def test_a_grid_goes_by_its_name_and_by_its_old_place(tmp_path: Path, monkeypatc
     assert find_grid(Path("datasets/mnist")).name == "mnist.toml"
     Path("integrity").write_text("mine")
     assert find_grid(Path("integrity")).read_text() == "mine"
-    with pytest.raises(InputError, match="there is no grid 'integrty'; did you mean integrity"):
+    with refuses("grid 'integrty' integrity"):
         find_grid(Path("integrty"))

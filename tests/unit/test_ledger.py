@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.errors import InputError
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.records.ledger import PHASES, ROW, Ledger
 from accupoison.types import Batch, Phase, Step, Verdict
+from tests.messages import refuses
 
 FLAGS = ("offered", "sent", "changed", "corrected", "used")
 
@@ -128,7 +128,7 @@ def test_it_grows_and_stays_small() -> None:
     assert ledger.rows["id"].tolist() == list(range(6000))
     assert ledger.rows["step"].tolist() == [t for t in range(60) for _ in range(100)]
     assert ROW.itemsize <= 24
-    with pytest.raises(ValueError, match="read-only"):
+    with refuses("read-only", ValueError):
         ledger.rows["id"][0] = 3
 
 
@@ -209,7 +209,7 @@ def test_an_empty_ledger_comes_back(tmp_path: Path) -> None:
 
 def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "ledger.npz"
-    with pytest.raises(InputError, match="there is no file"):
+    with refuses("there is no file"):
         Ledger.load(path)
     ledger = Ledger()
     branched(ledger, 0, 6)
@@ -218,27 +218,27 @@ def test_damaged_files(tmp_path: Path) -> None:
     at = whole.index(ledger.rows["id"].tobytes())
     for content in (b"", b"PK", whole[:-30], whole[: len(whole) // 2], whole[:at] + b"\xff" + whole[at + 1 :]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"ledger\.npz is not a readable ledger"):
+        with refuses("ledger.npz readable"):
             Ledger.load(path)
     np.savez(path, other=np.ones(2))
-    with pytest.raises(InputError, match=r"ledger\.npz lacks step, branch, .*; restore a copy or run again"):
+    with refuses("ledger.npz branch"):
         Ledger.load(path)
     np.save(tmp_path / "ledger.npy", np.ones(2))
-    with pytest.raises(InputError, match="not a readable ledger"):
+    with refuses("not a readable ledger"):
         Ledger.load(tmp_path / "ledger.npy")
 
 
 @pytest.mark.parametrize(
     ("column", "values", "words"),
     [
-        ("id", np.zeros((10, 1), np.int64), r"step is int32 \[10\]|id is int64 \[10, 1\]"),
-        ("label", np.zeros(9, np.int32), r"label is int32 \[9\]"),
-        ("used", np.ones(10), r"used is float64 \[10\]"),
+        ("id", np.zeros((10, 1), np.int64), "[10"),
+        ("label", np.zeros(9, np.int32), "label int32 [9]"),
+        ("used", np.ones(10), "used float64 [10]"),
         ("branch", np.full(10, 3, np.uint8), "branch 3 of 3"),
         ("phase", np.full(10, 200, np.uint8), "phase 200 of"),
-        ("step", np.full(10, -1, np.int32), "a step is negative"),
-        ("phases", np.array(["before", "after"]), "its names of branches or phases"),
-        ("branches", np.arange(3), "its names of branches or phases"),
+        ("step", np.full(10, -1, np.int32), "step negative"),
+        ("phases", np.array(["before", "after"]), "names branches phases"),
+        ("branches", np.arange(3), "names branches phases"),
     ],
 )
 def test_arrays_that_are_no_ledger(tmp_path: Path, column: str, values: NDArray[Any], words: str) -> None:
@@ -248,7 +248,7 @@ def test_arrays_that_are_no_ledger(tmp_path: Path, column: str, values: NDArray[
     with np.load(path) as stored:
         np.savez(path, **{**stored, column: values})
     assert len(ledger) == 10
-    with pytest.raises(InputError, match=rf"ledger\.npz is not a ledger \(({words}).*\); restore a copy or run again"):
+    with refuses(f"ledger.npz {words} restore"):
         Ledger.load(path)
 
 
@@ -256,13 +256,13 @@ def test_arrays_that_are_no_ledger(tmp_path: Path, column: str, values: NDArray[
 def test_more_rows_than_there_are(tmp_path: Path, save: Callable[[Ledger, Path], None]) -> None:
     save(Ledger(), tmp_path / "file")
     rows, saved = (tmp_path / "file" if save is which else tmp_path / "none" for which in (Ledger.append, Ledger.save))
-    with pytest.raises(InputError, match="0 rows, not the 5 of the checkpoint"):
+    with refuses("0 rows not 5 checkpoint"):
         Ledger.resume(rows, saved, 5, [""])
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
+    with refuses("cannot write"):
         Ledger().save(tmp_path / "file" / "ledger.npz")
 
 
@@ -293,5 +293,5 @@ def test_no_real_ids(ids: Tensor) -> None:
 
 
 def test_an_id_outside_is_a_bug() -> None:
-    with pytest.raises(ValueError, match=r"id 10 is outside 0\.\.9"):
+    with refuses("id 10 outside 0..9", ValueError):
         Pseudonyms(0, 10).hide(torch.tensor([1, 10]))

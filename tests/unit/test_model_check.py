@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import spectral_norm, weight_norm
 
 from accupoison.data import DataSet
-from accupoison.errors import InputError
 from accupoison.gradients import gradient
 from accupoison.learner import Learner
 from accupoison.models.factory import ModelSpec, build_model
@@ -80,30 +79,21 @@ class Extra(nn.Flatten):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (nn.Flatten(), r"maps 4 images to \[4, 192\]; it must return logits \[4, 3\]$"),
-        (nn.Sequential(net(), Calls(lambda _, x: (x, x))), "maps 4 images to tuple; it must return logits"),
-        (
-            nn.Sequential(net(), Calls(lambda _, x: x.double())),
-            "returns logits of torch.float64; it must return float32",
-        ),
-        (nn.Sequential(net(), Calls(lambda m, x: x[:1] if m.training else x)), r"maps 2 images to \[1, 3\]"),
-        (nn.Sequential(net(), nn.Softmax(1)), "answers with probabilities .*; leave its softmax out"),
-        (net(Calls(lambda _, x: x + torch.randn_like(x))), "answers differently when asked again in eval mode"),
-        (net(nn.BatchNorm2d(4, track_running_stats=False)), "answers by the other images of a batch in eval mode"),
-        (net(Calls(lambda m, x: x + 0 * m.count.add_(1))), "changes its state in eval mode"),
-        (dead(), "answers with numbers that are not finite"),
-        (idle(), "has a parameter 1.unused.weight that gets no gradient; use it, or freeze it"),
-        (net(Calls(lambda _, x: x.detach())), "has a parameter 0.weight that gets no gradient"),
-        (
-            net(Calls(lambda _, x: Once.apply(x))),
-            r"has no second derivative, which crafting takes \(.*once_differentiable",
-        ),
-        (net(Calls(lambda _, x: x.relu().exp().relu_().add_(x))), r"cannot learn from 2 images .*at once \(.*inplace"),
-        (
-            net(Calls(lambda _, x: 1 / 0)),
-            r"cannot take images of shape \[3, 8, 8\] \(division by zero\); choose another",
-        ),
-        (nn.Sequential(net(), Extra()), "keeps 1._extra_state in its state dict, which is no tensor"),
+        (nn.Flatten(), "maps 4 images [4, 192] logits [4, 3]"),
+        (nn.Sequential(net(), Calls(lambda _, x: (x, x))), "maps 4 images tuple logits"),
+        (nn.Sequential(net(), Calls(lambda _, x: x.double())), "logits torch.float64 float32"),
+        (nn.Sequential(net(), Calls(lambda m, x: x[:1] if m.training else x)), "maps 2 images [1, 3]"),
+        (nn.Sequential(net(), nn.Softmax(1)), "probabilities softmax"),
+        (net(Calls(lambda _, x: x + torch.randn_like(x))), "answers differently asked"),
+        (net(nn.BatchNorm2d(4, track_running_stats=False)), "answers images batch"),
+        (net(Calls(lambda m, x: x + 0 * m.count.add_(1))), "changes state eval"),
+        (dead(), "not finite"),
+        (idle(), "1.unused.weight gradient"),
+        (net(Calls(lambda _, x: x.detach())), "0.weight gradient"),
+        (net(Calls(lambda _, x: Once.apply(x))), "no second derivative once_differentiable"),
+        (net(Calls(lambda _, x: x.relu().exp().relu_().add_(x))), "learn 2 inplace"),
+        (net(Calls(lambda _, x: 1 / 0)), "take [3, 8, 8] (division by zero)"),
+        (nn.Sequential(net(), Extra()), "1._extra_state tensor"),
         (net(nn.Flatten(), nn.BatchNorm1d(64), nn.Unflatten(1, (4, 4, 4))), None),
     ],
 )
@@ -111,14 +101,14 @@ def test_what_is_found(model: nn.Module, words: str | None) -> None:
     if words is None:
         check(model)
     else:
-        with pytest.raises(InputError, match=f"model m {words}"):
+        with refuses(f"model m {words}"):
             check(model)
 
 
 def test_a_batch_may_be_too_small() -> None:
     deep = build_model(ModelSpec(width=4, num_classes=CLASSES))
     check(deep, 2, found=data(size=16))
-    with pytest.raises(InputError, match=r"model m cannot learn from 1 images .* at once .*; choose .*a larger batch"):
+    with refuses("model m learn 1 larger batch"):
         check(deep, 1, found=data(size=16))
 
 
@@ -129,7 +119,7 @@ def test_a_stream_may_start_from_a_model_that_has_diverged() -> None:
 def test_what_nothing_is_crafted_against_needs_no_second_derivative() -> None:
     model = net(Calls(lambda _, x: Once.apply(x))).eval()
     check_images(model, "m", data(), torch.arange(1), 10, crafted=False)
-    with pytest.raises(InputError, match="has no second derivative"):
+    with refuses("has no second derivative"):
         check_images(model, "m", data(), torch.arange(1), 10)
 
 
@@ -273,14 +263,14 @@ def list_of_nets(num_classes: int) -> list[nn.Module]:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lazy", "a lazy 0.weight, of unknown size; pass it a batch of zeros in the factory"),
-        ("half", "a parameter 0.weight of torch.float16; return it in float32"),
-        ("parallel", "a DataParallel; return the network in it instead"),
+        ("lazy", "0.weight size"),
+        ("half", "0.weight torch.float16 float32"),
+        ("parallel", "DataParallel"),
         ("scripted", "a compiled torch.jit.ScriptModule"),
-        ("untrained", "a module without trainable parameters"),
-        ("list_of_nets", "a list; it must return a torch.nn.Module"),
+        ("untrained", "module without trainable"),
+        ("list_of_nets", "list torch.nn.Module"),
     ],
 )
 def test_a_factory_of_something_else(name: str, words: str) -> None:
-    with pytest.raises(InputError, match=f"model '{__name__}:{name}' returned {words}"):
+    with refuses(f"model '{__name__}:{name}' returned {words}"):
         build_model(ModelSpec(name=f"{__name__}:{name}", num_classes=CLASSES))

@@ -193,41 +193,25 @@ HERE = "tests.unit.test_models"
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            ModelSpec(name="resnet-18"),
-            r"unknown model 'resnet-18'; did you mean resnet18\?, or give package.module:fac",
-        ),
-        (
-            ModelSpec(name="transformer"),
-            r"unknown model 'transformer'; choose from convnet, mlp, mobilenetv2, .*, vgg16, or give",
-        ),
-        (ModelSpec(name="resnet8", norm="bach"), r"unknown norm 'bach'; did you mean batch\?"),
-        (ModelSpec(width=0), r"model width 0 is below 1; give a whole number of channels"),
-        (ModelSpec(width=-4), r"model width -4 is below 1"),
-        (ModelSpec(name="resnet8", width=10**12), r"a resnet8 of width 1000000000000 does not fit into memory; give a"),
-        (
-            ModelSpec(name="nowhere:net"),
-            r"model 'nowhere:net' cannot be imported \(.*No module named 'nowhere'\); it must",
-        ),
-        (ModelSpec(name=f"{HERE}:nothing"), r"cannot be imported \(.*nothing.*\); it must name a callable on the path"),
-        (ModelSpec(name=":net"), r"model ':net' cannot be imported"),
-        (ModelSpec(name="..x:net"), r"model '..x:net' cannot be imported"),
-        (
-            ModelSpec(name=f"{HERE}:broken"),
-            r"failed when called with num_classes=10 \(RuntimeError: out of order\); it",
-        ),
-        (ModelSpec(name=f"{HERE}:no_keyword"), r"failed when called with num_classes=10 \(TypeError: "),
-        (ModelSpec(name=f"{HERE}:no_module"), r"returned a str; it must return a torch.nn.Module that can be trained"),
-        (
-            ModelSpec(name=f"{HERE}:no_parameters"),
-            r"returned a module without trainable parameters; it must return a torch.nn",
-        ),
+        (ModelSpec(name="resnet-18"), "model 'resnet-18' resnet18 package.module:factory"),
+        (ModelSpec(name="transformer"), "model 'transformer' convnet vgg16 package.module:factory"),
+        (ModelSpec(name="resnet8", norm="bach"), "norm 'bach' batch"),
+        (ModelSpec(width=0), "width 0 1"),
+        (ModelSpec(width=-4), "width -4 1"),
+        (ModelSpec(name="resnet8", width=10**12), "resnet8 width 1000000000000 memory"),
+        (ModelSpec(name="nowhere:net"), "'nowhere:net' imported 'nowhere'"),
+        (ModelSpec(name=f"{HERE}:nothing"), f"{HERE}:nothing' imported callable"),
+        (ModelSpec(name=":net"), "':net' imported"),
+        (ModelSpec(name="..x:net"), "'..x:net' imported"),
+        (ModelSpec(name=f"{HERE}:broken"), "num_classes=10 (RuntimeError: out of order)"),
+        (ModelSpec(name=f"{HERE}:no_keyword"), "num_classes=10 (TypeError:"),
+        (ModelSpec(name=f"{HERE}:no_module"), "str torch.nn.Module"),
+        (ModelSpec(name=f"{HERE}:no_parameters"), "without trainable parameters torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_built(spec: ModelSpec, message: str) -> None:
-    with pytest.raises(InputError, match=message) as refusal:
+    with refuses(message):
         build_model(spec)
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("failing", [broken, no_module])
@@ -243,7 +227,7 @@ def test_an_mlp_maps_features_and_refuses_images() -> None:
     model, x = build_model(spec), torch.rand(5, 7)
     assert model(x).shape == (5, 3)
     assert [p.shape[0] for name, p in model.named_parameters() if p.ndim == 2] == [16, 8, 4, 3]
-    with pytest.raises(ValueError, match="an mlp takes feature vectors"):
+    with refuses("mlp takes feature", ValueError):
         model(torch.rand(2, 3, 8, 8))
 
 
@@ -260,13 +244,13 @@ def test_group_norm_has_the_groups_it_is_asked_for(name: str, norm: str, groups:
 @pytest.mark.parametrize(
     ("norm", "words"),
     [
-        ("group:3", "norm group:3 does not fit a layer of 16 channels"),
-        ("group:0", "unknown norm 'group:0'"),
-        ("groop", "did you mean group"),
+        ("group:3", "group:3 16"),
+        ("group:0", "norm 'group:0'"),
+        ("groop", "group"),
     ],
 )
 def test_norms_that_do_not_fit(norm: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with refuses(words):
         build_model(ModelSpec(name="convnet", width=16, norm=norm))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from accupoison.optimizer import MomentumSGD
 from accupoison.records import checkpoint
+from tests.messages import refuses
 
 STEPS = 4
 
@@ -68,7 +69,7 @@ def test_the_state_of_other_parameters_is_refused() -> None:
     settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.0}
     few = MomentumSGD(weights()[:2], nesterov=False, **settings)
     all_of_them = MomentumSGD(weights(), nesterov=False, **settings)
-    with pytest.raises(ValueError, match="the state is that of 2 parameters, not of 3"):
+    with refuses("state 2 parameters not 3", ValueError):
         all_of_them.load_state_dict(few.state_dict())
-    with pytest.raises(ValueError, match="the state is that of 3 parameters"):
+    with refuses("state 3 parameters", ValueError):
         all_of_them.load_state_dict({**all_of_them.state_dict(), "state": {3: {"momentum_buffer": torch.ones(1)}}})

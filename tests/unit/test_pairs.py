@@ -9,8 +9,8 @@ from accupoison.audit.online.pairs import pair
 from accupoison.audit.online.replays import ReplaySettings
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
-from accupoison.errors import InputError
 from accupoison.runs.base_model import open_data
+from tests.messages import refuses
 
 SIZES = {"name": "digits", "burnin": 200, "stream": 300, "trigger": 20, "val": 20, "trusted": 20, "monitor": 20}
 

@@ -11,8 +11,8 @@ from accupoison.cli.options import FLAGS
 from accupoison.config.layers import Layer, plain, preset, presets
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.defenses import DEFENSES
-from accupoison.errors import InputError
 from accupoison.records.files import as_json
+from tests.messages import refuses
 
 PLACE = ["--out", "--resume", "--resume-or-start", "--config", "--set", "--dry-run"]
 OUTPUT = ["--quiet", "--json"]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from accupoison.errors import InputError
 from accupoison.records.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import LAYOUT
 from accupoison.records.tensorboard import _hparam
 from tests.clock import next_second
+from tests.messages import refuses
 
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
@@ -78,7 +78,7 @@ def test_an_unknown_tag_is_a_bug(run: RunDirectory, tag: str) -> None:
         recorder.log({"accuracy/test": 1.0, tag: 1.0}, 0)
     assert read_metrics(run.path / "metrics.jsonl") == []
     board = TensorBoard(run.path)
-    with pytest.raises(ValueError, match="unknown tag"):
+    with refuses("unknown tag", ValueError):
         board.log({tag: 1.0}, 0)
     board.close()
 
@@ -95,9 +95,9 @@ def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         assert [row["step"] for row in read_metrics(path)] == ([0, 1] if size == len(whole) - 1 else [0])
     path.write_bytes(whole[:5] + whole[first:])
-    with pytest.raises(InputError, match=r"line 1 of .* is damaged"):
+    with refuses("1 damaged"):
         read_metrics(path)
-    with pytest.raises(InputError, match="cannot read"):
+    with refuses("cannot read"):
         read_metrics(tmp_path / "none.jsonl")
 
 
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_sentence(run: RunDirectory) -> None:
 
 def test_a_log_that_cannot_be_opened(run: RunDirectory) -> None:
     (run.path / "metrics.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl \(Is a directory\)"):
+    with refuses("metrics.jsonl Is a directory"):
         RunRecorder(run, [])
 
 
@@ -174,7 +174,7 @@ def test_a_run_without_a_checkpoint_begins_again(run: RunDirectory, monkeypatch:
 
 
 def test_metrics_cut_since_the_checkpoint(run: RunDirectory) -> None:
-    with pytest.raises(InputError, match=r"metrics\.jsonl has 0 bytes, fewer than the 100"):
+    with refuses("metrics.jsonl 0 bytes fewer 100"):
         RunRecorder(run, [], (100, 3))
 
 
@@ -197,7 +197,7 @@ def test_without_a_summary_nothing_claims_that_the_run_ended(run: RunDirectory) 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (4, 2, 8, 8), (0, 3, 8, 8), (4, 10)])
 def test_images_of_another_shape_are_a_bug(run: RunDirectory, shape: tuple[int, ...]) -> None:
-    with RunRecorder(run, []) as recorder, pytest.raises(ValueError, match="images must be"):
+    with RunRecorder(run, []) as recorder, refuses("images must be", ValueError):
         recorder.images("images/sent", torch.zeros(shape), 0)
 
 
