@@ -120,6 +120,22 @@ def resaved(path: Path, change: Callable[[dict[str, Any]], None], to: str = "oth
     return Path(to)
 
 
+class After:
+    """Asks a run to stop after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def steps_of(run: str) -> int:
+    """Return how many steps a run has saved."""
+    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["meter"]["steps"])
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a burn-in of digits through the command line and return the directory it was made in."""

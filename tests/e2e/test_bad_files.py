@@ -26,8 +26,6 @@ def damage(kind: str, path: Path) -> None:
     whole = path.read_bytes()
     if kind == "missing":
         path.unlink()
-    elif kind == "empty":
-        path.write_bytes(b"")
     elif kind == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
     elif kind == "flipped":
@@ -35,12 +33,8 @@ def damage(kind: str, path: Path) -> None:
         weights = payload["weights"]["conv1.weight"].numpy().tobytes()
         position = whole.index(weights) + 5
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-    elif kind == "text":
-        path.write_text("not a checkpoint")
     elif kind == "foreign":
         torch.save({"state_dict": {"w": torch.ones(1)}}, path)
-    elif kind == "no state dict":
-        torch.save({"parameters": [torch.ones(1)]}, path)
     elif kind == "malicious":
         path.write_bytes(pickle.dumps(Evil()))
     elif kind == "malicious zip":
@@ -60,12 +54,9 @@ def damage(kind: str, path: Path) -> None:
     ("kind", "message"),
     [
         ("missing", "there is no"),
-        ("empty", "not a readable checkpoint"),
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
-        ("text", "not a readable checkpoint"),
         ("foreign", "resnet8 width 4 conv1.weight missing (it has w)"),
-        ("no state dict", "no state dict net"),
         ("malicious", "not a readable checkpoint"),
         ("malicious zip", "posix.mkdir"),
         ("run state", "run-state base-model"),
@@ -98,13 +89,9 @@ def test_a_missing_checkpoint_is_made_by_the_command_in_the_message(work: Path) 
     ("arguments", "message"),
     [
         (["--model", "convnet"], "name resnet8 convnet"),
-        (["--width", "8"], "width 4 8"),
-        (["--norm", "group"], "norm batch group"),
         (["--data", "npz:five.npz"], "10 classes npz:five.npz 5 --data"),
         (["--data", "npz:ten.npz"], "digits contents npz:ten.npz"),
         ([SET, "data.split_seed=1"], "data.split_seed 0 1 data.split_seed=0"),
-        ([SET, "data.burnin=100"], "data.burnin 200 100 data.burnin=200"),
-        ([SET, "data.stream=0"], "data.stream 260 0 data.stream=260"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -168,13 +155,7 @@ NPZ = ("burnin", "--config", "train.toml", "--data", "npz:own.npz", SET, "train.
     ("changes", "message"),
     [
         ({"train_x": np.zeros((300, 8, 8, 3))}, "train_x own.npz float64 multiply"),
-        ({"test_x": np.full((50, 8, 8, 3), np.nan)}, "test_x own.npz float64 uint8"),
-        ({"train_x": np.zeros((300, 8, 8), np.uint8)}, "train_x own.npz shape grey axis"),
-        ({"train_x": np.zeros((300, 3, 8, 8), np.uint8)}, "train_x own.npz shape channels"),
-        ({"train_y": np.arange(299)}, "train_y own.npz 299 300 train_x"),
-        ({"train_y": np.arange(300) - 1}, "train_y own.npz -1 number 0"),
         ({"classes": np.array(["a", "b"])}, "own.npz 9 2 2"),
-        ({"test_y": np.full(50, np.nan)}, "test_y own.npz float64 integers"),
         ({"test_x": np.array([None])}, "own.npz readable test_x Python"),
     ],
 )
@@ -203,7 +184,6 @@ def test_data_that_change_under_a_burn_in(work: Path) -> None:
     [
         ([SET, "stream.batch_size=0"], "stream.batch_size 0 1 number 100"),
         ([SET, "stream.batch_size=300"], "batch 300 stream split 260"),
-        ([SET, "stream.batch_size=30"], "batch 30 trigger split 20"),
         (["--steps", "40"], "stream.kind=iid 420 260 26 stream.kind=cycling"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -50,9 +50,7 @@ def test_resuming_under_another_configuration(work: Path) -> None:
         ([SET, "stream.recovery_steps=2"], "stream.recovery_steps: stored 1, given 2"),
         (["--seed", "1"], "run.seed: stored 0, given 1"),
     ]:
-        text = refused("online", "--resume", "run", *arguments)
-        assert text.startswith("Error: run was started with another configuration (")
-        says(text, difference)
+        says(refused("online", "--resume", "run", *arguments), f"run another configuration ({difference}")
     assert outcome(Path("run")) == kept
     done(*ONLINE, "--eps", "8/255", "--resume", "run")  # the same options again are no difference
     assert outcome(Path("run")) == kept
@@ -168,6 +166,7 @@ def shrinking_disk(monkeypatch: pytest.MonkeyPatch, limit: int, error: int) -> N
     monkeypatch.setattr(OnlineRun, "_record", filling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "error", "message"),
     [
@@ -206,18 +205,20 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_under_tensorboard(work: Path) -> None:
     arguments = (*ONLINE, "--steps", "5", SET, "run.save_every=2", SET, "evaluate.images=8")
     child = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *arguments, "--out", "run"], env=ENVIRONMENT, capture_output=True, text=True
     )
     text = sentence(child.returncode, child.stderr)
-    assert text == "Error: cannot write run (File too large); free space there or choose another directory"
+    says(text, "run (File too large) free space")
     done("online", "--resume", "run", "--quiet")
     done(*arguments, "--out", "whole")
     assert outcome(Path("run")) == outcome(Path("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1e20", "1e12"])
 @pytest.mark.parametrize(("attack", "defense"), [("accumulative", "OURS"), ("direct", "AT"), ("none", "TRADES")])
 def test_divergence_is_a_result(attack: str, defense: str, rate: str, work: Path) -> None:

@@ -132,6 +132,7 @@ def test_every_data_set(empty: Path, name: str) -> None:
     carry_out({"npz": "npz:data/mine.npz", "folder": "folder:data"}.get(name, name), model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("name", MODELS.names())
 def test_every_model(empty: Path, name: str, norm: str) -> None:

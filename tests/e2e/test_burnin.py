@@ -198,6 +198,7 @@ def stopped(number: int, count: int, *arguments: str) -> "subprocess.CompletedPr
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_in_the_middle_of_an_epoch(work: Path) -> None:
     child = stopped(signal.SIGINT, 14, *BURNIN, "--out", "my run")
     assert child.returncode == 130
@@ -211,6 +212,7 @@ def test_ctrl_c_saves_in_the_middle_of_an_epoch(work: Path) -> None:
     assert same_training(Path("my run"), CHECKPOINT.parent)
 
 
+@pytest.mark.slow
 def test_a_killed_burn_in_goes_on_at_its_last_epoch(work: Path) -> None:
     child = stopped(signal.SIGKILL, 14, *BURNIN, "--out", "run")
     assert child.returncode == -signal.SIGKILL
@@ -224,6 +226,7 @@ def same_training(run: Path, other: Path) -> bool:
     return all(mine[key] == its[key] for key in {*mine, *its})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 7, 10])
 def test_stopped_and_resumed_again_and_again(every: int, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from accupoison.runs import burnin

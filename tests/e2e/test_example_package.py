@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.conftest import ENVIRONMENT, ROOT
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "examples" / "extras" / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    accupoison (.+)$", README, flags=re.MULTILINE)
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from accupoison.attacks import ATTACKS
-from accupoison.cli import cli, demo
+from accupoison.cli import demo
 from accupoison.defenses import DEFENSES
+from tests.e2e.conftest import done
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +18,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(cli, list(arguments))
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return done(*arguments).stdout
 
 
 def test_list_has_every_component_with_its_settings() -> None:
@@ -41,6 +39,7 @@ def test_doctor_says_what_is_missing() -> None:
     assert "torch" in run("doctor")
 
 
+@pytest.mark.slow
 def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STREAMS", 1)
     Path("logs/demo").mkdir(parents=True)  # of an earlier time, which stays as it is

@@ -17,6 +17,8 @@ import pytest
 
 from tests.e2e.conftest import BURNIN, ONLINE, SET, outcome
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "burnin": (*BURNIN, SET, "train.patience=1", SET, "train.snapshots=1"),
     "online": (

@@ -140,6 +140,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_sentence(place: Path) -> None:
     Path("killed.py").write_text(KILLED)
     words = [sys.executable, "killed.py", *OFFLINE, "--out", "a", "--jobs", "2"]

@@ -72,6 +72,7 @@ def test_the_start_is_the_base_model(work: Path) -> None:
     assert online()["start"]["acc"] == burnin["test_acc"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
     for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         online("--out", out, "--seed", seed, "--med", "OURS", SET, "defense.threshold=0")
@@ -80,6 +81,7 @@ def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
     assert a["clean_ids"] != c["clean_ids"]
 
 
+@pytest.mark.slow
 def test_the_defence_does_not_change_the_data(work: Path) -> None:
     summaries = [online("--out", med, "--med", med) for med in ("ST", "OURS", "FREEZE", "TRADES")]
     assert len({summary["clean_ids"] for summary in summaries}) == 1
@@ -92,6 +94,7 @@ def test_the_defence_does_not_change_the_data(work: Path) -> None:
     assert frozen["branches"]["adversarial"]["end"]["distance_from_start"] == 0
 
 
+@pytest.mark.slow
 def test_a_neutral_defence_is_standard_training(work: Path) -> None:
     for out, arguments in {
         "st": ["--med", "ST"],
@@ -109,6 +112,7 @@ def _curve(out: str, tag: str) -> list[float]:
     return [row[tag] for row in read_metrics(Path(out, "metrics.jsonl")) if tag in row]
 
 
+@pytest.mark.slow
 def test_a_branch_does_not_depend_on_the_others(work: Path) -> None:
     triggers = ("none", "coast", "clean", "adversarial")
     together = online("--out", "all", "--trigger", ",".join(triggers))["branches"]
@@ -157,6 +161,7 @@ def test_the_flags_reach_the_run(work: Path) -> None:
     assert all(torch.equal(model[name], buffer) for name, buffer in statistics.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["module.", ""])
 def test_a_released_checkpoint(prefix: str, work: Path) -> None:
     spec = ModelSpec(name="resnet18", width=4)
@@ -174,6 +179,7 @@ def test_a_released_checkpoint(prefix: str, work: Path) -> None:
     assert base.spec.mean == (0.4914, 0.4822, 0.4465)
 
 
+@pytest.mark.slow
 def test_weights_of_ones_own(work: Path) -> None:
     weights = BaseModel.load(CHECKPOINT).weights
     torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, "mine.pth")

@@ -13,7 +13,9 @@ from accupoison.config.schema import burnin_config, online_config
 from accupoison.rng import global_seed
 from accupoison.runs.burnin import run_burnin
 from accupoison.runs.online import OnlineRun
-from tests.e2e.conftest import SET, done, outcome
+from tests.e2e.conftest import SET, After, done, outcome
+
+pytestmark = pytest.mark.slow
 
 DATA = {"name": "digits", "burnin": 200, "stream": 100, "trigger": 20, "val": 20, "trusted": 40, "monitor": 20}
 CHECKPOINTS = Path("checkpoints")
@@ -30,17 +32,6 @@ class Noise(nn.Module):
 
 def dropping(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), Noise(), nn.Linear(768, 12), nn.ReLU(), nn.Dropout(), nn.Linear(12, num_classes))
-
-
-class After:
-    """Asks to stop after a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.fixture(autouse=True)

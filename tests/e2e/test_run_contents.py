@@ -15,6 +15,8 @@ from tests.e2e.test_bad_runs import cut, digit, files_of, flip, swapped, zeros
 from tests.e2e.test_sweep import GRID
 from tests.messages import says
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("spoil", "message"),

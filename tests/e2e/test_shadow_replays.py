@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from accupoison.audit.online.replays import Transfer
 from accupoison.data import load
 from accupoison.loop.context import StepContext
 from accupoison.runs.replay import load_batch
-from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused
+from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, refused, write_settings
 from tests.messages import says
+
+pytestmark = pytest.mark.slow
 
 BIG = (SET, "data.burnin=100", SET, "data.stream=700", SET, "start.recipe=few")
 STREAM = (
@@ -31,13 +34,25 @@ STREAM = (
 REPLAYS = ("audit", "shadow-replays", "--run", "run", "--replays", "8", "--queries", "plain", "--quiet")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run whose stream is gone through four times, so that it leaves traces, and its worlds in ``w``."""
+    folder = tmp_path_factory.mktemp("worlds")
+    write_settings(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done(*BURNIN, SET, "data.burnin=100", SET, "data.stream=700", SET, "train.recipe=few")
+        repeat = (SET, "stream.batch_size=20", "--steps", "8", "--attack", "none", SET, "trigger.updates=1")
+        done(*STREAM, *repeat, "--out", "run", "--save-batches")
+        done(*WORLDS, "--out", "w")
+    return folder
+
+
 @pytest.fixture
-def run(work: Path) -> Path:
-    """Make a run whose stream is gone through four times, so that it leaves traces."""
-    done(*BURNIN, SET, "data.burnin=100", SET, "data.stream=700", SET, "train.recipe=few")
-    repeat = (SET, "stream.batch_size=20", "--steps", "8", "--attack", "none", SET, "trigger.updates=1")
-    done(*STREAM, *repeat, "--out", "run", "--save-batches")
-    return work
+def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a copy of what was made."""
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
 
 
 def test_replays_are_made_once_and_tell_members(run: Path) -> None:
@@ -78,7 +93,7 @@ def test_a_batch_that_is_learnt_by_heart_gives_its_members_away(run: Path) -> No
     assert np.mean(found["train_accuracy"]) > np.mean(found["test_accuracy"]) + 0.1
 
 
-def test_transferred_poison_and_own_burn_ins(run: Path) -> None:
+def test_transferred_poison_and_own_burn_ins(run: None) -> None:
     poison = (SET, "stream.batch_size=20", "--steps", "8", SET, "attack.steps=1")
     done(*STREAM, *poison, "--out", "poisoned", "--save-batches", "--trigger", "adversarial")
     replays = ("audit", "shadow-replays", "--run", "poisoned", "--replays", "8", "--quiet", "--queries", "plain")
@@ -90,7 +105,7 @@ def test_transferred_poison_and_own_burn_ins(run: Path) -> None:
         assert sent["x"].shape == (20, 3, 16, 16)
 
 
-def test_a_transfer_adds_the_perturbation_that_was_sent(run: Path) -> None:
+def test_a_transfer_adds_the_perturbation_that_was_sent(run: None) -> None:
     poison = (SET, "stream.batch_size=20", "--steps", "2", SET, "attack.steps=1")
     done(*STREAM, *poison, "--out", "poisoned", "--save-batches", "--trigger", "adversarial")
     data = load("digits")

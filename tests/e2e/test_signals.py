@@ -18,8 +18,10 @@ from accupoison.runs.interrupt import SIGNALS
 from accupoison.runs.online import OnlineRun
 from accupoison.runs.trainer import Burnin
 from accupoison.runs.workers import carry_out
-from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused
+from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused, steps_of
 from tests.messages import says
+
+pytestmark = pytest.mark.slow
 
 SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 2, 143, 3), (signal.SIGINT, 2, 130, 2)]
 """Signal, times, exit code, steps saved: SIGTERM twice at once, as ``timeout`` sends it, is one request."""

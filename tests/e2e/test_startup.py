@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import ENVIRONMENT, ONLINE
+
+pytestmark = pytest.mark.slow
 
 LOADED = """
 import json, sys

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from accupoison.cli import cli
 from accupoison.study.grid import read_grid
-from tests.e2e.conftest import ENVIRONMENT, refused
+from tests.e2e.conftest import ENVIRONMENT, done, refused
 from tests.messages import refuses, says
 
 GRID = """
@@ -73,11 +73,10 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(cli, list(arguments))
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return done(*arguments).stdout
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
     other = grid.with_name("other.toml")
     other.write_text(GRID)
@@ -104,6 +103,7 @@ def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
     assert len(json.loads(run("report", "logs/small", "--json"))) == len(RUNS)
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_see_the_same_data_and_models(grid: Path) -> None:
     grid.write_text(
         GRID.replace("seeds = [0, 1]\n[burnin", "seeds = [1]\n[burnin").split('[[runs]]\nname = "noise"')[0]
@@ -116,6 +116,7 @@ def test_processes_side_by_side_see_the_same_data_and_models(grid: Path) -> None
         assert one["clean_ids"] == two["clean_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for them by a file that Linux has of each")
 def test_the_processes_of_a_killed_sweep_end(grid: Path) -> None:

@@ -1,7 +1,6 @@
 """Crafting held to softmax regression in closed form and to central differences."""
 
 from collections.abc import Callable
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -59,13 +58,8 @@ def test_curvature_does_not_depend_on_the_chunks(train: bool, monkeypatch: pytes
         monkeypatch.setattr(gradients, "rows_at_once", lambda *_, size=size: size)
         slope, times = gradient_and_hvp(view, batch, train=train)
         torch.testing.assert_close(slope, whole, rtol=0, atol=1e-13)
-        made = Mock(wraps=gradient)
-        monkeypatch.setattr(gradients, "gradient", made)
-        for waits in (not train or size == 11, False):  # the first graph waits for one product
-            made.reset_mock()
+        for _ in range(2):  # a graph that waited is used once
             torch.testing.assert_close(times(vector), exact, rtol=0, atol=1e-13)
-            assert made.call_count == (1 if train else -(-11 // size)) - waits
-        monkeypatch.setattr(gradients, "gradient", gradient)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -198,6 +198,7 @@ def read_everything(folder: Path) -> None:
         survives(lambda: runs[0].curve("accuracy/monitor", "adversarial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "env.json", "metrics.jsonl"])
 def test_files_of_a_run(name: str, ended: Path, rounds: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> phases.Bench:
     return phases.Bench(4)
 
 
+@pytest.mark.slow
 def test_every_phase_can_be_counted_and_timed(small: phases.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "ceiling", lambda _: 1e9)
     monkeypatch.setattr(phases, "Bench", lambda _: small)

@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10
 
 from accupoison.data import STATS, DataSet, load
 from accupoison.errors import InputError
-from tests.messages import refuses
+from tests.messages import refuses, says
 
 NAMES = [f"class{i}" for i in range(10)]
 
@@ -144,7 +144,7 @@ def test_archive_in_place_is_unpacked_offline(tmp_path: Path, upstream: Upstream
 
 
 def test_offline_with_nothing_there_asks_nobody(tmp_path: Path, upstream: Upstream) -> None:
-    assert "absent or damaged and downloads are off" in refusal(tmp_path, offline=True)
+    says(refusal(tmp_path, offline=True), "absent or damaged downloads off")
     assert upstream.requests == []
     assert list(tmp_path.iterdir()) == []
 
@@ -154,24 +154,24 @@ def test_damaged_files(tmp_path: Path, upstream: Upstream) -> None:
     (tmp_path / "cifar-10-python.tar.gz").unlink()
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_2"
     batch.write_bytes(batch.read_bytes()[:-1])
-    assert "absent or damaged and downloads are off" in refusal(tmp_path, offline=True)
+    says(refusal(tmp_path, offline=True), "absent or damaged downloads off")
     check(load("cifar10", data_dir=tmp_path), upstream)  # with the network it is fetched again
 
 
 def test_server_without_the_file(tmp_path: Path, upstream: Upstream) -> None:
     upstream.archive = b""
-    assert "cannot be downloaded (HTTP Error 404: Not Found)" in refusal(tmp_path)
+    says(refusal(tmp_path), "downloaded (HTTP Error 404: Not Found)")
 
 
 def test_server_with_another_file(tmp_path: Path, upstream: Upstream) -> None:
     upstream.archive = upstream.archive[:-100]
-    assert "cannot be downloaded (File not found or corrupted)" in refusal(tmp_path)
+    says(refusal(tmp_path), "downloaded (File not found or corrupted)")
 
 
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _upstream(monkeypatch)
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:1/cifar-10-python.tar.gz")
-    assert "cannot be downloaded (Connection refused)" in refusal(tmp_path)
+    says(refusal(tmp_path), "downloaded (Connection refused)")
 
 
 def _npz(path: Path, side: int, classes: list[str]) -> "np.ndarray[Any, Any]":
