@@ -50,6 +50,7 @@ def test_a_run_tells_its_members_by_group_and_by_recency(work: Path) -> None:
         assert (Path("run/audit") / name).exists()
 
 
+@pytest.mark.slow
 def test_members_of_the_burn_in_are_those_of_the_base_model(work: Path) -> None:
     """The released split calls all training images the burn-in's; this base model has seen 200 of them."""
     done(*ONLINE, SET, "data.splits=released_split", "--out", "run")
@@ -92,6 +93,7 @@ def test_a_file_with_a_shadow_gives_tables_and_figures() -> None:
         assert (Path("mine") / picture).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_json_goes_to_stdout() -> None:
     write(Path("mine.npz"), shadow_probs=None, shadow_labels=None, shadow_member=None)
     one = json.loads(done("audit", "predictions", "mine.npz", "--json", "--out", "one").stdout)

@@ -50,7 +50,7 @@ def test_resuming_under_another_configuration(work: Path) -> None:
         ([SET, "stream.recovery_steps=2"], "stream.recovery_steps: stored 1, given 2"),
         (["--seed", "1"], "run.seed: stored 0, given 1"),
     ]:
-        says(refused("online", "--resume", "run", *arguments), f"run another configuration ({difference}")
+        says(refused("online", "--resume", "run", *arguments), f"run another configuration {difference}")
     assert outcome(Path("run")) == kept
     done(*ONLINE, "--eps", "8/255", "--resume", "run")  # the same options again are no difference
     assert outcome(Path("run")) == kept

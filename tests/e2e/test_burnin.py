@@ -57,6 +57,7 @@ def test_the_summary_is_about_the_weights_in_the_file(base: Path) -> None:
     assert (summary["test_acc"], summary["test_loss"]) == (accuracy, loss)
 
 
+@pytest.mark.slow
 def test_it_learns(work: Path) -> None:
     falling = (SET, "train.schedule=linear", SET, "train.final_lr=0.01")
     result = done(*BURNIN, "--out", "long", "--epochs", "6", SET, "data.burnin=700", *falling, "--json")

@@ -17,6 +17,8 @@ from accupoison.records.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused
 from tests.messages import refuses, says
 
+pytestmark = pytest.mark.slow
+
 CELLS = ("resnet34_cifar10", "mobilenetv2_cifar10", "vgg16_cifar10")
 
 

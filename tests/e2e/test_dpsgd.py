@@ -37,6 +37,7 @@ def test_a_burn_in_spends_an_epoch_at_a_time(private: Path) -> None:
     assert (summary["epsilon"], summary["delta"]) == (pytest.approx(expected[1]), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_stream_spends_what_its_ledger_says(private: Path) -> None:
     model = ("--model", "convnet")
     done(*STREAM, *model, "--out", "once", "--trigger", "coast,clean,adversarial")

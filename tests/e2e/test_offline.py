@@ -27,6 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
     text = done(*OFFLINE, "--out", "a").stdout
     assert "means and standard deviations over 2 target models, 6 shadows" in text

@@ -18,7 +18,7 @@ from accupoison.runs.interrupt import SIGNALS
 from accupoison.runs.online import OnlineRun
 from accupoison.runs.trainer import Burnin
 from accupoison.runs.workers import carry_out
-from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused, steps_of
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, SET, call, done, outcome, refused, steps_of
 from tests.messages import says
 
 pytestmark = pytest.mark.slow
@@ -43,12 +43,28 @@ def sending(method: Callable[..., Any], number: int, times: int, when: Callable[
     return send
 
 
+STREAM = (*ONLINE, SET, "run.save_every=2")
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path) -> dict[str, Any]:
+    """Return what a stream that nobody stops comes to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)
+        done(*STREAM, "--out", "whole")
+    return outcome(base / "whole")
+
+
 @pytest.mark.parametrize(("number", "times", "code", "saved"), SENT)
 def test_a_stream(
-    number: int, times: int, code: int, saved: int, work: Path, capfd: pytest.CaptureFixture[str]
+    number: int,
+    times: int,
+    code: int,
+    saved: int,
+    whole: dict[str, Any],
+    work: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    command = [*ONLINE, SET, "run.save_every=2"]
-    done(*command, "--out", "whole")
     before = [signal.getsignal(n) for n in SIGNALS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -64,12 +80,11 @@ def test_a_stream(
     assert result.stderr == f"{said}: python cli.py online --resume run\n"
     assert steps_of("run") == saved
     done("online", "--resume", "run", "--quiet")
-    assert outcome(Path("run")) == outcome(Path("whole"))
+    assert outcome(Path("run")) == whole
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_burn_in(number: int, work: Path) -> None:
-    done(*BURNIN, "--out", "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Burnin, "_train_step", sending(Burnin._train_step, number, 1, lambda burnin: burnin.step == 13))
         result = call(*BURNIN, "--out", "run")
@@ -77,7 +92,7 @@ def test_a_burn_in(number: int, work: Path) -> None:
     assert result.stderr == "interrupted and saved; go on with: python cli.py burnin --resume run\n"
     assert checkpoint.load(Path("run/state.pt"), "run-state")["step"] == 14
     done("burnin", "--resume", "run", "--quiet")
-    assert outcome(Path("run")) == outcome(Path("whole"))
+    assert outcome(Path("run")) == outcome(CHECKPOINT.parent)
 
 
 GRID = """
