@@ -12,7 +12,7 @@ from accupoison.config.schema import online_config
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from accupoison.runs.online import OnlineRun
-from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, outcome, refused
+from tests.e2e.conftest import BURNIN, ONLINE, SET, done, outcome, refused
 from tests.messages import says
 
 pytestmark = pytest.mark.slow
@@ -97,14 +97,14 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     replay = (*QUIET[:4], "--replay", "kept")
     for options, words in (
         (("--seed", "5"), "other samples --data, --seed"),
-        (("--attack", "direct"), "poisoned by accumulative"),
-        (("--eps", "0.05"), "poisoned by accumulative"),
-        (("--trigger", "adversarial"), "adversarial; choose from clean"),
-        ((SET, "stream.augment=before"), "cropped after the attack"),
-        (("--steps", "4"), "this run has 4 steps; give --steps 3"),
-        (("--resume", "kept"), "exclude each other"),
+        (("--attack", "direct"), "poisoned accumulative"),
+        (("--eps", "0.05"), "poisoned accumulative"),
+        (("--trigger", "adversarial"), "kept adversarial clean"),
+        ((SET, "stream.augment=before"), "kept cropped after before"),
+        (("--steps", "4"), "kept 3 4 --steps 3"),
+        (("--resume", "kept"), "--resume exclude"),
     ):
-        assert words in refused(*replay, *options) or words in call(*replay, *options).stderr
+        says(refused(*replay, *options), words)
     damaged = Path("kept/batches/000001.npz")
     damaged.write_bytes(damaged.read_bytes()[:100])
     says(refused(*replay), "000001.npz readable")
@@ -122,7 +122,7 @@ def test_batches_that_are_none_are_refused(work: Path) -> None:
         ({"ids": batch["ids"].astype(float)}, "000001.npz ids float64"),
         ({"x": far}, "000001.npz x [0, 1] restore"),
         ({"x": far * np.nan}, "000001.npz x [0, 1] restore"),
-        ({"x": batch["x"].astype(str)}, "000001.npz x <U4"),
+        ({"x": batch["x"].astype(str)}, "000001.npz x <U3"),
         ({"clean_ids": batch["clean_ids"] + 10**6}, "000001.npz sample"),
         ({"x": batch["x"][..., :8]}, "000001.npz [3, 16, 8] digits [3, 16, 16]"),
     ):
