@@ -103,6 +103,6 @@ def test_two_processes_equal_one() -> None:
     names = sorted(path.name for path in Path("jobs1/signals").iterdir())
     assert len(names) == 6
     for name in names:
-        one, two = (np.load(f"jobs{jobs}/signals/{name}") for jobs in ("1", "2"))
-        assert np.array_equal(one["phi"], two["phi"])
-        assert np.array_equal(one["probs"], two["probs"])
+        with np.load(f"jobs1/signals/{name}") as one, np.load(f"jobs2/signals/{name}") as two:
+            assert np.array_equal(one["phi"], two["phi"])
+            assert np.array_equal(one["probs"], two["probs"])
