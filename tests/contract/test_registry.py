@@ -14,6 +14,7 @@ from accupoison.errors import InputError
 from accupoison.models.factory import MODELS
 from accupoison.registry import Component, Lookup, Registry
 from accupoison.updates import DPSGD, UPDATES
+from tests.messages import refuses, says
 
 
 @dataclass(kw_only=True)
@@ -151,9 +152,9 @@ def test_what_packages_offer_is_loaded_when_it_is_asked_for(monkeypatch: pytest.
     assert toys.names() == ["Theirs", "broken", "ours"]
     assert [toys.get(name) for name in ("theirs", "OURS", "Alias")] == ["t", "o", "o"]
     assert [toys.offered(name) for name in ("THEIRS", "ours")] == [True, False]
-    with pytest.raises(InputError, match=r"the toy .broken. of an installed package cannot be loaded .*gone"):
+    with refuses(".broken gone"):
         toys.get("broken")
-    with pytest.raises(InputError, match="unknown toy 'their'; did you mean theirs"):
+    with refuses("toy 'their' theirs"):
         toys.get("their")
 
 
@@ -165,7 +166,7 @@ def test_models_streams_data_and_updates_are_looked_up_in_one_way() -> None:
         (UPDATES, "SGD", "sdg"),
     ):
         assert lookup.canonical(name) == name.lower()
-        with pytest.raises(InputError, match=f"unknown {lookup.kind} '{close}'; did you mean "):
+        with refuses(f"{lookup.kind} '{close}'"):
             lookup.get(close)
     made = online_config([{"data": {"name": "DIGITS"}, "model": {"name": "VGG16"}, "stream": {"kind": "Shift:Fog"}}])
     assert (made.data.name, made.model.name, made.stream.kind) == ("digits", "vgg16", "shift:fog")

@@ -133,7 +133,7 @@ class After:
 
 def steps_of(run: str) -> int:
     """Return how many steps a run has saved."""
-    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["meter"]["steps"])
+    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["evaluator"]["steps"])
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def damage(kind: str, path: Path) -> None:
         ("missing", "there is no"),
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
-        ("foreign", "resnet8 width 4 conv1.weight missing (it has w)"),
+        ("foreign", "resnet8 4 conv1.weight missing"),
         ("malicious", "not a readable checkpoint"),
         ("malicious zip", "posix.mkdir"),
         ("run state", "run-state base-model"),
@@ -69,7 +69,7 @@ def test_a_damaged_or_foreign_checkpoint(kind: str, message: str, which: str, wo
     path = CHECKPOINT.with_name(which)
     damage(kind, path)
     text = refused(*ONLINE, "--checkpoint", CHECKPOINT, "--reference", CHECKPOINT.with_name("early.pt"))
-    assert re.search(message, text)
+    says(text, message)
     assert str(path) in text
     assert not Path("executed").exists()
     assert not Path("logs").exists()
@@ -116,8 +116,8 @@ def test_an_early_snapshot_of_something_else(
     change: Callable[[dict[str, Any]], None], message: str, work: Path
 ) -> None:
     text = refused(*ONLINE, "--med", "OURS", "--reference", resaved(CHECKPOINT, change))
-    assert "other.pt" in text
-    assert message in text
+    says(text, "other.pt")
+    says(text, message)
 
 
 def test_ours_without_an_early_snapshot(work: Path) -> None:
@@ -129,7 +129,7 @@ def test_ours_without_an_early_snapshot(work: Path) -> None:
         == f"Error: the defence DSC compares with an early snapshot and there is no {early}; give one with --reference"
     )
     done(*ONLINE, "--med", "ST")
-    assert "there is no file nowhere.pt" in refused(*ONLINE, "--reference", "nowhere.pt")
+    says(refused(*ONLINE, "--reference", "nowhere.pt"), "file nowhere.pt")
 
 
 def test_a_checkpoint_that_does_not_say_its_rate(work: Path) -> None:

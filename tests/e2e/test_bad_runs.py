@@ -30,9 +30,9 @@ from tests.messages import says
 def test_a_place_that_is_taken(work: Path) -> None:
     done(*ONLINE, "--out", "run")
     kept = outcome(Path("run"))
-    assert "run already holds a run; resume it or choose another name" in refused(*ONLINE, "--out", "run")
-    assert ". holds other files, such as " in refused(*ONLINE, "--out", ".")
-    assert "cannot write tiny.toml (File exists)" in refused(*ONLINE, "--out", "tiny.toml")
+    says(refused(*ONLINE, "--out", "run"), "run already holds run")
+    says(refused(*ONLINE, "--out", "."), "holds other files")
+    says(refused(*ONLINE, "--out", "tiny.toml"), "tiny.toml File exists")
     Path("logs").write_text("a file where a directory is expected")
     says(refused(*ONLINE), "logs/digits-accumulative-ST-seed0 Not a directory")
     with RunDirectory.resume(Path("run")):

@@ -146,9 +146,9 @@ def test_a_file_in_the_place_of_the_batches(work: Path) -> None:
 
 
 def test_poison_of_the_training_code_is_never_sent(work: Path) -> None:
-    assert "nothing is sent that --save-batches could keep" in refused(*SAVED, SET, "attack.channel=code")
+    says(refused(*SAVED, SET, "attack.channel=code"), "nothing --save-batches")
     done(*ONLINE, "--out", "source", SET, "attack.channel=code")
-    assert "the poison of source was put in by the training code and never sent" in refused(*QUIET)
+    says(refused(*QUIET), "source training code")
 
 
 def test_poison_of_another_stream_is_refused(work: Path) -> None:
@@ -156,8 +156,8 @@ def test_poison_of_another_stream_is_refused(work: Path) -> None:
     says(refused(*QUIET, "--stream", "shift:contrast"), "stream iid")
     done(*SAVED[:-1], "shifting", "--stream", "shift:contrast")
     replay = (*QUIET[:4], "--replay", "shifting")
-    assert "stream shift:contrast of 3 steps and 1 after" in refused(*replay, "--steps", "2")
-    assert "which this run's are not" in refused(*replay, "--recovery-steps", "2")
+    says(refused(*replay, "--steps", "2"), "stream shift:contrast 3 steps 1")
+    says(refused(*replay, "--recovery-steps", "2"), "which this run's are not")
     done(*replay)
     budget = [row["attack/linf"] for row in read_metrics(Path("again/metrics.jsonl")) if "attack/linf" in row]
     assert max(budget) <= 0.1 + 1e-6

@@ -42,10 +42,6 @@ def go(config: OnlineConfig, out: str, *, resume: bool = False, stop: Callable[[
     return str(run.run(lambda done, total, words: None, stop)["status"])
 
 
-def steps_of(run: str) -> int:
-    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["evaluator"]["steps"])
-
-
 PAIRS = [*((attack, med) for attack in ATTACKS.names() for med in ("ST", "DSC"))]
 PAIRS += [("accumulative", defense) for defense in DEFENSES.names() if defense not in ("ST", "DSC")]
 

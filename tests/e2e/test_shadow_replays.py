@@ -36,15 +36,15 @@ REPLAYS = ("audit", "shadow-replays", "--run", "run", "--replays", "8", "--queri
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a run whose stream is gone through four times, so that it leaves traces, and its worlds in ``w``."""
-    folder = tmp_path_factory.mktemp("worlds")
+    """Make a run whose stream is gone through four times, so that it leaves traces, and its replays in ``w``."""
+    folder = tmp_path_factory.mktemp("replays")
     write_settings(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         done(*BURNIN, SET, "data.burnin=100", SET, "data.stream=700", SET, "train.recipe=few")
         repeat = (SET, "stream.batch_size=20", "--steps", "8", "--attack", "none", SET, "trigger.updates=1")
         done(*STREAM, *repeat, "--out", "run", "--save-batches")
-        done(*WORLDS, "--out", "w")
+        done(*REPLAYS, "--out", "w")
     return folder
 
 
@@ -122,18 +122,18 @@ def test_a_transfer_adds_the_perturbation_that_was_sent(run: None) -> None:
 
 
 def test_what_replays_cannot_be_made_of(run: Path) -> None:
-    assert "there is no run in nowhere" in refused(*REPLAYS[:3], "nowhere", *REPLAYS[4:])
+    says(refused(*REPLAYS[:3], "nowhere", *REPLAYS[4:]), "no run nowhere")
     done(*REPLAYS, "--out", "w")
     other = refused(*REPLAYS, "--poison", "transfer", "--out", "w")
-    assert "was started with another configuration (shadow_replays.poison" in other
+    says(other, "configuration shadow_replays.poison")
     kept = Path("w/signals/002.npz")
     with np.load(kept) as found:
         arrays = {name: found[name] for name in found.files}
     np.savez(kept, **(arrays | {"keep": arrays["keep"][:-2]}))
-    assert "does not hold signals of these samples; delete it" in refused(*REPLAYS, "--out", "w")
+    says(refused(*REPLAYS, "--out", "w"), "not hold signals")
     done(*STREAM, "--out", "bare", "--attack", "direct", "--steps", "4")
     bare = ("audit", "shadow-replays", "--run", "bare", "--replays", "8", "--quiet")
-    assert "bare has not kept 000000.npz; run it with --save-batches" in refused(*bare, "--poison", "transfer")
+    says(refused(*bare, "--poison", "transfer"), "kept 000000.npz --save-batches")
     done(*STREAM, "--out", "stopping", SET, "stop.error_rise=0.9", "--attack", "none", "--steps", "4")
-    assert "had a stop rule" in refused("audit", "shadow-replays", "--run", "stopping")
+    says(refused("audit", "shadow-replays", "--run", "stopping"), "had a stop rule")
     assert call("audit", "shadow-replays").exit_code == 2

@@ -27,10 +27,6 @@ SENT = [(number, 1, 128 + number, 3) for number in SIGNALS] + [(signal.SIGTERM, 
 """Signal, times, exit code, steps saved: SIGTERM twice at once, as ``timeout`` sends it, is one request."""
 
 
-def steps_of(run: str) -> int:
-    return int(checkpoint.load(Path(run) / "state.pt", "run-state")["evaluator"]["steps"])
-
-
 def sending(method: Callable[..., Any], number: int, times: int, when: Callable[[Any], bool]) -> Callable[..., Any]:
     """Return ``method``, after which the process gets a signal once ``when`` holds of its object."""
 
@@ -72,7 +68,7 @@ def test_a_stream(
             "_record",
             sending(OnlineRun._record, number, times, lambda run: run.evaluator.summary.steps == 3),
         )
-        result = call(*command, "--out", "run")
+        result = call(*STREAM, "--out", "run")
     assert [signal.getsignal(n) for n in SIGNALS] == before
     assert result.exit_code == code
     assert "stopping after this step; press Ctrl-C again to stop at once" in capfd.readouterr().err

@@ -18,7 +18,7 @@ from accupoison.audit.results import evaluate_attack
 from accupoison.audit.rmia import rmia_scores
 from accupoison.audit.roc import epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.audit.samples import Samples, read_predictions
-from accupoison.errors import InputError
+from tests.messages import refuses
 
 LOCATION = Path(os.environ.get("ACCUPOISON_DATA", "data")) / "location_predictions.npz"
 

@@ -150,7 +150,7 @@ def test_the_threshold_is_calibrated_and_grows() -> None:
 
 def test_what_dsc_cannot_do_without() -> None:
     live, early, trusted = view_of(random_net(0)), view_of(random_net(1)), [random_batch(2)]
-    with pytest.raises(InputError, match=r"there is none; give its checkpoint with start\.reference"):
+    with refuses("none start.reference"):
         DiscrepancyCorrection().setup(live, None, trusted, context())
     with refuses("20 trusted batches got 1 defense.threshold"):
         DiscrepancyCorrection().setup(live, early, trusted, context())

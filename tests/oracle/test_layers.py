@@ -15,6 +15,7 @@ from accupoison.accel import double_backward, layers
 from accupoison.accel.layers import substitute
 from accupoison.learner import Learner, view_of
 from accupoison.models.factory import MODELS, ModelSpec, build_model
+from tests.messages import refuses
 from tests.nets import normal, random_batch, random_net
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -133,9 +134,9 @@ def test_passes_that_fall_back() -> None:
     assert all(plain(layer, x.bfloat16()) for layer in half)
     for frozen in (conv, norm):
         assert plain(frozen.requires_grad_(False), x)
-    with pytest.raises(RuntimeError, match="to have 2 channels"):
+    with refuses("to have 2 channels", RuntimeError):
         conv(torch.rand(2, 3, 6, 6))
-    with pytest.raises(RuntimeError, match="Kernel size"):
+    with refuses("Kernel size", RuntimeError):
         conv(torch.rand(2, 2, 2, 2))
 
 

@@ -87,7 +87,7 @@ def test_the_bound_is_measured_from_the_start_and_survives_a_restart() -> None:
 def test_without_a_preview_there_is_no_stealth() -> None:
     learner, _, clean = world()
     access = Access(linear.images(2), linear.images(3), crafted=True, reoptimise=False)
-    with pytest.raises(ValueError, match=r"needs Access\.preview"):
+    with refuses("needs Access.preview", ValueError):
         hide(learner.view(), clean, clean.x, access, 1.0, StepContext(0, "attack", 0, {}))
 
 

@@ -19,6 +19,7 @@ from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights, put_into
 from accupoison.runs.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
+from tests.messages import refuses
 from tests.nets import IMAGE_MODELS
 
 CPU = torch.device("cpu")
@@ -143,9 +144,7 @@ def _linear_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_state_dict_of_ones_own(form: Callable[[dict[str, Tensor]], object], base: BaseModel, tmp_path: Path) -> None:
     torch.save(form(OrderedDict(base.weights)), tmp_path / "mine.pth")
     mine, found = BaseModel.load(tmp_path / "mine.pth"), data()
-    with pytest.raises(
-        InputError, match=r"mine.pth is a state dict and does not say of which network; give model.name"
-    ):
+    with refuses("mine.pth network model.name"):
         mine.check_model(ModelSettings(), tmp_path / "mine.pth")
     wanted = ModelSettings(name="resnet8", width=4)
     mine.check_model(wanted, tmp_path / "mine.pth")

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from accupoison.data import Shift
 from accupoison.data.corruptions import SHIFTS
-from accupoison.errors import InputError
+from tests.messages import refuses
 
 LAST = 10
 

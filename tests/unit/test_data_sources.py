@@ -128,7 +128,7 @@ def test_unknown_names(name: str, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_named_data_directory_must_exist(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent does not exist; create it or correct data.dir"):
+    with refuses("absent exist data.dir"):
         load(name, data_dir=tmp_path / "absent")
 
 
@@ -176,7 +176,7 @@ def test_data_of_other_packages_are_checked(
     loader: Callable[[Path | None], object], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, loader)
-    with pytest.raises(InputError, match=words):
+    with refuses(words):
         load("mine")
 
 

@@ -15,6 +15,7 @@ from accupoison.gradients import gradient
 from accupoison.learner import Learner
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.runs.model_check import check_images
+from tests.messages import refuses
 from tests.nets import IMAGE_MODELS
 from tests.unit.test_base_model import data
 

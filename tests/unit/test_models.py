@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from accupoison.errors import InputError
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.models.layers import NORMS, Normalize
+from tests.messages import refuses
 from tests.nets import IMAGE_MODELS
 
 

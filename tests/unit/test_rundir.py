@@ -46,7 +46,7 @@ def test_a_new_run_can_be_resumed(tmp_path: Path) -> None:
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "run", CONFIG, {}).close()
     before = (tmp_path / "run" / "config.json").read_bytes()
-    with pytest.raises(InputError, match=r"run already holds a run; resume it or choose another name"):
+    with refuses("run already holds run"):
         RunDirectory.create(tmp_path / "run", {"seed": 4}, {})
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     RunDirectory.resume(tmp_path / "run").close()  # the refusal did not keep the lock

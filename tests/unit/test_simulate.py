@@ -211,16 +211,16 @@ def test_broken_components_are_stopped(attack: Attack | str, defense: Defense | 
         ({"steps": -1}, "stream.steps -1 is negative"),
         ({"recovery_steps": -1}, "stream.recovery_steps -1 is negative"),
         ({"steps": 10**9}, "more than 1000000000 together"),
-        ({"types": ("cost",)}, "unknown trigger 'cost'; did you mean coast?"),
-        ({"types": ()}, "trigger.types '' is not a list of different names"),
-        ({"types": ("clean", "clean")}, "trigger.types 'clean,clean' is not a list of different names"),
-        ({"updates": 0}, "trigger.updates 0 is below 1"),
-        ({"types": ("adversarial", "optimised")}, "the optimised trigger changes the poison before it"),
-        ({"augment": "later"}, "unknown stream.augment 'later'; did you mean after?"),
+        ({"types": ("cost",)}, "trigger 'cost' coast"),
+        ({"types": ()}, "trigger.types '' list"),
+        ({"types": ("clean", "clean")}, "trigger.types 'clean,clean' list"),
+        ({"updates": 0}, "trigger.updates 0 1"),
+        ({"types": ("adversarial", "optimised")}, "optimised trigger changes"),
+        ({"augment": "later"}, "stream.augment 'later' after"),
     ],
 )
 def test_schedules_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
     kind = Triggers if settings.keys() <= {"types", "updates"} else Schedule
     with pytest.raises(InputError) as caught:
         kind(**settings)
-    assert words in str(caught.value)
+    says(caught.value, words)
