@@ -50,7 +50,7 @@ class _View:
         if self._own and not self._training:
             skeleton, pairs = self._folded
             weights = fold_tensors(weights, pairs)
-        return lambda x: functional_call(skeleton, dict(weights), (x,))  # type: ignore[no-any-return]
+        return lambda x: functional_call(skeleton, dict(weights), (x,))
 
     @cached_property
     def _folded(self) -> tuple[nn.Module, Pairs]:

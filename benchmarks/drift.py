@@ -6,8 +6,6 @@ beside PyTorch's without oneDNN: what another rounding does that nobody calls le
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +19,26 @@ from accupoison.records.files import read_json
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.workers import carry_out
 from accupoison.study.tables import markdown
-from benchmarks.phases import plain
 from benchmarks.runs import run_stream
 
 HERE = Path(__file__).parent
 AFTER = "after the trigger"
 
 
-@contextmanager
-def otherwise_rounded() -> Iterator[None]:
-    """The plain way, with the convolutions that PyTorch has for machines without oneDNN."""
-    with plain(), torch.backends.mkldnn.flags(enabled=False):
-        yield
-
-
-WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "ours": nullcontext,
-    "plain": plain,
-    "control": otherwise_rounded,
-}
+WAYS = {"ours": ("auto", True), "plain": ("torch", True), "control": ("torch", False)}
+"""The setting ``run.kernels``, and whether PyTorch has oneDNN's convolutions."""
 
 
 def stream(out: Path, checkpoint: Path, seed: int, steps: int, data_dir: str | None) -> str:
     """Run an accumulative stream with its trigger in ``out``, named after its way, unless it is there."""
+    kernels, onednn = WAYS[out.name.partition("-")[2]]
     own: Layer = {
         "stream": {"steps": steps, "recovery_steps": 0},
         "trigger": {"types": ["adversarial"]},
         "evaluate": {"monitor": False, "reestimate": False, "images": 0},
-        "run": {"seed": seed},
+        "run": {"seed": seed, "kernels": kernels},
     }
-    with WAYS[out.name.partition("-")[2]]():
+    with torch.backends.mkldnn.flags(enabled=onednn):
         return run_stream(out, checkpoint, data_dir, own)
 
 

@@ -1,7 +1,6 @@
 """The phases of one online step, at the size of the released experiments: batch 100, 500 images of the attacker."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -11,6 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from accupoison.accel.layers import KERNELS
 from accupoison.attacks.accumulative import alignment, craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import DataSet, split
@@ -44,7 +44,16 @@ class Counted:
 
     def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
         """Return the view's logits."""
-        return self._view.logits(x.view_as(x) if torch.is_grad_enabled() else x.detach(), train=train, params=params)
+        return self._view.logits(self._no_leaf(x), train=train, params=params)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """Return the view's frozen pass."""
+        frozen = self._view.frozen()
+        return lambda x: frozen(self._no_leaf(x))
+
+    @staticmethod
+    def _no_leaf(x: Tensor) -> Tensor:
+        return x.view_as(x) if torch.is_grad_enabled() else x.detach()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Return everything else that the view has."""
@@ -57,9 +66,11 @@ class Bench:
 
     Attributes:
         width: Channels of the first stage of the ResNet-18.
+        kernels: As the setting ``run.kernels``.
     """
 
     width: int
+    kernels: str = "auto"
     learner: Learner = field(init=False)
     data: DataSet = field(init=False)
 
@@ -69,7 +80,8 @@ class Bench:
         y = torch.randint(10, (TEST,), generator=rng)
         self.data = DataSet("random", x, y, x, y, tuple("abcdefghij"), flip=True)
         self.splits = split(self.data)
-        self.learner = Learner(place(build_model(ModelSpec(width=self.width), 0), torch.device("cpu")), lr=1e-3)
+        model = place(build_model(ModelSpec(width=self.width), 0), torch.device("cpu"))
+        self.learner = Learner(model, lr=1e-3, kernels=self.kernels)
         self.view = Counted(self.learner.view())
         self.reference = Counted(self.learner.snapshot())
         self.batch, self.trigger = self._rows(0, BATCH), self._rows(BATCH, BATCH)
@@ -134,59 +146,46 @@ def alignment_gradient_whole(
     return torch.autograd.grad(value, view.params()), float(value.detach())
 
 
-@contextmanager
-def pytorchs_kernels() -> Iterator[None]:
-    """The same work without kernels of our own."""
-    with ExitStack() as patches:
-        for module in ("learner", "measure.accuracy"):
-            patches.enter_context(patch(f"accupoison.{module}.Kernels", lambda **_: nullcontext()))
-        yield
-
-
-@contextmanager
-def unprepared() -> Iterator[None]:
-    """The same work with nothing kept of the weights, and no batch norm folded into them."""
-    with patch("accupoison.gradients.keeping", nullcontext):
-        yield
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """The same work in PyTorch's way, and the second-order term as one graph."""
-    with (
-        pytorchs_kernels(),
-        unprepared(),
-        patch("accupoison.attacks.accumulative.alignment_gradient", alignment_gradient_whole),
-    ):
-        yield
-
-
 def measure_phases(width: int, repeats: int) -> list[dict[str, Any]]:
-    """Time every phase and the machine's ceiling right before it.
+    """Time every phase with PyTorch's layers and with ours, in turn, and the machine's ceiling right before.
 
     Returns:
-        A row a phase: its median seconds, the GFLOP of its work as :func:`plain` has it, their ratio, and that ratio's
-        share of the ceiling. What does the same with fewer products, or more, has the share that its time deserves.
+        A row a phase: its median seconds by kernels and their ratio, the GFLOP of the work in PyTorch's way with the
+        second-order term as one graph, and the share of the ceiling that this work has at our speed. What does the same
+        with fewer products, or more, has the share that its time deserves.
     """
-    bench = Bench(width)
+    work = {kernels: phases(Bench(width, kernels)) for kernels in KERNELS}
     rows: list[dict[str, Any]] = []
-    for name, work in phases(bench).items():
+    for name in work["auto"]:
         calls = repeats // 2 + 1 if name.startswith(WHOLE) else repeats
-        most, took = ceiling(torch.device("cpu")), sorted(seconds(work, calls))
-        with plain():
-            middle, count = median(took), flops(work)
+        most = ceiling(torch.device("cpu"))
+        with patch("accupoison.attacks.accumulative.alignment_gradient", alignment_gradient_whole):
+            count = flops(work["torch"][name])
+        took = {
+            kernels: median(times) for kernels, times in in_turn({k: work[k][name] for k in KERNELS}, calls).items()
+        }
         rows.append(
             {
                 "width": width,
                 "phase": name,
                 "calls": calls,
-                "seconds": middle,
-                "fastest": took[0],
-                "slowest": took[-1],
+                **took,
+                "auto/torch": took["auto"] / took["torch"],
                 "gflop": count / 1e9,
-                "gflop_per_s": count / middle / 1e9,
+                "gflop_per_s": count / took["auto"] / 1e9,
                 "ceiling_gflop_per_s": most / 1e9,
-                "share_of_ceiling": count / middle / most,
+                "share_of_ceiling": count / took["auto"] / most,
             }
         )
     return rows
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time each way once a round, after a first call of each, since a shared machine's speed changes by the minute."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for work in ways.values():
+        work()
+    for _ in range(rounds):
+        for name, work in ways.items():
+            times[name] += seconds(work, 1, warm=False)
+    return times

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from accupoison.accel.memory import keep_freed_memory
 from accupoison.audit.lira import lira_scores
 from accupoison.audit.metric import all_scores
 from accupoison.defenses import Defense
@@ -27,10 +26,8 @@ from accupoison.updates import DPSGD
 ROOT = Path(__file__).parent.parent
 SAMPLES, SHADOWS, QUERIES = 20_000, 64, 2
 MEMORY = """
-from accupoison.accel.memory import keep_freed_memory
 from benchmarks.phases import Bench
 from benchmarks.processes import peak
-keep_freed_memory()
 Bench({width}).step(whole=True)
 print(peak())
 """
@@ -59,7 +56,6 @@ def private_memory(width: int) -> dict[str, Any]:
 
 def private_step(width: int, rows: int = 100) -> float:
     """Make one DP-SGD update of the ResNet-18 with group norm and return the process's peak memory in GB."""
-    keep_freed_memory()
     learner = Learner(place(build_model(ModelSpec(width=width, norm="group"), 0), torch.device("cpu")), lr=0.01)
     batch = Batch(torch.rand(rows, 3, 32, 32), torch.randint(10, (rows,)), torch.arange(rows))
     rule = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, chunk=16)

@@ -73,7 +73,7 @@ def derivative(operators: Operators, by: int, *others: Tensor) -> Tensor:
     """Return what :class:`Multilinear` does, directly where its graph is not kept or not allowed."""
     if not torch.is_grad_enabled() or is_transformed():
         return operators[by](*others)
-    out: Tensor = Multilinear.apply(operators, by, *others)  # type: ignore[no-untyped-call]
+    out: Tensor = Multilinear.apply(operators, by, *others)
     return out
 
 

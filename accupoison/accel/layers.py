@@ -125,7 +125,7 @@ class MaxPool2d(nn.MaxPool2d):
         if not x.requires_grad or x.ndim != 4 or _is_once():
             return cast(Tensor, super().forward(x))
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        return cast(Tensor, MaxPool.apply(x, *settings))  # type: ignore[no-untyped-call]
+        return cast(Tensor, MaxPool.apply(x, *settings))
 
 
 def _is_once() -> bool:

@@ -250,6 +250,18 @@ def test_data_that_moved_are_no_difference(tmp_path: Path) -> None:
     assert differences(stored, at_home(now, run)) == ["data.val: stored 1, given 2"]
 
 
+def test_a_run_of_before_a_setting_goes_on(tmp_path: Path) -> None:
+    now = plain(burnin_config([{"run": {"kernels": "torch"}}]))
+    stored = {**now, "run": {key: value for key, value in now["run"].items() if key != "kernels"}}
+    for name, given, due in (("old", stored, []), ("new", plain(burnin_config([])), ["auto"])):
+        RunDirectory.create(tmp_path / name, given, {}).close()
+        assert differences(given, at_home(now, tmp_path / name)) == [
+            f'run.kernels: stored "{kernels}", given "torch"' for kernels in due
+        ]
+    with pytest.raises(InputError, match=r"unknown run.kernels 'tensor'; did you mean torch"):
+        burnin_config([{"run": {"kernels": "tensor"}}])
+
+
 def test_configurations_are_frozen() -> None:
     made = online_config([])
     for section in ("data", "stream", "attack"):
