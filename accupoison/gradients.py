@@ -153,6 +153,13 @@ def pgd_linf(
 
 
 def project_linf(x: Tensor, centre: Tensor, eps: float, *, bounded: bool = True) -> Tensor:
-    """Return ``x`` moved into the l_inf ball of radius ``eps`` around ``centre`` and, if ``bounded``, into [0, 1]."""
+    """Return inputs moved into an l_inf ball.
+
+    Args:
+        x: Inputs [B, ...].
+        centre: Of the ball, [B, ...].
+        eps: Radius of the ball.
+        bounded: Move them into [0, 1], too.
+    """
     inside = centre + (x - centre).clamp(-eps, eps)
     return inside.clamp(0, 1) if bounded else inside

@@ -70,7 +70,13 @@ class Multilinear(Function):
 
 
 def derivative(operators: Operators, by: int, *others: Tensor) -> Tensor:
-    """Return what :class:`Multilinear` does, directly where its graph is not kept or not allowed."""
+    """Return what :class:`Multilinear` does, directly where its graph is not kept or not allowed.
+
+    Args:
+        operators: The form's derivatives.
+        by: Which of them.
+        *others: Its arguments [*], of any shapes.
+    """
     if not torch.is_grad_enabled() or is_transformed():
         return operators[by](*others)
     out: Tensor = Multilinear.apply(operators, by, *others)
@@ -78,7 +84,14 @@ def derivative(operators: Operators, by: int, *others: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes) -> Tensor:
-    """Return ``torch.conv2d(x, weight, None, stride, padding)``."""
+    """Return ``torch.conv2d(x, weight, None, stride, padding)``, [B, O, rows, columns].
+
+    Args:
+        x: Maps [B, C, H, W].
+        weight: Kernels [O, C, K, L].
+        stride: Along both sides.
+        padding: Of both sides, with zeros.
+    """
     backward = torch.ops.aten.convolution_backward
     geometry = (stride, padding, (1, 1), False, (0, 0), 1)
     like_x, like_weight = (partial(torch.empty, t.shape, dtype=t.dtype, memory_format=layout(t)) for t in (x, weight))
@@ -98,14 +111,23 @@ def convolve(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes) -> Tensor
 
 
 def layout(*tensors: Tensor) -> torch.memory_format:
-    """Return the memory layout that PyTorch's layers give their result."""
+    """Return the memory layout that PyTorch's layers give their result from maps and kernels [*, *, *, *]."""
     last = torch.channels_last
     found = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors)
     return last if found else torch.contiguous_format
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-    """Return batch norm of maps [B, C, H, W] with fixed statistics, in operations with short derivatives."""
+    """Return batch norm with fixed statistics, [B, C, H, W], in operations with short derivatives.
+
+    Args:
+        x: Maps [B, C, H, W].
+        weight: Scales [C].
+        bias: Shifts [C].
+        mean: Means [C].
+        var: Variances [C].
+        eps: Added to the variances.
+    """
     scale = weight * torch.rsqrt(var + eps)
     return torch.addcmul(bias[:, None, None], x - mean[:, None, None], scale[:, None, None])
 

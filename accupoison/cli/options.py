@@ -20,7 +20,13 @@ class Whole(click.types.IntParamType):
     """A whole number of 64 bits in ordinary digits: Python alone takes any number, in digits of all scripts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
-        """Return the number, or say why it is none."""
+        """Return the number, or say why it is none.
+
+        Args:
+            value: What was typed.
+            param: Of which option.
+            ctx: Of which command.
+        """
         if isinstance(value, str):
             if not re.fullmatch("[+-]?[0-9]+", value.strip()):
                 self.fail(f"{value!r} is not a valid integer.", param, ctx)
@@ -87,7 +93,13 @@ def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that options make: file, flags, ``--set``; later ones win."""
+    """Return the layers that options make, the last of which wins.
+
+    Args:
+        file: Of ``--config``.
+        pairs: Of ``--set``.
+        flags: The other options, by name; they stand between the two.
+    """
     from accupoison.config import layers as config
 
     return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]

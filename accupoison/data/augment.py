@@ -44,8 +44,8 @@ def quantise(x: Tensor, clean: Tensor) -> Tensor:
     pixel at the rim of the ball would lose a whole level to rounding noise. A value on the grid stays bit for bit.
 
     Args:
-        x: Images in [0, 1], any shape.
-        clean: Clean images on the 8-bit grid, same shape.
+        x: Images [B, ...] in [0, 1].
+        clean: Clean images [B, ...] on the 8-bit grid.
 
     Returns:
         Multiples of 1/255, in the shape and dtype of ``x``.

@@ -17,7 +17,7 @@ LIMIT = 1000
 
 
 def subsample(ids: Tensor, limit: int) -> Tensor:
-    """Return ``limit`` of the ids, subsample spaced: their order is a random draw, or that of the data set."""
+    """Return ``limit`` of the ids [N], evenly spaced: their order is a random draw, or that of the data set."""
     if len(ids) <= limit:
         return ids
     return ids[torch.from_numpy(np.unique(np.linspace(0, len(ids) - 1, limit).astype(np.int64)))]

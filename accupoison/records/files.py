@@ -96,7 +96,11 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn a failure of the system to read ``path`` into an InputError."""
+    """Turn a failure of the system to read ``path`` into a sentence.
+
+    Raises:
+        InputError: The system refused to read.
+    """
     try:
         yield
     except OSError as error:

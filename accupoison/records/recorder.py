@@ -193,12 +193,25 @@ class RunRecorder:
             raise
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
-        """Record scalars; see :meth:`MetricsLog.log` and :meth:`TensorBoard.log`."""
+        """Record scalars; see :meth:`MetricsLog.log` and :meth:`TensorBoard.log`.
+
+        Args:
+            metrics: By tag.
+            step: Steps taken, from 0.
+            branch: The branch, or "" for the shared steps.
+        """
         self._metrics.log(metrics, step, branch)
         self._board.log(metrics, step, branch)
 
     def images(self, tag: str, x: Tensor, step: int, branch: str = "") -> None:
-        """Record images [B, C, H, W] in [0, 1], one channel or three; see :meth:`TensorBoard.images`."""
+        """Record images; see :meth:`TensorBoard.images`.
+
+        Args:
+            tag: Their name.
+            x: Images [B, C, H, W] in [0, 1], one channel or three.
+            step: Steps taken, from 0.
+            branch: The branch, or "" for the shared steps.
+        """
         self._board.images(tag, x, step, branch)
 
     def sync(self) -> Position:

@@ -47,6 +47,11 @@ class TensorBoard:
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Add one value a tag.
 
+        Args:
+            metrics: By tag.
+            step: Steps taken, from 0.
+            branch: The branch, or "" for the shared steps.
+
         Raises:
             InputError: The event file cannot be written.
             ValueError: A tag is unknown.

@@ -119,7 +119,7 @@ class BaseModel:
         Args:
             wanted: The network.
             data: The images, for the number of classes.
-            ids: The channel statistics are those of these images, unless published ones are known.
+            ids: The channel statistics are those of these images, int64 [N], unless published ones are known.
         """
         return self if self.named else replace(self, spec=spec_for(wanted, data, ids), named=True)
 
@@ -141,7 +141,13 @@ class BaseModel:
                 )
 
     def check_data(self, wanted: DataSettings, data: DataSet, path: Path) -> None:
-        """Raise InputError if the data, or under protocol ``fresh`` their division, are not those of the burn-in."""
+        """Raise InputError if the data, or under protocol ``fresh`` their division, are not those of the burn-in.
+
+        Args:
+            wanted: The settings of the data.
+            data: The images.
+            path: Of this checkpoint.
+        """
         if self.spec.num_classes != data.num_classes:
             raise InputError(
                 f"{path} tells {self.spec.num_classes} classes apart and {data.name} has {data.num_classes}; "
@@ -194,7 +200,13 @@ def data_identity(settings: DataSettings, data: DataSet) -> dict[str, Any]:
 
 
 def spec_for(settings: ModelSettings, data: DataSet, ids: Tensor) -> ModelSpec:
-    """Return the network that ``settings`` ask for, with the channel statistics of the images ``ids``."""
+    """Return the network that settings ask for.
+
+    Args:
+        settings: Its name, width and norm; None takes the default.
+        data: The images, for the number of classes.
+        ids: The channel statistics are those of these images, int64 [N], unless published ones are known.
+    """
     mean, std = data.stats or data.channel_stats(ids)
     return ModelSpec(
         name=DEFAULTS.name if settings.name is None else settings.name,

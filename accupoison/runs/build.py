@@ -83,7 +83,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     Args:
         config: All settings.
         root: The directory of checkpoints.
-        swap: For each id, who comes in its place; see :func:`accupoison.data.make_stream`.
+        swap: For each id, who comes in its place, int64 [ids]; see :func:`accupoison.data.make_stream`.
         seed: Of everything but the order of the stream and its trigger; None is the run's.
 
     Raises:
@@ -157,7 +157,13 @@ def _fresh(config: OnlineConfig, base: BaseModel, path: Path) -> str:
 
 
 def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
-    """Return the batches that a defence calibrates on: of trusted images, going round again where there are too few."""
+    """Return the batches that a defence calibrates on.
+
+    Args:
+        data: The images.
+        splits: Their parts; the batches are of the trusted images, going round again where there are too few.
+        size: Rows of a batch.
+    """
     ids = splits.trusted
     if len(ids) == 0:
         return []

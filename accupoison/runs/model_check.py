@@ -35,7 +35,7 @@ def check_images(
         model: In eval mode; nothing about it changes.
         name: What the messages call it.
         data: The images.
-        ids: One or more of them.
+        ids: One or more of them, int64 [N].
         batch_size: Of the training; in train mode no more rows than that are given at once.
         fresh: The network has not been trained yet, so that its answers must be finite.
         crafted: Attacks may be crafted against it, so that it must have a second derivative.

@@ -38,7 +38,13 @@ LEDGER_ROWS = "ledger.rows"
 
 
 def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
-    """Return digests of what a run depends on besides its settings."""
+    """Return digests of what a run depends on besides its settings, by name.
+
+    Args:
+        config: All settings.
+        root: The directory of checkpoints.
+        data: The images.
+    """
     digests = {"data": data.fingerprint()}
     for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
         if path is not None:
@@ -56,7 +62,14 @@ def recorded_inputs(run: Path) -> dict[str, str]:
 
 
 def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found: dict[str, str]) -> None:
-    """Raise InputError unless what ``run`` was made from is what is there now; both are :func:`input_digests`."""
+    """Raise InputError unless what a run was made from is what is there now.
+
+    Args:
+        run: The run's directory.
+        config: All settings.
+        stored: :func:`input_digests` of then.
+        found: :func:`input_digests` of now.
+    """
     for name in {**stored, **found}:
         if stored.get(name) != found.get(name):
             named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}

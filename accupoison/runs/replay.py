@@ -109,6 +109,11 @@ class Replay(Attack):
 def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay:
     """Return the attack that sends the batches of ``config.stream.replay`` again.
 
+    Args:
+        config: All settings.
+        data: The images.
+        stream: The stream whose batches they are to stand for.
+
     Raises:
         InputError: The run kept none, or they do not fit this stream; the message says in what.
     """
@@ -172,6 +177,11 @@ def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> No
 
 def check_batch(run: Path, t: int | None, data: DataSet) -> dict[str, Tensor]:
     """Return what :func:`load_batch` does, made of samples of ``data``.
+
+    Args:
+        run: The directory of the run that has kept it.
+        t: The step; None is the crafted trigger.
+        data: The samples.
 
     Raises:
         InputError: It is missing or damaged, or has shapes, labels or ids that ``data`` has not.

@@ -61,7 +61,7 @@ class Burnin:
 
         Args:
             config: All settings.
-            members: Train on these ids instead of the burn-in part; nothing is crafted against such a model.
+            members: Train on these ids, int64 [N], not the burn-in part; nothing is crafted against such a model.
             stats: Channel statistics to normalise by instead of the data set's own.
             name: What the message calls it if it diverges.
 
@@ -216,7 +216,14 @@ def batch_size(train: TrainSettings, epoch: int) -> int:
 
 
 def learning_rate(train: TrainSettings, step: int, total: int, epoch: int) -> float:
-    """Return the rate of a step out of ``total``, in an epoch from 0; the schedules are those of the settings."""
+    """Return the learning rate of a step.
+
+    Args:
+        train: The schedule, and its rates.
+        step: From 0.
+        total: Steps in all.
+        epoch: Of the step, from 0.
+    """
     done, rise = (step + 0.5) / total, 0.2
     rising = min(1.0, done / rise)
     match train.schedule:

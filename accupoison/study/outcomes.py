@@ -94,7 +94,14 @@ def yardstick(runs: Sequence[Run]) -> dict[Pair, Run]:
 
 
 def harm(run: Run, trigger: str, clean: Mapping[Pair, Run], key: str = "acc") -> float | None:
-    """Return H = A(ST, clean stream, clean trigger) - A(this run), after the trigger and on the same images."""
+    """Return H = A(ST, clean stream, clean trigger) - A(this run), after the trigger and on the same images.
+
+    Args:
+        run: The run.
+        trigger: The trigger.
+        clean: The control of each pair.
+        key: Which accuracy.
+    """
     control = clean.get(run.pair)
     undisturbed = None if control is None else control.after("clean", key)
     here = run.after(trigger, key)
@@ -115,6 +122,11 @@ def retention(
 
     The unit is the base model, or the stream where there is one base model. None, withheld, where learning is not worth
     two standard errors: A_ST - A_freeze is then not told from zero.
+
+    Args:
+        defended: A_defence by pair, in [0, 1].
+        frozen: A_freeze by pair.
+        standard: A_ST by pair.
     """
     pairs = sorted(set(defended) & set(frozen) & set(standard))
     several = len({pair[0] for pair in pairs}) > 1

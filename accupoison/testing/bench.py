@@ -123,7 +123,14 @@ def _batches() -> tuple[Batch, ...]:
 
 
 def learn(learner: Learner, batch: Batch, defense: Defense | None = None, t: int = 0) -> None:
-    """Take one SGD step on ``batch``."""
+    """Take one SGD step.
+
+    Args:
+        learner: The model.
+        batch: What it learns from.
+        defense: Gives the losses; None is standard training.
+        t: The step.
+    """
     SGD().step(learner, defense or Defense(), batch, BenchContext("update", t))
 
 
@@ -183,7 +190,13 @@ def _watched(learner: Learner, given: Sequence[object]) -> dict[str, object]:
 
 
 def check_output(who: str, batch: Batch, context: BenchContext) -> None:
-    """Raise AssertionError unless the images can go on to the next component and the scalars into the record."""
+    """Raise AssertionError unless the images can go on to the next component and the scalars into the record.
+
+    Args:
+        who: The hook that returned them, for the message.
+        batch: The images.
+        context: What the hook logged to.
+    """
     expect(isinstance(batch, Batch), f"{who} returned a {type(batch).__name__}, not a Batch")
     tensors = {"images": batch.x, **{f"extra[{name!r}]": value for name, value in batch.extra.items()}}
     for name, tensor in tensors.items():

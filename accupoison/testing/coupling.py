@@ -33,7 +33,7 @@ class Fates:
     grads: Grads
 
     def of(self, ids: Tensor) -> tuple[Batch, Tensor]:
-        """Return the rows ``ids`` in that order, repeated ones and all, then those made up, with their losses."""
+        """Return the rows of ids [N] in that order, repeated ones, too, then those made up, with their losses [B]."""
         chosen = [torch.where(self.seen.ids == i)[0] for i in ids] + [torch.where(self.seen.ids < 0)[0]]
         return self.seen.rows(torch.cat(chosen)), self.losses[torch.cat(chosen)]
 
