@@ -152,7 +152,7 @@ def test_what_packages_offer_is_loaded_when_it_is_asked_for(monkeypatch: pytest.
     assert toys.names() == ["Theirs", "broken", "ours"]
     assert [toys.get(name) for name in ("theirs", "OURS", "Alias")] == ["t", "o", "o"]
     assert [toys.offered(name) for name in ("THEIRS", "ours")] == [True, False]
-    with refuses(".broken gone"):
+    with refuses("broken gone"):
         toys.get("broken")
     with refuses("toy 'their' theirs"):
         toys.get("their")

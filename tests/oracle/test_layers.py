@@ -4,7 +4,6 @@ import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -47,8 +46,15 @@ def beside(layer: nn.Module, x: Tensor, *, twice: bool = True) -> None:
 def test_convolutions_of_every_geometry(
     side: tuple[int, int], layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taps = Mock(wraps=layers._taps)
-    monkeypatch.setattr(layers, "_taps", taps)
+    as_products = set()
+    taps_of = layers._taps
+
+    def noted(sides: tuple[tuple[int, int, int, int], ...]) -> layers.Taps | None:
+        taps = taps_of(sides)
+        as_products.add(taps is not None)
+        return taps
+
+    monkeypatch.setattr(layers, "_taps", noted)
     kernels, paddings = [(1, 1), (2, 2), (3, 3), (3, 1)], [(0, 0), (1, 1), (1, 0)]
     x = normal(3, 5, *side, seed=1).to(memory_format=layout)
     for kernel, stride, padding in itertools.product(kernels, [(1, 1), (2, 1)], paddings):
@@ -56,8 +62,7 @@ def test_convolutions_of_every_geometry(
             for bias in (False, True):
                 layer = nn.Conv2d(5, 4, kernel, stride, padding, bias=bias).double().to(memory_format=layout)
                 beside(layer, x, twice=not bias)
-    linear = {layers._taps(tuple(call.args[0])) is not None for call in taps.call_args_list}
-    assert linear == ({False} if side == (4, 4) else {True} if side == (1, 1) else {True, False})
+    assert as_products == ({False} if side == (4, 4) else {True, False})
 
 
 def test_small_maps_are_one_product() -> None:
