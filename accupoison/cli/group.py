@@ -17,8 +17,8 @@ from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
 
 CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
-STARTED = {"accupoison": "accupoison", "__main__": "python -m accupoison"}
-PROGRAM = STARTED.get(Path(sys.argv[0]).stem, "python cli.py")
+STARTED = {"bin/accupoison": "accupoison", "accupoison/__main__.py": "python -m accupoison"}
+PROGRAM = STARTED.get("/".join(Path(sys.argv[0]).parts[-2:]), "python cli.py")
 """How this command line was started, for commands that it proposes."""
 
 LONGEST = 2000

@@ -87,6 +87,12 @@ def _component(section: str, registry: Registry[Any], name: str, parts: Sequence
     hints = typing.get_type_hints(registry.get(name))
     known = {key: hints[key] for key in registry.settings(name)}
     values = {key: value for owner, key, value in found if owner in (None, name)}
+    for key in values.keys() - known:
+        if others := [other for other in registry.names() if key in registry.settings(other)]:
+            raise InputError(
+                f"{section}.{key} is a setting of {', '.join(others)} and <{section}.name> is {name}; give one of "
+                "these, or drop it"
+            )
     built: Component = registry.build(name, _checked(f"{section}.{name}", known, values))
     return built
 

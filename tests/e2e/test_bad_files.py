@@ -134,7 +134,7 @@ def test_ours_without_an_early_snapshot(work: Path) -> None:
 
 def test_a_checkpoint_that_does_not_say_its_rate(work: Path) -> None:
     path = resaved(CHECKPOINT, lambda p: p.update(lr=None))
-    says(refused(*ONLINE, "--checkpoint", path), "--set optim.lr=0.1")
+    says(refused(*ONLINE, "--checkpoint", path), "optim.lr 0.1")
     done(*ONLINE, "--checkpoint", path, SET, "optim.lr=0.1")
 
 

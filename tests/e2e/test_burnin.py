@@ -166,7 +166,7 @@ def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> Non
 def test_a_rate_of_almost_zero_is_not_gone_on_with(work: Path) -> None:
     done(*BURNIN, "--out", "run", SET, "train.schedule=onecycle")
     arguments = ("online", "--preset", "demo", "--config", "tiny.toml", "--checkpoint", "run/final.pt", "--quiet")
-    says(refused(*arguments), "--set optim.lr=0.1")
+    says(refused(*arguments), "optim.lr 0.1")
     done(*arguments, SET, "optim.lr=0.05")
 
 

@@ -170,7 +170,7 @@ def test_a_released_checkpoint(prefix: str, work: Path) -> None:
     arguments = ("online", "--config", "tiny.toml", "--model", "resnet18", "--checkpoint", "epoch40.pth", "--quiet")
     text = refused(*arguments)
     says(text, "epoch40.pth learning rate")
-    says(text, "--set optim.lr=0.1")
+    says(text, "optim.lr 0.1")
     summary = json.loads(done(*arguments, SET, "optim.lr=0.1", "--json", "--out", "run").stdout)
     assert summary["status"] == "finished"
     assert all(row["optim/lr"] == 0.1 for row in read_metrics(Path("run/metrics.jsonl"))[1:])
