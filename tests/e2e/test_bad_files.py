@@ -56,7 +56,7 @@ def damage(kind: str, path: Path) -> None:
         ("missing", "there is no"),
         ("truncated", "not a readable checkpoint"),
         ("flipped", "not a readable checkpoint"),
-        ("foreign", "resnet8 4 conv1.weight missing"),
+        ("foreign", "resnet8 width 4 conv1.weight missing (it has w)"),
         ("malicious", "not a readable checkpoint"),
         ("malicious zip", "posix.mkdir"),
         ("run state", "run-state base-model"),

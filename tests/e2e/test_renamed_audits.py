@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from accupoison.cli.options import renamed_option
 from tests.e2e.conftest import BURNIN, ONLINE, SET, done, refused
+from tests.messages import says
 
 OFFLINE = (
     *("audit", "offline", "--data", "digits", "--model", "convnet", "--width", "4", "--size", "300", "--shadows", "5"),
@@ -59,7 +60,7 @@ def test_an_offline_audit_goes_on_under_its_old_names(tmp_path: Path, monkeypatc
         again = done(*OFFLINE, *words, "--out", "a", "--json")
         assert said(again, old, new)
         assert json.loads(again.stdout)["attacks"] == made["attacks"]
-    assert "shadows.victims: stored 2, given 3" in refused(*OFFLINE, "--target-models", "3", "--out", "a")
+    says(refused(*OFFLINE, "--target-models", "3", "--out", "a"), "shadows.target_models 2 3")
     assert written(Path("a")) == before
     assert not Path("a/signals").exists()
     Path("a/worlds/victims-001.npz").unlink()

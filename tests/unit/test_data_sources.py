@@ -113,7 +113,7 @@ def test_digits_split_is_mixed_and_fixed(digits: DataSet) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cifar1O", "unknown data set 'cifar1O'; did you mean cifar10?"),
+        ("cifar1O", "data 'cifar1O' cifar10"),
         ("", "choose from cifar10, cifar100, digits"),
         ("digits:8", "nothing colon use digits"),
         ("npz:", "write npz:PATH"),

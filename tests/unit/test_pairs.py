@@ -82,8 +82,8 @@ def test_streams_without_anybody_to_stand_in(stream: dict[str, object], data: di
     [
         ({"count": 6}, "6 number 8"),
         ({"count": 9}, "9 number"),
-        ({"poison": "transfr"}, "replays 'transfr' transfer"),
-        ({"burnin": "mine"}, "replays 'mine'"),
+        ({"poison": "transfr"}, "poison of replays 'transfr' transfer"),
+        ({"burnin": "mine"}, "burn-in of replays 'mine'"),
         ({"queries": ("flop",)}, "query 'flop'"),
         ({"queries": ("flip",)}, "must begin with plain"),
     ],

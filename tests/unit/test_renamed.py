@@ -11,8 +11,8 @@ from accupoison.config.renamed import PRESETS, VALUES
 from accupoison.config.schema import ModelSettings, burnin_config, online_config
 from accupoison.data.splits import PROTOCOLS
 from accupoison.data.stream import STREAMS
-from accupoison.errors import InputError
 from accupoison.runs.base_model import default_place
+from tests.messages import refuses
 
 
 def test_old_values_become_new_ones_and_are_said() -> None:
@@ -55,7 +55,7 @@ def test_keys_are_renamed_in_sections_and_in_tables_of_components(monkeypatch: p
     assert new["attack"] == {"eps": 1, "noise": {"eps": 2, "other": 3}}
     assert new["data"] == {"splits": "released_split"}
     assert said[0] == "attack.radius is now called attack.eps"
-    with pytest.raises(InputError, match=r"attack\.eps is given twice, once under its old name; drop one"):
+    with refuses("attack.eps name drop"):
         renamed.renamed({"attack": {"eps": 1, "radius": 2}})
 
 

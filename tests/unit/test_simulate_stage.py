@@ -116,9 +116,9 @@ def test_optimised_may_be_compared_with_coast_and_clean() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"channel": "data"}, "unknown attack.channel 'data'; choose wire or code"),
-        ({"max_loss_increase": -0.1}, "attack.max_loss_increase -0.1 is not a loss"),
-        ({"aim": "cleen"}, "unknown attack.aim 'cleen'; did you mean clean"),
+        ({"channel": "data"}, "attack.channel 'data' wire code"),
+        ({"max_loss_increase": -0.1}, "attack.max_loss_increase -0.1"),
+        ({"aim": "cleen"}, "attack.aim 'cleen' clean"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
