@@ -1,5 +1,6 @@
 """Who can be recognised as a member: ``audit``."""
 
+from functools import cache
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def offline(
     from accupoison.config.layers import plain, preset
     from accupoison.runs.base_model import open_data
 
-    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)], note)
+    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)], cache(note))
     if dry_run:
         click.echo(json_text(plain(config)))
         return

@@ -1,6 +1,7 @@
 """The membership inference challenge of 2022: ``audit challenge``."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 from accupoison.cli.audit import JSON, audit
 from accupoison.cli.group import PROGRAM
 from accupoison.cli.options import PATH, WHOLE, common_options, data_options, data_place, layers
-from accupoison.cli.output import json_text, progress_bar, table_text
+from accupoison.cli.output import json_text, note, progress_bar, table_text
 
 
 class _Rooted(click.Group):
@@ -105,7 +106,7 @@ def make(
 
     settings = [data_place(), preset("burnin", "released"), *layers(file, pairs, flags)]
     if dry_run:
-        click.echo(json_text(plain(burnin_config(settings))))
+        click.echo(json_text(plain(burnin_config(settings, cache(note)))))
         return
     names = networks.split(",")
     with progress_bar("networks", hidden=quiet) as show:
