@@ -3,7 +3,7 @@
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 SETTING = re.compile(
@@ -75,3 +75,34 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     folded = {name.lower(): name for name in known}
     close = difflib.get_close_matches(value.lower(), folded, n=1, cutoff=0.5)
     return f"; did you mean {folded[close[0]]}?" if close else f"; choose from {', '.join(known)}"
+
+
+def check_choice(what: str, value: str, choices: Collection[str]) -> None:
+    """Raise InputError, with the closest of ``choices``, unless ``value`` is one of them.
+
+    Args:
+        what: What is chosen, such as ``stream.pool``.
+        value: What was given.
+        choices: What there is.
+
+    Raises:
+        InputError: ``value`` is none of ``choices``.
+    """
+    if value not in choices:
+        raise InputError(f"unknown {what} {value!r}{did_you_mean(value, choices)}")
+
+
+def check_least(what: str, value: float | None, least: int, fix: str) -> None:
+    """Raise InputError if ``value`` is below ``least``.
+
+    Args:
+        what: What is given, such as ``attack.steps``.
+        value: What was given; None is always fine.
+        least: The smallest value.
+        fix: What to give instead.
+
+    Raises:
+        InputError: ``value`` is too small.
+    """
+    if value is not None and value < least:
+        raise InputError(f"{what} {value} is {f'below {least}' if least else 'negative'}; give {fix}")

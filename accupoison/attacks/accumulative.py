@@ -8,7 +8,7 @@ from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.pixel import PixelAttack
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import check_choice
 from accupoison.gradients import (
     gradient,
     gradient_and_hvp,
@@ -134,10 +134,8 @@ class Accumulative(PixelAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"unknown attack.objective {self.objective!r}{did_you_mean(self.objective, OBJECTIVES)}")
-        if self.aim not in AIMS:
-            raise InputError(f"unknown attack.aim {self.aim!r}{did_you_mean(self.aim, AIMS)}")
+        check_choice("attack.objective", self.objective, OBJECTIVES)
+        check_choice("attack.aim", self.aim, AIMS)
 
     @property
     def needs_trigger(self) -> bool:

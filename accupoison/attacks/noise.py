@@ -7,7 +7,7 @@ from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.pixel import PixelAttack
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import check_choice
 from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView
 
@@ -43,8 +43,7 @@ class Noise(PixelAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in KINDS:
-            raise InputError(f"unknown attack.kind {self.kind!r}{did_you_mean(self.kind, KINDS)}")
+        check_choice("attack.kind", self.kind, KINDS)
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images with fresh noise."""

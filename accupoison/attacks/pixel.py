@@ -9,11 +9,9 @@ from torch import Tensor
 from accupoison.attacks.base import Attack
 from accupoison.attacks.stealth import hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.types import Access, Batch, Context, ModelView, State
 
-BN_MODES = ("eval", "train")
-CHANNELS = ("wire", "code")
 FORMER = {"places": "fixed_rows", "target": "crafted"}
 """State by the names that it had before."""
 
@@ -67,16 +65,12 @@ class PixelAttack(Attack):
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
             raise InputError(f"attack.eps {self.eps} is outside [0, 1]; give a radius in pixels such as 16/255")
-        if self.steps < 1:
-            raise InputError(f"attack.steps {self.steps} is below 1; give the number of gradient steps")
+        check_least("attack.steps", self.steps, 1, "the number of gradient steps")
         if not 0 <= self.ratio <= 1:
             raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share of the rows such as 0.5")
-        if self.val_size is not None and self.val_size < 1:
-            raise InputError(f"attack.val_size {self.val_size} is below 1; give a number of images, or none for all")
-        if self.bn_mode not in BN_MODES:
-            raise InputError(f"unknown attack.bn_mode {self.bn_mode!r}; choose eval or train")
-        if self.channel not in CHANNELS:
-            raise InputError(f"unknown attack.channel {self.channel!r}; choose wire or code")
+        check_least("attack.val_size", self.val_size, 1, "a number of images, or none for all")
+        check_choice("attack.bn_mode", self.bn_mode, ("eval", "train"))
+        check_choice("attack.channel", self.channel, ("wire", "code"))
         if self.max_loss_increase is not None and not self.max_loss_increase >= 0:
             raise InputError(
                 f"attack.max_loss_increase {self.max_loss_increase} is not a loss of 0 or more; give nats such as 0.1, "

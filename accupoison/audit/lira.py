@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 
 Floats = NDArray[np.float64]
 VARIANTS = ("online", "online_fixed_variance", "offline", "offline_fixed_variance", "global_threshold")
@@ -36,8 +36,7 @@ def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: 
         InputError: Shapes do not fit, a name is unknown, or a sample has too few shadows on a side that is needed.
     """
     for kind, word, known in (("variant", variant, VARIANTS), ("form", form, FORMS)):
-        if word not in known:
-            raise InputError(f"unknown LiRA {kind} {word!r}{did_you_mean(word, known)}")
+        check_choice(f"LiRA {kind}", word, known)
     signals, member, observed = _checked(phi, keep, target)
     if variant == "global_threshold":
         return np.asarray(observed.mean(axis=1))

@@ -17,7 +17,7 @@ from accupoison.audit.samples import Samples
 from accupoison.config.layers import Layer
 from accupoison.config.renamed import with_new_names
 from accupoison.data import DataSet
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_choice
 from accupoison.learner import Learner
 from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.hardware import ceiling, training_flops
@@ -42,8 +42,7 @@ Report = Callable[[int, int, str], None]
 def check_queries(queries: Sequence[str]) -> None:
     """Raise InputError unless ``queries`` are some of ``QUERIES``, the plain one first."""
     for query in queries:
-        if query not in QUERIES:
-            raise InputError(f"unknown query {query!r}; choose from {', '.join(QUERIES)}")
+        check_choice("query", query, QUERIES)
     if list(queries[:1]) != ["plain"]:
         raise InputError(f"queries {','.join(queries)!r} must begin with plain, the image itself")
 

@@ -8,7 +8,7 @@ from accupoison.data import SplitSizes
 from accupoison.data.sources import canonical_name
 from accupoison.data.splits import PROTOCOLS
 from accupoison.device import device_parts
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.models.factory import MODELS
 from accupoison.models.layers import check_norm
 
@@ -44,10 +44,9 @@ class DataSettings(SplitSizes):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "novel_classes", tuple(sorted(set(self.novel_classes))))
-        check_seed("data.split_seed", self.split_seed)
+        check_least("data.split_seed", self.split_seed, 0, "0 or more")
         object.__setattr__(self, "name", canonical_name(self.name))
-        if self.splits not in PROTOCOLS:
-            raise InputError(f"unknown data.splits {self.splits!r}{did_you_mean(self.splits, PROTOCOLS)}")
+        check_choice("data.splits", self.splits, PROTOCOLS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.name is not None and ":" not in self.name:
             object.__setattr__(self, "name", MODELS.canonical(self.name))
-        if self.width is not None and self.width < 1:
-            raise InputError(f"model.width {self.width} is below 1; give a number of channels such as 16 or 64")
+        check_least("model.width", self.width, 1, "a number of channels such as 16 or 64")
         if self.norm is not None:
             check_norm(self.norm)
 
@@ -122,16 +120,13 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "last_batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name} {getattr(self, name)} is below 1; give a positive whole number")
+            check_least(f"train.{name}", getattr(self, name), 1, "a positive whole number")
         if self.epochs > MOST_EPOCHS:
             raise InputError(f"train.epochs {self.epochs} is above {MOST_EPOCHS}; give a smaller number")
-        if self.last_epochs < 0:
-            raise InputError(f"train.last_epochs {self.last_epochs} is negative; give 0 or more")
+        check_least("train.last_epochs", self.last_epochs, 0, "0 or more")
         if self.nesterov and not self.momentum:
             raise InputError("train.nesterov is set and train.momentum is 0; give a momentum such as 0.9, or drop one")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"unknown train.schedule {self.schedule!r}{did_you_mean(self.schedule, SCHEDULES)}")
+        check_choice("train.schedule", self.schedule, SCHEDULES)
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"train.label_smoothing {self.label_smoothing} is outside [0, 1); 0.1 is usual")
         for epoch in (*self.snapshots, *(() if self.early is None else (self.early,))):
@@ -150,8 +145,7 @@ class TrainSettings:
                 raise InputError(f"train.milestones has epoch {epoch}; give epochs from 1 on")
         if not 0 < self.decay <= 1:
             raise InputError(f"train.decay {self.decay} is outside (0, 1]; 0.1 is usual")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(f"train.patience {self.patience} is below 1; give a number of epochs, or none")
+        check_least("train.patience", self.patience, 1, "a number of epochs, or none")
         check_rate(self.lr, self.momentum, self.weight_decay, "train")
         check_rate(self.final_lr, self.momentum, self.weight_decay, "train", key="final_lr")
 
@@ -178,18 +172,10 @@ class RunSettings:
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.kernels not in KERNELS:
-            raise InputError(f"unknown run.kernels {self.kernels!r}{did_you_mean(self.kernels, KERNELS)}")
-        if self.save_every < 1:
-            raise InputError(f"run.save_every {self.save_every} is below 1; give a number of steps")
-        check_seed("run.seed", self.seed)
+        check_choice("run.kernels", self.kernels, KERNELS)
+        check_least("run.save_every", self.save_every, 1, "a number of steps")
+        check_least("run.seed", self.seed, 0, "0 or more")
         device_parts(self.device)
-
-
-def check_seed(name: str, seed: int) -> None:
-    """Raise InputError if a seed is negative, which not all generators take."""
-    if seed < 0:
-        raise InputError(f"{name} {seed} is negative; give 0 or more")
 
 
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accupoison.config.renamed import PRESETS, Say, quiet, renamed
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, did_you_mean
 from accupoison.records.files import INT64, NESTED, check_values, is_text
 from accupoison.registry import Component, Registry
 
@@ -42,8 +42,7 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
     layers = [_under_new_names(layer, say) for layer in layers]
     for layer in layers:
         for section, values in layer.items():
-            if section not in sections:
-                raise InputError(f"unknown section {section!r}{did_you_mean(section, sections)}")
+            check_choice("section", section, sections)
             if not isinstance(values, Mapping):
                 raise InputError(f"{section} = {values!r} is not a section; write {section}.KEY = VALUE")
     built: dict[str, Any] = {}

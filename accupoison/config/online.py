@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from accupoison.config.burnin import check_rate, check_seed
+from accupoison.config.burnin import check_rate
 from accupoison.data.stream import POOLS, STREAMS
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.loop.schedule import Schedule
 
 
@@ -25,7 +25,7 @@ class StartSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_seed("start.seed", self.seed)
+        check_least("start.seed", self.seed, 0, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,8 @@ class StreamSettings(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "kind", STREAMS.canonical(self.kind))
-        if self.pool not in POOLS:
-            raise InputError(f"unknown stream.pool {self.pool!r}{did_you_mean(self.pool, POOLS)}")
-        if self.batch_size < 1:
-            raise InputError(f"stream.batch_size {self.batch_size} is below 1; give a number of images such as 100")
+        check_choice("stream.pool", self.pool, POOLS)
+        check_least("stream.batch_size", self.batch_size, 1, "a number of images such as 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +71,7 @@ class OptimSettings:
     bn_mode: str = "train"
 
     def __post_init__(self) -> None:
-        if self.bn_mode not in ("train", "eval"):
-            raise InputError(f"unknown optim.bn_mode {self.bn_mode!r}; choose train or eval")
+        check_choice("optim.bn_mode", self.bn_mode, ("train", "eval"))
         check_rate(self.lr, self.momentum, self.weight_decay, "optim")
 
 
@@ -136,9 +133,6 @@ class EvaluateSettings:
     save_batches: bool = False
 
     def __post_init__(self) -> None:
-        if self.test not in ("milestones", "every"):
-            raise InputError(f"unknown evaluate.test {self.test!r}; choose milestones or every")
-        if self.audit_every is not None and self.audit_every < 1:
-            raise InputError(f"evaluate.audit_every {self.audit_every} is below 1; give a number of steps, or none")
-        if self.images < 0:
-            raise InputError(f"evaluate.images {self.images} is negative; give the number of images, or 0 for none")
+        check_choice("evaluate.test", self.test, ("milestones", "every"))
+        check_least("evaluate.audit_every", self.audit_every, 1, "a number of steps, or none")
+        check_least("evaluate.images", self.images, 0, "the number of images, or 0 for none")

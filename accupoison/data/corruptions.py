@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.rng import generator
 
 # A prime number of offsets and a stride prime to it give every id below it a stretch of noise of its own.
@@ -36,8 +36,7 @@ class Shift:
     length: int
 
     def __post_init__(self) -> None:
-        if self.name not in _CORRUPTIONS:
-            raise InputError(f"unknown shift {self.name!r}{did_you_mean(self.name, SHIFTS)}")
+        check_choice("shift", self.name, SHIFTS)
         if self.length < 1:
             raise InputError(f"the length of a shift is {self.length} steps; give 1 or more")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from accupoison.data.dataset import DataSet
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.rng import generator
 
 PROTOCOLS = ("fresh", "released_split")
@@ -93,8 +93,7 @@ def split(
         InputError: The protocol or a class is unknown, the train half has fewer images than there are parts, or the
             burn-in is left without an image.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
+    check_choice("protocol", protocol, PROTOCOLS)
     rng = generator(seed, "split")
     parts = _released(data, sizes, rng) if protocol == "released_split" else _fresh(data, sizes, rng)
     return _without(parts, data, novel_classes) if novel_classes else parts

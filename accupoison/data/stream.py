@@ -10,7 +10,7 @@ from torch import Tensor
 from accupoison.data.corruptions import SHIFTS, Shift
 from accupoison.data.dataset import DataSet
 from accupoison.data.splits import Splits
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_choice
 from accupoison.registry import Lookup
 from accupoison.rng import generator
 from accupoison.types import Batch
@@ -65,8 +65,7 @@ class DataStream:
         kind = self.kind if shift is None else f"shift:{shift}"
         if shift is not None and data.features:
             raise InputError(f"stream.kind {kind} corrupts images and {data.name} has features; choose iid or cycling")
-        if pool not in POOLS:
-            raise InputError(f"unknown stream.pool {pool!r}; choose from {', '.join(POOLS)}")
+        check_choice("stream.pool", pool, POOLS)
         available = len(getattr(splits, pool))
         _check_fits(pool, available, batch_size)
         if self.own_trigger and pool == "stream":

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses.base import DEFENSES, Defense
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView
 
@@ -67,8 +67,7 @@ def check_search(eps: float, step_size: float, steps: int) -> None:
         raise InputError(f"defense.eps {eps} is outside [0, 1]; give a radius in pixels such as 0.2")
     if not step_size > 0:
         raise InputError(f"defense.step_size {step_size} is not above 0; give a step in pixels such as 0.02")
-    if steps < 0:
-        raise InputError(f"defense.steps {steps} is negative; give the number of inner steps")
+    check_least("defense.steps", steps, 0, "the number of inner steps")
 
 
 @DEFENSES.register("AT")
@@ -93,8 +92,7 @@ class AdversarialTraining(Defense):
 
     def __post_init__(self) -> None:
         check_search(self.eps, self.step_size, self.steps)
-        if self.direction not in DIRECTIONS:
-            raise InputError(f"unknown defense.direction {self.direction!r}{did_you_mean(self.direction, DIRECTIONS)}")
+        check_choice("defense.direction", self.direction, DIRECTIONS)
 
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the perturbed batch."""

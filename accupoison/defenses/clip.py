@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from accupoison.defenses.base import DEFENSES, Defense
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.types import Context, Grads
 
 NORMS = {"l2": 2.0, "linf": math.inf}
@@ -36,8 +36,7 @@ def check_clipping(max_norm: float, norm: str, where: str) -> None:
     """
     if not max_norm > 0:
         raise InputError(f"{where} {max_norm} is not above 0; give a gradient norm such as 1.0")
-    if norm not in NORMS:
-        raise InputError(f"unknown gradient norm {norm!r}{did_you_mean(norm, NORMS)}")
+    check_choice("gradient norm", norm, NORMS)
 
 
 @DEFENSES.register("CLIP")

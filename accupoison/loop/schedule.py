@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least
 
 TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
 CRAFTED = frozenset({"adversarial", "optimised"})
@@ -33,15 +33,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "recovery_steps"):
-            if getattr(self, name) < 0:
-                raise InputError(f"stream.{name} {getattr(self, name)} is negative; give 0 or more")
+            check_least(f"stream.{name}", getattr(self, name), 0, "0 or more")
         if self.steps + self.recovery_steps > MOST_STEPS:
             raise InputError(
                 f"stream.steps {self.steps} and stream.recovery_steps {self.recovery_steps} are more than {MOST_STEPS} "
                 "together; give fewer"
             )
-        if self.augment not in AUGMENT:
-            raise InputError(f"unknown stream.augment {self.augment!r}{did_you_mean(self.augment, AUGMENT)}")
+        check_choice("stream.augment", self.augment, AUGMENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +61,9 @@ class Triggers:
     updates: int = 1
 
     def __post_init__(self) -> None:
-        if self.updates < 1:
-            raise InputError(
-                f"trigger.updates {self.updates} is below 1; give the number of updates on the trigger batch"
-            )
+        check_least("trigger.updates", self.updates, 1, "the number of updates on the trigger batch")
         for trigger in self.types:
-            if trigger not in TRIGGERS:
-                raise InputError(f"unknown trigger {trigger!r}{did_you_mean(trigger, TRIGGERS)}")
+            check_choice("trigger", trigger, TRIGGERS)
         if len(set(self.types)) != len(self.types) or not self.types:
             raise InputError(f"trigger.types {','.join(self.types)!r} is not a list of different names; give some")
         if set(self.types) >= CRAFTED:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from accupoison.errors import InputError, first_line
+from accupoison.errors import InputError, check_least, first_line
 from accupoison.models.convnet import ConvNet
 from accupoison.models.layers import NORMS, check_norm
 from accupoison.models.mlp import MLP
@@ -66,8 +66,7 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
         InputError: No such model, a width below 1 or beyond memory, or a factory that cannot be imported, fails or does
             not return a module with parameters.
     """
-    if spec.width < 1:
-        raise InputError(f"model width {spec.width} is below 1; give a whole number of channels such as 16 or 64")
+    check_least("model width", spec.width, 1, "a whole number of channels such as 16 or 64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ours = ":" not in spec.name and not MODELS.offered(spec.name)

@@ -16,10 +16,9 @@ from typing import Any
 
 import accupoison
 from accupoison.config import layers as config
-from accupoison.config.burnin import check_seed
 from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_least, did_you_mean
 from accupoison.records.files import directory_name, holds
 from accupoison.runs.base_model import default_place
 from accupoison.study.claims import read_claims
@@ -193,7 +192,7 @@ def _table(name: str, text: Mapping[str, Any]) -> dict[str, Any]:
 def _seeds(where: str, table: dict[str, Any]) -> list[int]:
     seeds = _numbers(f"{where}.seeds", table.pop("seeds", None))
     for seed in seeds:
-        check_seed(f"{where}.seeds", seed)
+        check_least(f"{where}.seeds", seed, 0, "0 or more")
     return seeds
 
 

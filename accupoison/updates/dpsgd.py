@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from accupoison.defenses.base import Defense
-from accupoison.errors import InputError, first_line
+from accupoison.errors import InputError, check_least, first_line
 from accupoison.learner import Learner
 from accupoison.types import Batch, Context, Forward, Grads
 from accupoison.updates.sgd import SGD, UPDATES
@@ -146,8 +146,7 @@ class DPSGD(SGD):
             raise InputError(f"update.max_grad_norm {self.max_grad_norm} is not a number above 0; 1 is usual")
         if not 0 < self.delta < 1:
             raise InputError(f"update.delta {self.delta} is outside (0, 1); give less than one over the samples")
-        if self.chunk < 1:
-            raise InputError(f"update.chunk {self.chunk} is below 1; give a number of samples such as 16")
+        check_least("update.chunk", self.chunk, 1, "a number of samples such as 16")
 
     def gradients(self, learner: Learner, defense: Defense, batch: Batch, ctx: Context) -> Grads:
         """Return the private gradients of the defence's losses."""

@@ -116,7 +116,7 @@ def test_optimised_may_be_compared_with_coast_and_clean() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"channel": "data"}, "attack.channel 'data' wire code"),
+        ({"channel": "data"}, "attack.channel 'data' code wire"),
         ({"max_loss_increase": -0.1}, "attack.max_loss_increase -0.1"),
         ({"aim": "cleen"}, "attack.aim 'cleen' clean"),
     ],

@@ -34,7 +34,7 @@ from accupoison.config.schema import (
     at_home,
 )
 from accupoison.data import DataSet
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_least
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import ENV, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
@@ -73,8 +73,7 @@ class ShadowSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("shadows", 5), ("target_models", 1), ("population", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"shadows.{name} {getattr(self, name)} is below {least}; give a larger number")
+            check_least(f"shadows.{name}", getattr(self, name), least, "a larger number")
         for name in POOLS:
             if getattr(self, name) > MAX_MODELS:
                 raise InputError(f"shadows.{name} {getattr(self, name)} is above {MAX_MODELS}; give a smaller number")

@@ -29,7 +29,7 @@ from accupoison.audit.signals import (
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, burnin_config
 from accupoison.data import DataSet, Splits
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.gradients import project_linf
 from accupoison.loop.schedule import CRAFTED
 from accupoison.records.files import read_json
@@ -75,8 +75,7 @@ class ReplaySettings:
         if self.count > MAX_MODELS:
             raise InputError(f"{self.count} replays are more than {MAX_MODELS}; give a smaller number")
         for name, value, known in (("poison", self.poison, POISONS), ("burn-in", self.burnin, BURNINS)):
-            if value not in known:
-                raise InputError(f"unknown {name} of replays {value!r}{did_you_mean(value, known)}")
+            check_choice(f"{name} of replays", value, known)
         check_queries(self.queries)
 
 
