@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from accupoison.errors import InputError, check_least, first_line
 from accupoison.models.convnet import ConvNet
-from accupoison.models.layers import NORMS, check_norm
+from accupoison.models.layers import ModelSpec
 from accupoison.models.mlp import MLP
 from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.preact_resnet import PreActResNet
@@ -19,10 +18,10 @@ from accupoison.models.resnet import ResNet
 from accupoison.models.vgg import VGG
 from accupoison.registry import Lookup
 
-__all__ = ["MODELS", "NORMS", "ModelSpec", "build_model", "check_norm"]
+__all__ = ["MODELS", "ModelSpec", "build_model"]
 
 MODELS: Lookup[Callable[..., nn.Module]] = Lookup("model")
-"""Networks by name: ours take all fields of a :class:`ModelSpec` but its name, others ``num_classes``."""
+"""Networks by name: ours take a :class:`ModelSpec`, others ``num_classes``."""
 for _name, _network in {
     "resnet18": partial(ResNet, (2, 2, 2, 2), pool=True),
     "resnet34": partial(ResNet, (3, 4, 6, 3), pool=True),
@@ -34,29 +33,6 @@ for _name, _network in {
     "mlp": MLP,
 }.items():
     MODELS.register(_name)(_network)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What it takes to make a network again.
-
-    Attributes:
-        name: One of :data:`MODELS`, or ``package.module:factory``. A factory, also one of an installed package, is
-            called with ``num_classes`` as a keyword.
-        width: Channels of the first stage (mobilenetv2: twice those of its first convolution; mlp: units of its last
-            hidden layer); ignored by a factory.
-        norm: "batch", "group" or "group:N", N groups; ignored by a factory.
-        num_classes: Number of classes.
-        mean: Channel means of the training data, in [0, 1]; of features, one a feature.
-        std: The standard deviations.
-    """
-
-    name: str = "resnet18"
-    width: int = 64
-    norm: str = "batch"
-    num_classes: int = 10
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
 
 def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
@@ -77,7 +53,7 @@ def _make(spec: ModelSpec) -> nn.Module:
     try:
         if max(spec.width, spec.num_classes) >= 2**31:  # more than some kernels count to
             raise MemoryError
-        return MODELS.get(spec.name)(**{key: value for key, value in vars(spec).items() if key != "name"})
+        return MODELS.get(spec.name)(spec)
     except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
         raise InputError(
             f"a {spec.name} of width {spec.width} does not fit into memory; give a smaller width"

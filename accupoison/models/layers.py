@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,29 @@ from torch import Tensor, nn
 from accupoison.errors import InputError, did_you_mean
 
 NORMS = ("batch", "group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What it takes to make a network again.
+
+    Attributes:
+        name: One of :data:`accupoison.models.factory.MODELS`, or ``package.module:factory``. A factory, also one of an
+            installed package, is called with ``num_classes`` as a keyword.
+        width: Channels of the first stage (mobilenetv2: twice those of its first convolution; mlp: units of its last
+            hidden layer); ignored by a factory.
+        norm: "batch", "group" or "group:N", N groups; ignored by a factory.
+        num_classes: Number of classes.
+        mean: Channel means of the training data, in [0, 1]; of features, one a feature.
+        std: The standard deviations.
+    """
+
+    name: str = "resnet18"
+    width: int = 64
+    norm: str = "batch"
+    num_classes: int = 10
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
 
 def check_norm(norm: str) -> None:

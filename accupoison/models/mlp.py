@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from accupoison.models.layers import Normalize, norm_layer
+from accupoison.models.layers import ModelSpec, Normalize, norm_layer
 
 
 class MLP(nn.Module):
@@ -11,24 +11,18 @@ class MLP(nn.Module):
     No dropout: crafting differentiates through the network and must draw no random number.
 
     Args:
-        num_classes: Number of classes.
-        width: Units of the last hidden layer.
-        norm: "batch", "group" or "group:N".
-        mean: Feature means that the first step of ``forward`` subtracts.
-        std: Feature standard deviations that it divides by.
+        spec: The number of classes and so on; the last hidden layer has ``width`` units.
     """
 
-    def __init__(
-        self, num_classes: int, width: int, norm: str, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std, pixels=False)
-        layers, inputs = list[nn.Module](), len(mean)
-        for outputs in (4 * width, 2 * width, width):
-            layers += [nn.Linear(inputs, outputs, bias=False), norm_layer(norm, outputs, pixels=False), nn.ReLU()]
+        self.normalize = Normalize(spec.mean, spec.std, pixels=False)
+        layers, inputs = list[nn.Module](), len(spec.mean)
+        for outputs in (4 * spec.width, 2 * spec.width, spec.width):
+            layers += [nn.Linear(inputs, outputs, bias=False), norm_layer(spec.norm, outputs, pixels=False), nn.ReLU()]
             inputs = outputs
         self.body = nn.Sequential(*layers)
-        self.fc = nn.Linear(inputs, num_classes)
+        self.fc = nn.Linear(inputs, spec.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features [B, D] in [0, 1] to logits [B, num_classes].

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.layers import Normalize, kaiming, norm_layer
+from accupoison.models.layers import ModelSpec, Normalize, kaiming, norm_layer
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride (Sandler et al., CVPR 2018, Table 2), the first two strides taken away."""
@@ -37,30 +37,25 @@ class MobileNetV2(nn.Module):
     """MobileNetV2, without the published classifier's dropout: crafting draws no random number.
 
     Args:
-        num_classes: Number of classes.
-        width: 64 is standard; all channels scale with it, so the first convolution has half as many.
-        norm: "batch" or "group".
-        mean: Channel means that the first step of ``forward`` subtracts.
-        std: Channel standard deviations that it divides by.
+        spec: The number of classes and so on. A width of 64 is standard; all channels scale with it, so the first
+            convolution has half as many.
     """
 
-    def __init__(
-        self, num_classes: int, width: int, norm: str, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std)
-        channels, layers = _scaled(FIRST, width), list[nn.Module]()
-        self.conv1 = nn.Conv2d(len(mean), channels, 3, 1, 1, bias=False)
-        self.bn1 = norm_layer(norm, channels)
+        self.normalize = Normalize(spec.mean, spec.std)
+        channels, layers = _scaled(FIRST, spec.width), list[nn.Module]()
+        self.conv1 = nn.Conv2d(len(spec.mean), channels, 3, 1, 1, bias=False)
+        self.bn1 = norm_layer(spec.norm, channels)
         for expansion, standard, count, stride in STAGES:
             for block in range(count):
-                outputs = _scaled(standard, width)
-                layers.append(InvertedResidual(channels, outputs, stride if block == 0 else 1, expansion, norm))
+                outputs = _scaled(standard, spec.width)
+                layers.append(InvertedResidual(channels, outputs, stride if block == 0 else 1, expansion, spec.norm))
                 channels = outputs
         self.layers = nn.Sequential(*layers)
-        self.conv2 = nn.Conv2d(channels, _scaled(LAST, width), 1, bias=False)
-        self.bn2 = norm_layer(norm, _scaled(LAST, width))
-        self.fc = nn.Linear(_scaled(LAST, width), num_classes)
+        self.conv2 = nn.Conv2d(channels, _scaled(LAST, spec.width), 1, bias=False)
+        self.bn2 = norm_layer(spec.norm, _scaled(LAST, spec.width))
+        self.fc = nn.Linear(_scaled(LAST, spec.width), spec.num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.layers import Normalize, kaiming, norm_layer
+from accupoison.models.layers import ModelSpec, Normalize, kaiming, norm_layer
 
 
 class PreActBlock(nn.Module):
@@ -32,34 +32,22 @@ class PreActResNet(nn.Module):
 
     Args:
         blocks: Residual blocks in each stage; stage k has ``width * 2**k`` channels.
-        num_classes: Number of classes.
-        width: Channels of the first stage.
-        norm: "batch" or "group".
-        mean: Channel means that the first step of ``forward`` subtracts.
-        std: Channel standard deviations that it divides by.
+        spec: The number of classes and so on; the first stage has ``width`` channels.
     """
 
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        num_classes: int,
-        width: int,
-        norm: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
+    def __init__(self, blocks: tuple[int, ...], spec: ModelSpec) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.conv1 = nn.Conv2d(len(mean), width, 3, 1, 1, bias=False)
-        channels, layers = width, list[nn.Module]()
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.conv1 = nn.Conv2d(len(spec.mean), spec.width, 3, 1, 1, bias=False)
+        channels, layers = spec.width, list[nn.Module]()
         for stage, count in enumerate(blocks):
             for block in range(count):
-                outputs = width * 2**stage
-                layers.append(PreActBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, norm))
+                outputs = spec.width * 2**stage
+                layers.append(PreActBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, spec.norm))
                 channels = outputs
         self.layers = nn.Sequential(*layers)
-        self.bn = norm_layer(norm, channels)
-        self.fc = nn.Linear(channels, num_classes)
+        self.bn = norm_layer(spec.norm, channels)
+        self.fc = nn.Linear(channels, spec.num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accupoison.models.layers import Normalize, kaiming, norm_layer
+from accupoison.models.layers import ModelSpec, Normalize, kaiming, norm_layer
 
 
 class BasicBlock(nn.Module):
@@ -34,38 +34,25 @@ class ResNet(nn.Module):
 
     Args:
         blocks: Residual blocks in each stage; stage k has ``width * 2**k`` channels.
-        num_classes: Number of classes.
-        width: Channels of the first stage.
-        norm: "batch" or "group".
-        mean: Channel means that the first step of ``forward`` subtracts.
-        std: Channel standard deviations that it divides by.
+        spec: The number of classes and so on; the first stage has ``width`` channels.
         pool: Max-pool 3/2/1 after the first convolution, as the released ResNet-18 does.
     """
 
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        num_classes: int,
-        width: int,
-        norm: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        pool: bool,
-    ) -> None:
+    def __init__(self, blocks: tuple[int, ...], spec: ModelSpec, *, pool: bool) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.conv1 = nn.Conv2d(len(mean), width, 3, 1, 1, bias=False)
-        self.bn1 = norm_layer(norm, width)
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.conv1 = nn.Conv2d(len(spec.mean), spec.width, 3, 1, 1, bias=False)
+        self.bn1 = norm_layer(spec.norm, spec.width)
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
-        channels, self.stages = width, len(blocks)
+        channels, self.stages = spec.width, len(blocks)
         for stage, count in enumerate(blocks):
             layers = []
             for block in range(count):
-                outputs = width * 2**stage
-                layers.append(BasicBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, norm))
+                outputs = spec.width * 2**stage
+                layers.append(BasicBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, spec.norm))
                 channels = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(channels, spec.num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from accupoison.models.layers import Normalize, kaiming, norm_layer
+from accupoison.models.layers import ModelSpec, Normalize, kaiming, norm_layer
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Channels, in multiples of the width, and convolutions of each stage (Simonyan and Zisserman, ICLR 2015, D)."""
@@ -14,28 +14,22 @@ class VGG(nn.Module):
     As usual for small images, the two hidden linear layers with their dropout are left out.
 
     Args:
-        num_classes: Number of classes.
-        width: Channels of the first stage; 64 is standard.
-        norm: "batch" or "group".
-        mean: Channel means that the first step of ``forward`` subtracts.
-        std: Channel standard deviations that it divides by.
+        spec: The number of classes and so on; a width of 64 is standard.
     """
 
-    def __init__(
-        self, num_classes: int, width: int, norm: str, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std)
-        channels, layers = len(mean), list[nn.Module]()
+        self.normalize = Normalize(spec.mean, spec.std)
+        channels, layers = len(spec.mean), list[nn.Module]()
         for factor, count in STAGES:
             for _ in range(count):
-                layers += [nn.Conv2d(channels, factor * width, 3, 1, 1, bias=False)]
-                layers += [norm_layer(norm, factor * width), nn.ReLU()]
-                channels = factor * width
+                layers += [nn.Conv2d(channels, factor * spec.width, 3, 1, 1, bias=False)]
+                layers += [norm_layer(spec.norm, factor * spec.width), nn.ReLU()]
+                channels = factor * spec.width
             # a single pixel stays one: images below 32x32 work. Before the ReLU, which is the same on a quarter
             layers.insert(-1, nn.MaxPool2d(2, ceil_mode=True))
         self.body = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(channels, spec.num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:
