@@ -22,7 +22,7 @@ from accupoison.cli.options import (
     renamed_option,
     update_options,
 )
-from accupoison.cli.output import gather, json_text, note, percent, progress_bar, table_text
+from accupoison.cli.output import gather, json_text, note, percent, progress_bar, table
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
@@ -69,7 +69,7 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
     for name, samples in audited.groups.items():
         content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
         groups[name] = content["attacks"]
-        text += [f"{name} members against never-learnt images ({content['samples']} samples)", table_text(rows), ""]
+        text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
     by_recency = {score: audited.by_recency(score) for score in SCORES}
     write_recency(folder, by_recency)
     about = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
@@ -89,7 +89,7 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
         }
         for points in zip(*by_recency.values(), strict=True)
     ]
-    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table_text(rows)]))
+    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
     after = f"the model after trigger {audited.branch}, {audited.steps} steps"
     click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
 
@@ -117,7 +117,7 @@ def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
     if as_json:
         click.echo(json_text({"out": str(folder), "attacks": content["attacks"]}))
         return
-    click.echo(table_text(rows))
+    click.echo(table(rows))
     where = "the shadow model" if shadow else "a calibration half"
     click.echo(f"\n{content['samples']} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
     for level, reason in content["attacks"][0]["roc"]["withheld"].items():
@@ -149,7 +149,7 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
         aucs = [vars(entry) | {"auc": vars(entry.auc)} for entry in pooled]
         click.echo(json_text({"out": str(folder), "aucs": aucs}))
         return
-    click.echo(table_text(rows))
+    click.echo(table(rows))
     where = folder / "recency.csv"
     click.echo(f"\n95% intervals over base models, or over streams where there is one; by recency in {where}")
 
@@ -263,5 +263,5 @@ def _show(folder: Path, content: dict[str, Any], rows: list[dict[str, str]], as_
     speed = f"{content['images_per_second']:.0f} images/s"
     if not isnan(content["share_of_ceiling"]):
         speed += f", {content['share_of_ceiling']:.0%} of what matrix products reach"
-    click.echo(table_text(rows))
+    click.echo(table(rows))
     click.echo(f"\nmeans and standard deviations over {models}; {speed}. Wrote {folder}")

@@ -10,7 +10,7 @@ import click
 from accupoison.cli.audit import JSON, audit
 from accupoison.cli.group import PROGRAM
 from accupoison.cli.options import PATH, WHOLE, common_options, data_options, data_place, layers
-from accupoison.cli.output import json_text, note, progress_bar, table_text
+from accupoison.cli.output import json_text, note, progress_bar, table
 
 
 class _Rooted(click.Group):
@@ -74,7 +74,7 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
         for cell in cells
         for name, metric in cell.metrics.items()
     ]
-    click.echo(table_text(rows))
+    click.echo(table(rows))
     click.echo(f"\nanswers of the best metric in {folder}")
 
 

@@ -70,11 +70,11 @@ def gather(paths: Sequence[Path]) -> "list[Run]":
     return runs
 
 
-def table_text(rows: Sequence[Mapping[str, str]]) -> str:
+def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows, of which there is at least one, as a Markdown table; their keys are the header."""
-    from accupoison.study.tables import markdown
+    from accupoison.study.tables import table_text
 
-    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+    return table_text(rows)
 
 
 def percent(value: float) -> str:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,13 +22,12 @@ from accupoison.errors import InputError
 from accupoison.records.files import holds, reason, write_atomically
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """What is known of a published data set.
 
     Attributes:
-        title: Its name for people.
-        loader: Its class in ``torchvision.datasets``.
+        title: Its name for people; without hyphens it is that of its class in ``torchvision.datasets``.
         files: What to put into the data directory by hand.
         shape: Channels, height and width of an image, grey ones as RGB.
         num_classes: Number of classes.
@@ -37,11 +37,10 @@ class Published:
     """
 
     title: str
-    loader: str
     files: str
-    shape: tuple[int, int, int]
-    num_classes: int
-    flip: bool
+    shape: tuple[int, int, int] = (3, 32, 32)
+    num_classes: int = 10
+    flip: bool = True
     stats: Stats | None = None
     halves: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default=({"train": True}, {"train": False}))
 
@@ -50,49 +49,21 @@ SPLIT: tuple[Mapping[str, Any], Mapping[str, Any]] = ({"split": "train"}, {"spli
 PUBLISHED: dict[str, Published] = {
     "cifar10": Published(
         title="CIFAR-10",
-        loader="CIFAR10",
         files="cifar-10-python.tar.gz, unpacked as cifar-10-batches-py",
-        shape=(3, 32, 32),
-        num_classes=10,
-        flip=True,
         stats=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     ),
     "cifar100": Published(
         title="CIFAR-100",
-        loader="CIFAR100",
         files="cifar-100-python.tar.gz, unpacked as cifar-100-python",
-        shape=(3, 32, 32),
         num_classes=100,
-        flip=True,
         stats=((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     ),
-    "svhn": Published(
-        title="SVHN",
-        loader="SVHN",
-        files="train_32x32.mat and test_32x32.mat",
-        shape=(3, 32, 32),
-        num_classes=10,
-        flip=False,
-        halves=SPLIT,
-    ),
+    "svhn": Published(title="SVHN", files="train_32x32.mat and test_32x32.mat", flip=False, halves=SPLIT),
     "stl10": Published(
-        title="STL-10",
-        loader="STL10",
-        files="stl10_binary.tar.gz, unpacked as stl10_binary",
-        shape=(3, 96, 96),
-        num_classes=10,
-        flip=True,
-        halves=SPLIT,
+        title="STL-10", files="stl10_binary.tar.gz, unpacked as stl10_binary", shape=(3, 96, 96), halves=SPLIT
     ),
-    "mnist": Published(title="MNIST", loader="MNIST", files="MNIST/raw", shape=(3, 28, 28), num_classes=10, flip=False),
-    "fashion-mnist": Published(
-        title="Fashion-MNIST",
-        loader="FashionMNIST",
-        files="FashionMNIST/raw",
-        shape=(3, 28, 28),
-        num_classes=10,
-        flip=True,
-    ),
+    "mnist": Published(title="MNIST", files="MNIST/raw", shape=(3, 28, 28), flip=False),
+    "fashion-mnist": Published(title="Fashion-MNIST", files="FashionMNIST/raw", shape=(3, 28, 28)),
 }
 """The data sets by name."""
 
@@ -142,20 +113,16 @@ def _halves(name: str, root: Path, *, offline: bool) -> "list[Any]":
     from torchvision.datasets.utils import check_integrity
 
     known = PUBLISHED[name]
-    loader = getattr(datasets, known.loader)
+    loader = getattr(datasets, known.title.replace("-", ""))
     for file, md5 in getattr(loader, "resources", ()):
         packed = root / known.files / file
         if not packed.with_suffix("").exists() and check_integrity(str(packed), md5):
-            _unpack(packed)
+            with gzip.open(packed) as source:
+                write_atomically(packed.with_suffix(""), partial(shutil.copyfileobj, source))
     # With a sound archive in place "download" only unpacks it, which is fine offline too.
     archive = getattr(loader, "filename", None)
     download = not offline or (archive is not None and check_integrity(str(root / archive), loader.tgz_md5))
     return [loader(str(root), download=download, **half) for half in known.halves]
-
-
-def _unpack(packed: Path) -> None:
-    with gzip.open(packed) as source:
-        write_atomically(packed.with_suffix(""), lambda file: shutil.copyfileobj(source, file))
 
 
 def _data(name: str, train: Any, test: Any) -> DataSet:  # noqa: ANN401

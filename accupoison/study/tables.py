@@ -1,7 +1,7 @@
 """Markdown tables of outcomes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
@@ -22,82 +22,73 @@ the group lacks is withheld. Times are of runs side by side."""
 def outcome_table(runs: Sequence[Run]) -> str:
     """Return one row for each stream, attack, defence and trigger: accuracies and their differences, in points."""
     clean = yardstick(runs)
-    again = "acc_bn_reestimated"
     rows = []
-    for one in group(runs):
-        for trigger in one.first.config.trigger.types:
-            values: list[Value] = [
-                lambda run: run.summary["start"]["acc"],
-                lambda run: run.summary.get("before", {}).get("acc"),
-                lambda run, to=trigger: run.after(to),  # type: ignore[misc]
-                lambda run, to=trigger: run.end(to),  # type: ignore[misc]
-                lambda run: run.summary.get("before", {}).get(again),
-                lambda run, to=trigger: run.after(to, again),  # type: ignore[misc]
-                lambda run, to=trigger: harm(run, to, clean),  # type: ignore[misc]
-                lambda run, to=trigger: harm(run, to, clean, again),  # type: ignore[misc]
-                lambda run, to=trigger: None if to == "coast" else trigger_effect(run, to),  # type: ignore[misc]
-            ]
-            cells = (in_points(_over(one, value), len(one.runs)) for value in values)
-            rows.append([*_names(one), trigger, *cells, _count(one)])
-    header = [
-        *("stream", "attack", "defence", "setting", "trigger", "start", "before", "after", "end"),
-        *("before, re-est.", "after, re-est.", "harm H", "H, re-est.", "trigger effect", "n"),
-    ]
-    return markdown(header, rows)
+    for experiment in group(runs):
+        for trigger in experiment.first.config.trigger.types:
+            estimates = {title: _over(experiment, value) for title, value in _outcomes(trigger, clean).items()}
+            cells = {title: in_points(value, len(experiment.runs)) for title, value in estimates.items()}
+            rows.append({**_names(experiment), "trigger": trigger, **cells, "n": _count(experiment)})
+    return table_text(rows)
+
+
+def _outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
+    again = "acc_bn_reestimated"
+    return {
+        "start": lambda run: run.summary["start"]["acc"],
+        "before": lambda run: run.summary.get("before", {}).get("acc"),
+        "after": lambda run: run.after(trigger),
+        "end": lambda run: run.end(trigger),
+        "before, re-est.": lambda run: run.summary.get("before", {}).get(again),
+        "after, re-est.": lambda run: run.after(trigger, again),
+        "harm H": lambda run: harm(run, trigger, clean),
+        "H, re-est.": lambda run: harm(run, trigger, clean, again),
+        "trigger effect": lambda run: None if trigger == "coast" else trigger_effect(run, trigger),
+    }
 
 
 def mechanism_table(runs: Sequence[Run]) -> str:
     """Return one row for each stream, attack and defence: what happened on the ordinary steps, as means over them."""
-    tags = (
-        "defense/discrepancy_clean",
-        "defense/discrepancy_sent",
-        "defense/discrepancy_auc_clean",
-        "defense/discrepancy_auc_noise",
-        "defense/inner_steps",
-        "optim/grad_norm",
-        "time/step_s",
-        "time/attack_s",
-        "time/defense_s",
-        "time/update_s",
-    )
+    columns: dict[str, Value] = {
+        "MD clean": _mean_of("defense/discrepancy_clean"),
+        "MD sent": _mean_of("defense/discrepancy_sent"),
+        "MD AUC vs clean": _mean_of("defense/discrepancy_auc_clean"),
+        "MD AUC vs noise": _mean_of("defense/discrepancy_auc_noise"),
+        "inner steps": _mean_of("defense/inner_steps"),
+        "gradient norm": _mean_of("optim/grad_norm"),
+        "weights moved": lambda run: run.distance_from_start,
+        "s step": _mean_of("time/step_s"),
+        "s attack": _mean_of("time/attack_s"),
+        "s defence": _mean_of("time/defense_s"),
+        "s update": _mean_of("time/update_s"),
+    }
     rows = []
-    for one in group(runs):
-        means = [_over(one, lambda run, tag=tag: run.summary["means"].get(tag)) for tag in tags]  # type: ignore[misc]
-        moved = _over(one, lambda run: run.distance_from_start)
-        horizon = _over(one, lambda run: run.summary["horizon"])
-        rows.append([*_names(one), _plain(horizon, 0), *(_plain(mean) for mean in means[:-4]), _plain(moved)])
-        rows[-1] += [*(_plain(mean) for mean in means[-4:]), _count(one)]
-    header = [
-        *(
-            "stream",
-            "attack",
-            "defence",
-            "setting",
-            "steps",
-            "MD clean",
-            "MD sent",
-            "MD AUC vs clean",
-            "MD AUC vs noise",
-        ),
-        *("inner steps", "gradient norm", "weights moved", "s step", "s attack", "s defence", "s update", "n"),
-    ]
-    return markdown(header, rows)
+    for experiment in group(runs):
+        steps = _plain(_over(experiment, lambda run: run.summary["horizon"]), 0)
+        cells = {title: _plain(_over(experiment, value)) for title, value in columns.items()}
+        rows.append({**_names(experiment), "steps": steps, **cells, "n": _count(experiment)})
+    return table_text(rows)
 
 
-def _over(one: Group, value: Value) -> Estimate | None:
-    values = [(run.burnin, value(run)) for run in one.runs]
-    if one.diverged and any(found is None for _, found in values):
+def _mean_of(tag: str) -> Value:
+    return lambda run: run.summary["means"].get(tag)
+
+
+def _over(experiment: Group, value: Value) -> Estimate | None:
+    values = [(run.burnin, value(run)) for run in experiment.runs]
+    if experiment.diverged and any(number is None for _, number in values):
         return None  # the mean of the others would leave out where the attack did most
     return estimate(values)
 
 
-def _names(one: Group) -> list[str]:
-    return [one.first.config.stream.kind, one.first.attack, one.first.defense, one.setting]
+def _names(experiment: Group) -> dict[str, str]:
+    run = experiment.first
+    kind = run.config.stream.kind
+    return {"stream": kind, "attack": run.attack, "defence": run.defense, "setting": experiment.setting}
 
 
-def _count(one: Group) -> str:
-    diverged = f", {one.diverged} diverged" if one.diverged else ""
-    return f"{len({run.burnin for run in one.runs})} / {len(one.runs)}{diverged}"
+def _count(experiment: Group) -> str:
+    diverged = f", {experiment.diverged} diverged" if experiment.diverged else ""
+    return f"{len({run.burnin for run in experiment.runs})} / {len(experiment.runs)}{diverged}"
 
 
 def retention_table(runs: Sequence[Run]) -> str:
@@ -108,19 +99,23 @@ def retention_table(runs: Sequence[Run]) -> str:
     clean = [run for run in runs if run.config.attack.name == "none" and _learnt(run) is not None]
     standard, frozen = (_at_the_end([run for run in clean if run.defense == name]) for name in ("ST", "FREEZE"))
     rows = []
-    for one in group(clean):
-        values = _at_the_end(one.runs)
+    for experiment in group(clean):
+        values = _at_the_end(experiment.runs)
         paired = {pair: value for pair, value in values.items() if pair in standard and pair in frozen}
         if paired:
-            accuracy = estimate((pair[0], value) for pair, value in paired.items())
-            cost = estimate((pair[0], standard[pair] - value) for pair, value in paired.items())
-            kept = retention(paired, frozen, standard)
-            shown = "withheld" if kept is None else _plain(kept)
-            kind, _, name, setting = _names(one)
-            models = len({pair[0] for pair in paired})
-            rows.append([kind, name, setting, in_points(accuracy), in_points(cost), shown, f"{models} / {len(paired)}"])
-    header = ["clean stream", "defence", "setting", "accuracy at the end", "cost against ST", "retention R", "n"]
-    return markdown(header, rows) if rows else ""
+            retained = retention(paired, frozen, standard)
+            rows.append(
+                {
+                    "clean stream": experiment.first.config.stream.kind,
+                    "defence": experiment.first.defense,
+                    "setting": experiment.setting,
+                    "accuracy at the end": in_points(estimate((pair[0], value) for pair, value in paired.items())),
+                    "cost against ST": in_points(estimate((p[0], standard[p] - value) for p, value in paired.items())),
+                    "retention R": "withheld" if retained is None else _plain(retained),
+                    "n": f"{len({pair[0] for pair in paired})} / {len(paired)}",
+                }
+            )
+    return table_text(rows) if rows else ""
 
 
 def _learnt(run: Run) -> float | None:
@@ -142,6 +137,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     lines = [[header[i] for i in used], ["---"] * len(used), *([row[i] for i in used] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def table_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows with the same keys as a Markdown table with these as its header."""
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def in_points(value: Estimate | None, runs: int | None = None) -> str:
