@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from accupoison.attacks import Attack, PixelAttack
 from accupoison.loop.checks import SLACK
-from accupoison.rng import global_seed
 from accupoison.testing.bench import (
     Bench,
     BenchContext,
+    Trial,
+    check_going_on,
     check_output,
-    check_state,
+    check_repeatable,
     expect,
     learn,
     same,
     unchanged,
 )
-from accupoison.types import Access, Batch
+from accupoison.types import Access, Batch, State
 
 
 def check_attack(make: Callable[[], Attack]) -> None:
@@ -34,27 +36,27 @@ def check_attack(make: Callable[[], Attack]) -> None:
         AssertionError: A promise was broken; the message says which.
     """
     for reoptimise in (False, True):
-        _check_repeatable(make, reoptimise)
+        new = partial(_Trial, make, reoptimise=reoptimise)
+        check_repeatable(new)
         for poisoned in (0, 1):
-            _check_going_on(make, reoptimise, poisoned)
+            check_going_on(new, poisoned)
     _check_randomness(make)
     _check_no_budget(make)
 
 
-class _Trial:
+class _Trial(Trial):
     """One attack at work in a world of its own; every output is checked on the way."""
 
-    def __init__(self, attack: Attack, *, reoptimise: bool = False) -> None:
-        self.attack, self.bench, self.name = attack, Bench.make(), f"attack {type(attack).__name__}"
-        bench = self.bench
+    def __init__(self, make: Callable[[], Attack], *, reoptimise: bool = False, setup: bool = True) -> None:
+        self.component = self.attack = make()
+        self.name = f"attack {type(self.attack).__name__}"
+        self.bench = bench = Bench.make()
         preview = bench.learner.preview
         self.access = Access(val=bench.val, trigger=bench.trigger, crafted=True, reoptimise=reoptimise, preview=preview)
         self.context = BenchContext("attack-setup", 0)
-
-    def setup(self) -> None:
-        learner = self.bench.learner
-        with unchanged(learner, f"{self.name}.setup", self.access.val, self.access.trigger):
-            self.attack.setup(learner.view(), self.access, self.context)
+        if setup:
+            with unchanged(bench.learner, f"{self.name}.setup", self.access.val, self.access.trigger):
+                self.attack.setup(bench.learner.view(), self.access, self.context)
 
     def hook(self, hook: str, clean: Batch, t: int) -> Batch:
         self.context, learner = BenchContext("attack", t), self.bench.learner
@@ -63,6 +65,9 @@ class _Trial:
         check_output(f"{self.name}.{hook}", sent, self.context)
         self._check_promises(hook, clean, sent)
         return sent
+
+    def restore(self, state: State) -> None:
+        self.attack.restore(state, self.access)
 
     def step(self, t: int) -> Batch:
         sent = self.hook("poison", self.bench.batches[t], t)
@@ -87,43 +92,12 @@ class _Trial:
             )
 
 
-def _check_repeatable(make: Callable[[], Attack], reoptimise: bool) -> None:
-    outputs = []
-    for seed in (1, 2):  # of the global generators, which must not matter
-        trial = _Trial(make(), reoptimise=reoptimise)
-        with global_seed(seed):
-            trial.setup()
-            outputs.append(trial.play())
-    expect(same(*outputs), f"{trial.name} gave two different outputs from one seed; draw from ctx.rng alone")
-
-
-def _check_going_on(make: Callable[[], Attack], reoptimise: bool, poisoned: int) -> None:
-    """Hold the state after some poisoned batches to what a fresh attack and a rewound one make of it."""
-    trial = _Trial(make(), reoptimise=reoptimise)
-    trial.setup()
-    for t in range(poisoned):
-        trial.step(t)
-    state, model = trial.attack.state(), trial.bench.learner.state()
-    check_state(trial.name, state)
-    expected = trial.play(poisoned)
-
-    fresh = _Trial(make(), reoptimise=reoptimise)
-    for other, how in ((fresh, "a fresh one"), (trial, "the same one, gone on meanwhile,")):
-        other.bench.learner.restore(model)
-        other.attack.restore(state, other.access)
-        expect(
-            same(other.play(poisoned), expected),
-            f"{trial.name} went on differently after state() was restored into {how} than without",
-        )
-
-
 def _check_randomness(make: Callable[[], Attack]) -> None:
-    first = _Trial(make())
-    first.setup()
+    first = _Trial(make)
     outputs, contexts = [], []
     for t in range(4):
-        trial = _Trial(make())
-        trial.attack.restore(first.attack.state(), trial.access)
+        trial = _Trial(make, setup=False)
+        trial.restore(first.attack.state())
         outputs.append(trial.hook("poison", trial.bench.batches[0], t))
         contexts.append(trial.context)
     alike = all(same(output, outputs[0]) for output in outputs)
@@ -137,7 +111,6 @@ def _check_no_budget(make: Callable[[], Attack]) -> None:
     attack = make()
     if not isinstance(attack, PixelAttack) or not attack.bounded:
         return
-    trial = _Trial(replace(attack, eps=0.0), reoptimise=True)
-    trial.setup()
+    trial = _Trial(lambda: replace(attack, eps=0.0), reoptimise=True)
     for sent, clean in zip(trial.play(), (*trial.bench.batches[:2], trial.bench.trigger), strict=True):
         expect(same(sent.x, clean.x), f"{trial.name} changed an image with eps 0")

@@ -2,7 +2,8 @@
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,8 @@ from accupoison.errors import RangeError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.records.tags import check_tags
-from accupoison.rng import generator
+from accupoison.registry import Component
+from accupoison.rng import generator, global_seed
 from accupoison.types import Batch, ModelView, State
 from accupoison.updates import SGD
 
@@ -215,3 +217,71 @@ def check_state(who: str, state: State) -> None:
     for name, value in state.items():
         plain = value is None or isinstance(value, Tensor | int | float | str)
         expect(plain, f"{who}.state() has a {type(value).__name__} under {name!r}, which no checkpoint can hold")
+
+
+class Trial(ABC):
+    """A component at work on a bench of its own.
+
+    Attributes:
+        component: The attack or the defence.
+        name: What messages call it.
+        bench: What it works on.
+    """
+
+    component: Component
+    name: str
+    bench: Bench
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Go on from a state of the component."""
+
+    @abstractmethod
+    def step(self, t: int) -> object:
+        """Return what the component makes of batch ``t``, from which the model then learns."""
+
+    @abstractmethod
+    def play(self, first: int = 0) -> Sequence[object]:
+        """Return what it makes of several batches from ``first`` on."""
+
+
+def check_repeatable(new: Callable[[], Trial]) -> None:
+    """Hold that a component gives the same in every process.
+
+    Args:
+        new: Returns a trial of a fresh component.
+
+    Raises:
+        AssertionError: It draws from global generators.
+    """
+    outputs = []
+    for seed in (1, 2):  # of the global generators, which must not matter
+        with global_seed(seed):
+            trial = new()
+            outputs.append(trial.play())
+    expect(same(*outputs), f"{trial.name} gave two different outputs from one seed; draw from ctx.rng alone")
+
+
+def check_going_on(new: Callable[..., Trial], done: int) -> None:
+    """Hold the state after some batches to what a fresh component and a rewound one make of it.
+
+    Args:
+        new: Returns a trial of a fresh component, without set-up on ``setup=False``.
+        done: Batches before.
+
+    Raises:
+        AssertionError: What ``state()`` returns is not enough to go on from.
+    """
+    trial = new()
+    for t in range(done):
+        trial.step(t)
+    state, model = trial.component.state(), trial.bench.learner.state()
+    check_state(trial.name, state)
+    expected = trial.play(done)
+    for other, how in ((new(setup=False), "a fresh one"), (trial, "the same one, gone on meanwhile,")):
+        other.bench.learner.restore(model)
+        other.restore(state)
+        expect(
+            same(other.play(done), expected),
+            f"{trial.name} went on differently after state() was restored into {how} than without",
+        )

@@ -4,25 +4,28 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from accupoison.defenses import Defense
-from accupoison.rng import generator, global_seed
+from accupoison.rng import generator
 from accupoison.testing.bench import (
     IDS,
     Bench,
     BenchContext,
+    Trial,
+    check_going_on,
     check_output,
-    check_state,
+    check_repeatable,
     expect,
     learn,
     same,
     unchanged,
 )
 from accupoison.testing.coupling import check_coupling
-from accupoison.types import Batch, Grads
+from accupoison.types import Batch, Grads, State
 
 Outcome = tuple[Batch, Tensor, Grads]
 """What a defence made of a batch: what the update sees, its losses and its gradients."""
@@ -44,30 +47,31 @@ def check_defense(make: Callable[[], Defense]) -> None:
     Raises:
         AssertionError: A promise was broken; the message says which.
     """
-    _check_repeatable(make)
+    new = partial(_Trial, make)
+    check_repeatable(new)
     _check_relabelling(make)
     _check_trusted_labels(make)
     check_coupling(make)
     for done in (0, 1):
-        _check_going_on(make, done)
-    _Trial(make(), bn_mode="eval").play()
+        check_going_on(new, done)
+    _Trial(make, bn_mode="eval").play()
     for bn_mode in ("train", "eval"):
         _check_neutral(make, bn_mode)
 
 
-class _Trial:
+class _Trial(Trial):
     """One defence at work in a world of its own; every output is checked on the way."""
 
     def __init__(
         self,
-        defense: Defense,
+        make: Callable[[], Defense],
         *,
         bn_mode: str = "train",
         rename: Tensor | None = None,
         other_labels: bool = False,
         setup: bool = True,
     ) -> None:
-        self.defense = defense
+        self.component = self.defense = defense = make()
         self.name = f"defence {type(defense).__name__}"
         self.bench = Bench.make(bn_mode)
         self._rename = rename
@@ -78,6 +82,9 @@ class _Trial:
         self._trusted = trusted if "trusted-unlabelled" in defense.requires else []
         if setup:
             self._setup()
+
+    def restore(self, state: State) -> None:
+        self.defense.restore(state, self.reference)
 
     def intercept(self, batch: Batch, t: int) -> Batch:
         batch, context, who = self._named(batch), BenchContext("defense", t), f"{self.name}.intercept"
@@ -164,18 +171,9 @@ def _tracked(model: nn.Module) -> list[int]:
     return [int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
 
 
-def _check_repeatable(make: Callable[[], Defense]) -> None:
-    outcomes = []
-    for seed in (1, 2):  # of the global generators, which must not matter
-        with global_seed(seed):
-            trial = _Trial(make())
-            outcomes.append(trial.play())
-    expect(same(*outcomes), f"{trial.name} gave two different outputs from one seed; draw from ctx.rng alone")
-
-
 def _check_relabelling(make: Callable[[], Defense]) -> None:
     rename = torch.randperm(IDS, generator=generator(0, "rename"))
-    plain, renamed = _Trial(make()), _Trial(make(), rename=rename)
+    plain, renamed = _Trial(make), _Trial(make, rename=rename)
     for a, b in zip(plain.play(), renamed.play(), strict=True):
         seen, other = (o if isinstance(o, Batch) else o[0] for o in (a, b))
         ids = torch.where(seen.ids < 0, seen.ids, rename[seen.ids.clamp(min=0)])
@@ -187,42 +185,21 @@ def _check_relabelling(make: Callable[[], Defense]) -> None:
 
 
 def _check_trusted_labels(make: Callable[[], Defense]) -> None:
-    defense = make()
-    if "trusted-unlabelled" not in defense.requires:
+    if "trusted-unlabelled" not in make().requires:
         return
-    trial, other = _Trial(defense), _Trial(make(), other_labels=True)
+    trial, other = _Trial(make), _Trial(make, other_labels=True)
     expect(
         same(trial.play(), other.play()),
         f"{trial.name} uses the labels of trusted images, yet requires trusted-unlabelled ones only",
     )
 
 
-def _check_going_on(make: Callable[[], Defense], done: int) -> None:
-    """Hold the state after some batches to what a fresh defence and a rewound one make of it."""
-    trial = _Trial(make())
-    for t in range(done):
-        trial.step(t)
-    state, model = trial.defense.state(), trial.bench.learner.state()
-    check_state(trial.name, state)
-    expected = trial.play(done)
-    fresh = _Trial(make(), setup=False)
-    for other, how in ((fresh, "a fresh one"), (trial, "the same one, gone on meanwhile,")):
-        other.bench.learner.restore(model)
-        other.defense.restore(state, other.reference)
-        expect(
-            same(other.play(done), expected),
-            f"{trial.name} went on differently after state() was restored into {how} than without",
-        )
-
-
 def _check_neutral(make: Callable[[], Defense], bn_mode: str) -> None:
     settings = make().neutral
     if settings is None:
         return
-    ours, plain = (
-        _Trial(replace(make(), **settings), bn_mode=bn_mode),
-        _Trial(Defense(), bn_mode=bn_mode),
-    )
+    ours = _Trial(lambda: replace(make(), **settings), bn_mode=bn_mode)
+    plain = _Trial(Defense, bn_mode=bn_mode)
     for t in range(3):
         for trial in (ours, plain):
             learn(trial.bench.learner, trial.intercept(trial.bench.batches[t], t), trial.defense, t)
