@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,10 +24,11 @@ from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdi
 from accupoison.updates import SGD
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Simulation:
     """A poisoned stream and the model that learns from it.
 
-    Args:
+    Attributes:
         learner: The model, as the burn-in left it.
         stream: Clean batches; at least ``schedule.steps + 1 + schedule.recovery_steps`` of them.
         attack: Poisons the batches before the horizon and crafts the trigger.
@@ -43,56 +44,42 @@ class Simulation:
         flip: Horizontal flips keep a sample's class.
     """
 
-    def __init__(
-        self,
-        *,
-        learner: Learner,
-        stream: DataStream,
-        attack: Attack,
-        defense: Defense,
-        update: SGD,
-        schedule: Schedule,
-        trigger: Triggers,
-        reference: ModelView | None,
-        val: Batch,
-        trusted: Sequence[Batch],
-        seed: int,
-        num_ids: int,
-        flip: bool,
-    ) -> None:
-        self.learner = learner
-        self.stream = stream
-        self.attack = attack
-        self.defense = defense
-        self.update = update
-        self.schedule = schedule
-        self.triggers = trigger.types
-        self.reference = reference
-        self.horizon = schedule.steps
+    learner: Learner
+    stream: DataStream
+    attack: Attack
+    defense: Defense
+    update: SGD
+    schedule: Schedule
+    trigger: Triggers
+    reference: ModelView | None
+    val: Batch
+    trusted: Sequence[Batch]
+    seed: int
+    num_ids: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        self.horizon = self.schedule.steps
         self.t = 0
         self.branch = -1
-        self._updates = trigger.updates
-        self._trusted = trusted
-        self._seed = seed
-        self._flip = flip
-        self._fork_state: dict[str, Any] | None = None
-        self._names = Pseudonyms(seed, num_ids)
-        self._start = learner.weights()
-        batch = stream.trigger(schedule.steps)
-        self.access = Access(
-            val=val,
-            trigger=self._augmented(batch, "trigger") if schedule.augment == "before" else batch,
-            crafted=bool(trigger.crafted),
-            reoptimise="optimised" in trigger.types,
-            preview=self._preview,
-            trains=learner.bn_mode == "train",
-        )
         self._ready = False
+        self._fork_state: dict[str, Any] | None = None
+        self._names = Pseudonyms(self.seed, self.num_ids)
+        self._start = self.learner.weights()
+        batch = self.stream.trigger(self.schedule.steps)
+        self.access = Access(
+            val=self.val,
+            trigger=self._augmented(batch, "trigger") if self.schedule.augment == "before" else batch,
+            crafted=bool(self.trigger.crafted),
+            reoptimise="optimised" in self.trigger.types,
+            preview=self._preview,
+            trains=self.learner.bn_mode == "train",
+        )
 
     @property
     def trigger_name(self) -> str:
         """The trigger of the branch the loop is on; "" before the branches part."""
-        return self.triggers[self.branch] if 0 <= self.branch < len(self.triggers) else ""
+        return self.trigger.types[self.branch] if 0 <= self.branch < len(self.trigger.types) else ""
 
     def end_accumulation(self) -> None:
         """Let the trigger come next."""
@@ -102,7 +89,7 @@ class Simulation:
     def abandon(self) -> None:
         """End the branch that the loop is on, as its model is broken; the next one still leaves from the fork."""
         if self.branch < 0:
-            self.branch, self._ready = len(self.triggers), True  # nothing is left to set up for
+            self.branch, self._ready = len(self.trigger.types), True  # nothing is left to set up for
         else:
             self.t = self.horizon + self.schedule.recovery_steps + 1
 
@@ -113,13 +100,13 @@ class Simulation:
             yield self._advance(Phase.ORDINARY)
         if self.branch < 0:
             self._fork_state, self.branch = self._parts(), 0
-        while self.branch < len(self.triggers):
+        while self.branch < len(self.trigger.types):
             if self.t == self.horizon and self.trigger_name == "none":
                 self.t += 1
             while self.t <= self.horizon + self.schedule.recovery_steps:
                 yield self._advance(Phase.TRIGGER if self.t == self.horizon else Phase.RECOVER)
             self.branch += 1
-            if self.branch < len(self.triggers):
+            if self.branch < len(self.trigger.types):
                 assert self._fork_state is not None
                 self._restore_parts(self._fork_state)
                 self.t = self.horizon
@@ -127,7 +114,7 @@ class Simulation:
     def state(self) -> dict[str, Any]:
         """Return everything that :meth:`restore` needs to go on bit for bit: plain tensors and numbers."""
         position = {"t": self.t, "branch": self.branch, "horizon": self.horizon, "ready": self._ready}
-        last = self.branch >= len(self.triggers) - 1
+        last = self.branch >= len(self.trigger.types) - 1
         return {**position, "parts": self._parts(), "fork": None if last else self._fork_state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -144,16 +131,16 @@ class Simulation:
         if not self._ready:
             view, metrics = self.learner.view(), dict[str, float]()
             with self._model_seed("attack-setup"), blaming(self.attack):
-                self.attack.setup(view, self.access, StepContext(self._seed, "attack-setup", 0, metrics))
-            trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self._trusted)]
-            context = StepContext(self._seed, "defense-setup", 0, metrics)
+                self.attack.setup(view, self.access, StepContext(self.seed, "attack-setup", 0, metrics))
+            trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self.trusted)]
+            context = StepContext(self.seed, "defense-setup", 0, metrics)
             with self._model_seed("defense-setup"), blaming(self.defense):
                 self.defense.setup(view, self.reference, trusted, context)
             self._ready = True
 
     def _model_seed(self, role: str) -> AbstractContextManager[None]:
         """Let the network's own random numbers depend on the seed, the step and ``role`` alone."""
-        return global_seed(self._seed, "model", role, self.t, device=self.learner.device)
+        return global_seed(self.seed, "model", role, self.t, device=self.learner.device)
 
     def _parts(self) -> dict[str, Any]:
         return {"learner": self.learner.state(), "attack": self.attack.state(), "defense": self.defense.state()}
@@ -167,7 +154,7 @@ class Simulation:
     def _augmented(self, batch: Batch, *names: str | int) -> Batch:
         if self.schedule.augment == "none":
             return batch
-        return batch.with_x(crop_flip(batch.x, rng=generator(self._seed, "augment", *names), flip=self._flip))
+        return batch.with_x(crop_flip(batch.x, rng=generator(self.seed, "augment", *names), flip=self.flip))
 
     def _advance(self, phase: Phase) -> Step:
         metrics: dict[str, float] = {}
@@ -184,7 +171,7 @@ class Simulation:
     def _coast(self, metrics: dict[str, float]) -> Step:
         no_rows = self.access.trigger.rows(slice(0, 0))
         with self._weight_change(metrics):
-            for _ in range(self._updates):
+            for _ in range(self.trigger.updates):
                 self.learner.coast()
         batches = dict.fromkeys(("clean", "sent", "passed", "seen", "wire"), no_rows)
         return self._record(Phase.TRIGGER, batches, metrics, Verdict.COMMIT)
@@ -200,11 +187,11 @@ class Simulation:
             seen = self._attacked(phase, passed, metrics)
             metrics["attack/linf"] = _farthest(seen, passed)
         if self.reference is not None:
-            metrics |= probe(view, self.reference, clean, sent, passed, generator(self._seed, "probe", self.t))
+            metrics |= probe(view, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
-            for number in range(self._updates if phase is Phase.TRIGGER else 1):
+            for number in range(self.trigger.updates if phase is Phase.TRIGGER else 1):
                 role = f"update-{number}" if number else "update"
-                context = StepContext(self._seed, role, self.t, metrics)
+                context = StepContext(self.seed, role, self.t, metrics)
                 with self._model_seed(role):
                     verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
         batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
@@ -231,7 +218,7 @@ class Simulation:
         return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
-        view, context = self.learner.view(), StepContext(self._seed, "attack", self.t, metrics)
+        view, context = self.learner.view(), StepContext(self.seed, "attack", self.t, metrics)
         with _clock(metrics, "time/attack_s"), self._model_seed("attack"), blaming(self.attack):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
@@ -251,7 +238,7 @@ class Simulation:
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
         with _clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
-            context = StepContext(self._seed, "defense", self.t, metrics)
+            context = StepContext(self.seed, "defense", self.t, metrics)
             seen = self.defense.intercept(view, self._hidden(sent), context)
         check_batch(seen, component_name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)

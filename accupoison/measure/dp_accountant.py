@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 
 from accupoison.records.ledger import PHASES, Ledger
 from accupoison.types import Phase, Step, Verdict
@@ -52,28 +53,28 @@ def epsilon_of(visits: float, noise_multiplier: float, delta: float) -> float:
     return math.inf if noise_multiplier == 0 else gaussian_epsilon(math.sqrt(visits) / noise_multiplier, delta)
 
 
+@dataclass(eq=False)
 class Accountant:
     """Follows the epsilon of the sample that was used most, along the path of a run with several triggers.
 
-    Args:
+    Attributes:
         noise_multiplier: Of the updates.
         delta: In (0, 1).
         updates: Updates on the trigger batch.
     """
 
-    def __init__(self, noise_multiplier: float, delta: float, updates: int) -> None:
-        self._noise = noise_multiplier
-        self._delta = delta
-        self._updates = updates
-        self._branch: str | None = None
-        self._visits: defaultdict[int, int] = defaultdict(int)
+    noise_multiplier: float
+    delta: float
+    updates: int
+    _branch: str | None = field(default=None, init=False)
+    _visits: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
 
     def add(self, step: Step, ledger: Ledger) -> float:
         """Return the epsilon after ``step``, which ``ledger`` has recorded already."""
         if step.branch != self._branch:  # at the start, and where a branch begins
             self.follow(step.branch, ledger)
         elif step.verdict is Verdict.COMMIT:
-            times = self._updates if step.phase is Phase.TRIGGER else 1
+            times = self.updates if step.phase is Phase.TRIGGER else 1
             for key, copies in Counter(step.seen.ids.tolist()).items():
                 if key >= 0:  # others are nobody's
                     self._visits[key] += times * copies**2
@@ -81,16 +82,16 @@ class Accountant:
 
     def follow(self, branch: str, ledger: Ledger) -> None:
         """Go on from what ``ledger`` has on the path to ``branch``."""
-        self._branch, self._visits = branch, visits(ledger, branch, self._updates)
+        self._branch, self._visits = branch, visits(ledger, branch, self.updates)
 
     @property
     def epsilon(self) -> float:
         """The epsilon of the sample that was used most so far."""
-        return epsilon_of(max(self._visits.values(), default=0), self._noise, self._delta)
+        return epsilon_of(max(self._visits.values(), default=0), self.noise_multiplier, self.delta)
 
     def spent(self) -> dict[str, float]:
         """Return epsilon and delta by name, for the summary."""
-        return {"epsilon": self.epsilon, "delta": self._delta}
+        return {"epsilon": self.epsilon, "delta": self.delta}
 
 
 def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:

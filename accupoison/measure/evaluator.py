@@ -100,58 +100,56 @@ class RunSummary:
         }
 
 
+@dataclass(eq=False, repr=False)
 class Evaluator:
     """Measures a simulation at the right moments and ends its accumulation where a stop rule says so.
 
-    Args:
+    Attributes:
         simulation: What is measured; its weights are never changed from here.
         data: The images.
         splits: Their parts; accuracy is measured on ``test`` and ``monitor``, statistics re-estimated on ``trusted``.
         settings: What is measured, and when.
         stop: When the trigger comes early.
         novel_classes: Classes that the burn-in did not have; accuracy on them is followed as well.
+        summary: What has been measured so far.
     """
 
-    def __init__(
-        self,
-        simulation: Simulation,
-        data: DataSet,
-        splits: Splits,
-        settings: EvaluateSettings,
-        stop: StopSettings,
-        novel_classes: Sequence[int] = (),
-    ) -> None:
-        self.data = data
-        self.splits = splits
-        self.summary = RunSummary()
-        self._simulation = simulation
-        self._settings = settings
-        self._stop = stop
-        novel = torch.isin(data.labels(splits.test).cpu(), torch.tensor(novel_classes, dtype=torch.int64))
-        self._novel = splits.test[novel]
+    simulation: Simulation
+    data: DataSet
+    splits: Splits
+    settings: EvaluateSettings
+    stop: StopSettings
+    novel_classes: Sequence[int] = ()
+    summary: RunSummary = field(default_factory=RunSummary, init=False)
+
+    def __post_init__(self) -> None:
+        novel = torch.isin(
+            self.data.labels(self.splits.test).cpu(), torch.tensor(self.novel_classes, dtype=torch.int64)
+        )
+        self._novel = self.splits.test[novel]
         self._latest = float("nan")
         self._interval: tuple[float, float] | None = None
 
     def start(self) -> dict[str, float]:
         """Measure the model that the stream begins with."""
         metrics = self._test(0, reestimate=True) | self._monitor()
-        milestones = ("start", "before") if self._simulation.horizon == 0 else ("start",)
+        milestones = ("start", "before") if self.simulation.horizon == 0 else ("start",)
         self.summary.milestones |= dict.fromkeys(milestones, _accuracies(metrics))
         return metrics
 
     def measure(self, step: Step) -> dict[str, float]:
         """Measure the model after ``step``, and end the accumulation where a stop rule says so."""
         self.summary.add(step)
-        simulation = self._simulation
+        simulation = self.simulation
         metrics = self._monitor()
         ordinary = step.phase is Phase.ORDINARY
         triggered = step.phase is Phase.TRIGGER
         last = step.t == simulation.horizon + simulation.schedule.recovery_steps
         before = ordinary and step.t == simulation.horizon - 1
         due = before or triggered or (last and not ordinary)
-        if due or self._settings.test == "every" or (self._stop.active and ordinary):
+        if due or self.settings.test == "every" or (self.stop.active and ordinary):
             metrics |= self._test(step.t, reestimate=not last or triggered)
-            if ordinary and self._stop.must_stop(self.summary.milestones["start"]["acc"], metrics["accuracy/test"]):
+            if ordinary and self.stop.must_stop(self.summary.milestones["start"]["acc"], metrics["accuracy/test"]):
                 simulation.end_accumulation()
                 before = True
             reached = {"before": before, f"{step.branch}/after": triggered, f"{step.branch}/end": last and step.branch}
@@ -180,29 +178,29 @@ class Evaluator:
         self.summary = RunSummary(**saved)
 
     def _monitor(self) -> dict[str, float]:
-        if not self._settings.monitor:
+        if not self.settings.monitor:
             return {}
-        metrics = monitor(self._simulation.learner.view(), self.data, self.splits)
+        metrics = monitor(self.simulation.learner.view(), self.data, self.splits)
         self._latest = metrics["accuracy/monitor"]
         self._interval = metrics["accuracy/monitor_low"], metrics["accuracy/monitor_high"]
         return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
-        learner, test = self._simulation.learner, self.splits.test
+        learner, test = self.simulation.learner, self.splits.test
         accuracy, loss = evaluate(learner.view(), self.data, test)
         self._latest = accuracy
         self._interval = None
         metrics = {"accuracy/test": accuracy, "loss/test": loss}
         if len(self._novel):
             metrics["accuracy/novel_classes"] = evaluate(learner.view(), self.data, self._novel)[0]
-        shift = self._simulation.stream.shift
+        shift = self.simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:
             return x if shift is None else shift(x, ids, t)
 
         if shift is not None:
             metrics["accuracy/shifted"] = evaluate(learner.view(), self.data, test, shifted)[0]
-        if self._settings.reestimate and reestimate and len(self.splits.trusted):
+        if self.settings.reestimate and reestimate and len(self.splits.trusted):
             batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, EVALUATION_BATCH)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)), learner.kernels)
             metrics["accuracy/test_bn_reestimated"] = evaluate(again, self.data, test)[0]

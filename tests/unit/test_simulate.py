@@ -103,7 +103,7 @@ def test_the_defence_never_sees_true_ids() -> None:
     names = {id_: true[x.numpy().tobytes()] for id_, x in shown.items() if x.numpy().tobytes() in true}
     assert len(names) == len(images) == 5 * ROWS  # one pseudonym each, the same at every time
     assert sum(name == id_ for name, id_ in names.items()) < 5  # one in 120 by chance
-    trusted = torch.cat([batch.ids for batch in simulated._trusted]).tolist()
+    trusted = torch.cat([batch.ids for batch in simulated.trusted]).tolist()
     at_setup = torch.cat([batch.ids for batch in spy.seen[:4]]).tolist()
     assert len(set(at_setup)) == 20
     assert sum(a == b for a, b in zip(trusted, at_setup, strict=True)) < 5
