@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accupoison.audit.lira import VARIANTS, lira_scores
-from accupoison.audit.metric import all_scores, thresholds
+from accupoison.audit.metric import Floats, all_scores, thresholds
 from accupoison.audit.neural import neural_scores
 from accupoison.audit.privacy_score import privacy_report
 from accupoison.audit.results import Results, evaluate_attack
@@ -19,7 +19,6 @@ LIRA = VARIANTS[:4]
 """The variants of LiRA that need shadows."""
 RMIA = {"rmia": None, "rmia_offline": 0.5}
 """Their offline slopes; the second is fixed in advance where its authors choose it by a sweep."""
-Floats = NDArray[np.float64]
 
 
 def audit_samples(samples: Samples, shadow: Samples | None, *, seed: int = 0) -> Results:

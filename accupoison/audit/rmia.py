@@ -3,10 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from accupoison.audit.metric import TINY
+from accupoison.audit.metric import TINY, Floats
 from accupoison.errors import InputError
-
-Floats = NDArray[np.float64]
 
 
 def rmia_scores(

@@ -1,9 +1,8 @@
 """What the models of an audit are asked about samples, and the files of what each one answered."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.audit.metric import logit_scores
+from accupoison.audit.metric import Floats, logit_scores
 from accupoison.audit.samples import Samples
 from accupoison.config.layers import Layer
 from accupoison.config.renamed import with_new_names
@@ -24,6 +23,7 @@ from accupoison.measure.hardware import ceiling, training_flops
 from accupoison.records.arrays import read_arrays
 from accupoison.records.files import write_atomically
 from accupoison.records.run_directory import OLD_SIGNALS, SIGNALS, RunDirectory
+from accupoison.runs.burnin import Progress
 from accupoison.runs.workers import Task, carry_out
 from accupoison.types import ModelView
 
@@ -34,9 +34,6 @@ SHIFTS = {"up": (-1, 2), "down": (1, 2), "left": (-1, 3), "right": (1, 3)}
 ARRAYS = ("phi", "probs", "population", "keep")
 NUMBERS = ("seconds", "images", "epsilon")
 """What a file of signals holds: of each sample, and of the model."""
-Floats = NDArray[np.float64]
-Report = Callable[[int, int, str], None]
-"""Is told (models done, models in all, the last one)."""
 
 
 def check_queries(queries: Sequence[str]) -> None:
@@ -220,19 +217,13 @@ def _share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float)
     """
     x = data.batch(torch.arange(min(8, data.size))).x
     try:
-        return images_per_second * training_flops(learner.model, x) / _ceiling(learner.device)
+        return images_per_second * training_flops(learner.model, x) / ceiling(learner.device)
     except Exception:  # networks of others can raise anything under the counter's hooks
         return float("nan")
 
 
-@cache
-def _ceiling(device: torch.device) -> float:
-    """Measure once a process: it takes as long as a small model."""
-    return ceiling(device)
-
-
 def make_models(
-    out: Path, settings: Layer, env: Mapping[str, Any], tasks: Mapping[str, Task], jobs: int, report: Report
+    out: Path, settings: Layer, env: Mapping[str, Any], tasks: Mapping[str, Task], jobs: int, report: Progress
 ) -> None:
     """Carry out the tasks of the models that an audit does not have yet, while its directory is locked.
 
@@ -247,7 +238,9 @@ def make_models(
     Raises:
         InputError: The directory belongs to other settings, or a task says that it cannot go on.
     """
-    with RunDirectory.resume_or_create(out, settings, env, with_new_names):
+    there = RunDirectory.holds_run(out)
+    resumed = RunDirectory.resume(out, settings, with_new_names) if there else RunDirectory.create(out, settings, env)
+    with resumed:
         left = [task for name, task in tasks.items() if not signals_path(out, name).exists()]
         for done, name in enumerate(carry_out(left, jobs), start=1):
             report(done, len(left), name)

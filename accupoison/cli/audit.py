@@ -170,8 +170,6 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
 def offline(
     out: Path | None,
     jobs: int,
-    file: Path | None,
-    pairs: tuple[str, ...],
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -190,7 +188,7 @@ def offline(
     from accupoison.config.layers import plain, preset
     from accupoison.runs.base_model import open_data
 
-    config = offline_config([data_place(), preset("audit", "offline"), *layers(file, pairs, flags)], cache(note))
+    config = offline_config([data_place(), preset("audit", "offline"), *layers(flags)], cache(note))
     if dry_run:
         click.echo(json_text(plain(config)))
         return

@@ -93,8 +93,6 @@ def make(
     root: Path,
     networks: str,
     size: int,
-    file: Path | None,
-    pairs: tuple[str, ...],
     dry_run: bool,
     quiet: bool,
     **flags: Any,  # noqa: ANN401
@@ -104,7 +102,7 @@ def make(
     from accupoison.config.layers import plain, preset
     from accupoison.config.schema import burnin_config
 
-    settings = [data_place(), preset("burnin", "released"), *layers(file, pairs, flags)]
+    settings = [data_place(), preset("burnin", "released"), *layers(flags)]
     if dry_run:
         click.echo(json_text(plain(burnin_config(settings, cache(note)))))
         return

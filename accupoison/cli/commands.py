@@ -50,8 +50,6 @@ def burnin(
     out: Path | None,
     resume: Path | None,
     resume_or_start: bool,
-    file: Path | None,
-    pairs: tuple[str, ...],
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -71,7 +69,7 @@ def burnin(
     say = cache(note)
     _check_place(out, resume, resume_or_start)
     base = _base("burnin", recipe, "online_ready", resume, say)
-    settings = burnin_config([*base, *layers(file, pairs, flags)], say)
+    settings = burnin_config([*base, *layers(flags)], say)
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
@@ -138,8 +136,6 @@ def online(
     out: Path | None,
     resume: Path | None,
     resume_or_start: bool,
-    file: Path | None,
-    pairs: tuple[str, ...],
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -156,7 +152,7 @@ def online(
     say = cache(note)
     _check_place(out, resume, resume_or_start)
     base = _base("online", preset, "fresh", resume, say) if replay is None else _replayed(replay, preset, resume, say)
-    settings = online_config([*base, *layers(file, pairs, flags)], say)
+    settings = online_config([*base, *layers(flags)], say)
     if dry_run:
         click.echo(json_text(describe(settings)))
         return

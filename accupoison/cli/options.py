@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,33 +82,28 @@ def option_names() -> dict[str, str]:
     return {**flags, "stream.replay": "--replay"}
 
 
-def layer(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings that the given flags stand for; a flag that was not given is None."""
-    settings: dict[str, dict[str, Any]] = {}
-    for flag, value in flags.items():
-        if value is not None:
-            section, key = FLAGS[flag]
-            settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
-    return settings
-
-
-def layers(file: Path | None, pairs: tuple[str, ...], flags: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that options make, the last of which wins.
+def layers(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers that options make, the last of which wins: those of ``--config``, single ones, ``--set``.
 
     Args:
-        file: Of ``--config``.
-        pairs: Of ``--set``.
-        flags: The other options, by name; they stand between the two.
+        options: Those of :data:`common_options` but for ``--dry-run``, and any in :data:`FLAGS`, by name; None was not
+            given.
     """
     from accupoison.config import layers as config
 
-    return [*([] if file is None else [config.read_toml(file)]), layer(flags), config.assignments(pairs)]
+    file, pairs = options.pop("file"), options.pop("pairs")
+    settings: dict[str, dict[str, Any]] = {}
+    for flag, value in options.items():
+        if value is not None:
+            section, key = FLAGS[flag]
+            settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
+    return [*([] if file is None else [config.read_toml(file)]), settings, config.assignments(pairs)]
 
 
 def data_place() -> dict[str, dict[str, Any]]:
     """Return the data directory of the environment, stored with a run so that it can be resumed from anywhere."""
-    found = os.environ.get("ACCUPOISON_DATA")
-    return {"data": {"dir": found}} if found and Path(found).is_dir() else {}
+    folder = os.environ.get("ACCUPOISON_DATA")
+    return {"data": {"dir": folder}} if folder and Path(folder).is_dir() else {}
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:

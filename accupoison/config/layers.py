@@ -187,17 +187,17 @@ def number(value: object, where: str) -> float:
     Raises:
         InputError: It is not a number, or divides by zero.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
-    top, slash, bottom = str(value).partition("/")
-    if not str(value).isascii() or "_" in str(value):  # Python would take digits of all scripts
-        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
-    try:
-        result = float(top) / float(bottom) if slash else float(top)
-    except ZeroDivisionError:
-        raise InputError(f"{where} = {value!r} divides by zero; write a fraction such as 8/255") from None
-    except ValueError:
-        raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255") from None
+    text = str(value)
+    result = math.nan
+    plain_text = text.isascii() and "_" not in text  # Python would take digits of all scripts
+    if plain_text and isinstance(value, str | int | float) and not isinstance(value, bool):
+        top, slash, bottom = text.partition("/")
+        try:
+            result = float(top) / float(bottom) if slash else float(top)
+        except ZeroDivisionError:
+            raise InputError(f"{where} = {value!r} divides by zero; write a fraction such as 8/255") from None
+        except ValueError:
+            pass  # said below
     if math.isnan(result):
         raise InputError(f"{where} = {value!r} is not a number; write one such as 0.1 or 8/255")
     return result

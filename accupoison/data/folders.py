@@ -1,7 +1,7 @@
 """Image sets from directories of image files."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +52,7 @@ def read_image_folder(path: Path, *, name: str) -> DataSet:
     for entry in _entries(test, directories=True):
         if entry.name not in classes:
             raise InputError(f"{entry} is a class that {train} lacks; give it images there, or remove it")
-    halves = []
-    for half in (train, test):
-        files = [(file, label) for label, kind in enumerate(classes) for file in _files(half / kind)]
-        halves += [_read([file for file, _ in files]), torch.tensor([label for _, label in files])]
+    halves = [{file: label for label, kind in enumerate(classes) for file in _files(h / kind)} for h in (train, test)]
     data = _dataset(path, name, halves, classes)
     unread = path / TEST[1]
     both = test != unread and holds(unread.is_dir)
@@ -82,14 +79,15 @@ def read_tiny_imagenet(root: Path) -> DataSet:
             f"Tiny-ImageNet in {root.absolute()} is absent or damaged; unpack tiny-imagenet-200.zip there, or name the "
             "directory that has it with <data.dir> or ACCUPOISON_DATA"
         ) from error
-    files = [(file, label) for label, kind in enumerate(classes) for file in _files(path / "train" / kind / "images")]
-    halves = [_read([file for file, _ in files]), torch.tensor([label for _, label in files])]
-    halves += [_read([path / "val" / "images" / file for file in labels]), torch.tensor(list(labels.values()))]
-    return _dataset(path, "tiny-imagenet", halves, classes)
+    train = {file: label for label, kind in enumerate(classes) for file in _files(path / "train" / kind / "images")}
+    test = {path / "val" / "images" / file: label for file, label in labels.items()}
+    return _dataset(path, "tiny-imagenet", (train, test), classes)
 
 
-def _dataset(path: Path, name: str, halves: Sequence[Tensor], classes: Sequence[str]) -> DataSet:
-    train_x, train_y, test_x, test_y = halves
+def _dataset(path: Path, name: str, halves: Sequence[Mapping[Path, int]], classes: Sequence[str]) -> DataSet:
+    """Return the train and the test half, which are the labels of files."""
+    train_x, test_x = (_read(list(half)) for half in halves)
+    train_y, test_y = (torch.tensor(list(half.values())) for half in halves)
     if train_x.shape[1:] != test_x.shape[1:]:
         raise InputError(
             f"{path} has train images of {list(train_x.shape[2:])} pixels and test images of {list(test_x.shape[2:])}; "
@@ -101,17 +99,13 @@ def _dataset(path: Path, name: str, halves: Sequence[Tensor], classes: Sequence[
 def _entries(folder: Path, *, directories: bool) -> list[Path]:
     """Return what is in a directory, by name; what is of the other kind would be left out, and is refused."""
     with reading(folder):
-        entries = sorted(entry for entry in folder.iterdir() if not _litter(entry))
+        entries = sorted(e for e in folder.iterdir() if e.name[0] != "." and e.name.lower() not in LITTER)
     for entry in entries:
         if holds(entry.is_dir) and not directories:
             raise InputError(f"{entry} is a directory among images, and would not be read; move it elsewhere")
         if not holds(entry.is_dir) and directories:
             raise InputError(f"{entry} is beside the directories of classes, and would not be read; move it elsewhere")
     return entries
-
-
-def _litter(entry: Path) -> bool:
-    return entry.name.startswith(".") or entry.name.lower() in LITTER
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Who is trained on, streamed, attacked with and measured on."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 
 import torch
@@ -117,7 +117,7 @@ def _without(parts: Splits, data: DataSet, classes: Sequence[int]) -> Splits:
 
 
 def _fresh(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
-    wanted: dict[str, int] = asdict(sizes)
+    wanted: dict[str, int] = {f.name: getattr(sizes, f.name) for f in fields(SplitSizes)}  # a subclass may have more
     counts = _scale(wanted, data)
     order = torch.randperm(data.num_train, generator=rng)
     ends = accumulate(counts.values())

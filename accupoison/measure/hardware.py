@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 from statistics import median
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 SIDE = 2048
 
 
+@cache  # it takes as long as training a small model
 def ceiling(device: torch.device, repeats: int = 5) -> float:
     """Return the FLOP/s that a float32 product of two ``SIDE`` x ``SIDE`` matrices reaches, by the median time."""
     a = torch.rand(SIDE, SIDE, device=device)

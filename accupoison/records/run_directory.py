@@ -105,24 +105,6 @@ class RunDirectory:
             raise
         return cls(path, stored, lock)
 
-    @classmethod
-    def resume_or_create(
-        cls,
-        path: Path,
-        config: Mapping[str, Any],
-        env: Mapping[str, Any],
-        translate: Callable[[dict[str, Any]], Any] = dict,
-    ) -> Self:
-        """Open the directory of a run, which is made unless it is there; see :meth:`resume` and :meth:`create`.
-
-        Args:
-            path: The directory.
-            config: The configuration, which must equal a stored one.
-            env: What a new one says of the machine; see :func:`environment`.
-            translate: Returns a stored configuration under the names that settings have now.
-        """
-        return cls.resume(path, config, translate) if cls.holds_run(path) else cls.create(path, config, env)
-
     @staticmethod
     def holds_run(path: Path) -> bool:
         """Return whether a run was started in ``path``."""

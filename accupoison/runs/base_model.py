@@ -1,7 +1,7 @@
 """The base checkpoint, what a burn-in leaves and a stream starts from, and the data it was made from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from accupoison.config.renamed import formerly, with_new_names
 from accupoison.config.schema import DataSettings, ModelSettings
-from accupoison.data import STATS, DataSet, Splits, SplitSizes, load, split
+from accupoison.data import STATS, DataSet, Splits, load, split
 from accupoison.errors import InputError
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
@@ -259,6 +259,16 @@ def _is_sgd(state: object) -> bool:
     return all(key >= 0 for key in state["state"]) and all(b is None or is_dense(b) for b in buffers)
 
 
+def parts_of(data: DataSet, settings: DataSettings) -> Splits:
+    """Return who gets which samples of a data set.
+
+    Raises:
+        InputError: There are too few, or a class is unknown.
+    """
+    protocol, seed = settings.splits, settings.split_seed
+    return split(data, protocol=protocol, seed=seed, sizes=settings, novel_classes=settings.novel_classes)
+
+
 def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Splits]:
     """Return the data set on ``device``, and who gets which of its images.
 
@@ -269,8 +279,5 @@ def open_data(settings: DataSettings, device: torch.device) -> tuple[DataSet, Sp
     data = load(settings.name, data_dir=folder, offline=settings.offline)
     if settings.flip is not None:
         data = replace(data, flip=settings.flip)
-    sizes = SplitSizes(**{f.name: getattr(settings, f.name) for f in fields(SplitSizes)})
-    parts = split(
-        data, protocol=settings.splits, seed=settings.split_seed, sizes=sizes, novel_classes=settings.novel_classes
-    )
+    parts = parts_of(data, settings)
     return data.to(device), replace(parts, note=f"{data.note} {parts.note}".strip())

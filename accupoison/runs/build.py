@@ -1,20 +1,21 @@
 """From settings to a simulation: what a run needs, loaded and put together."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from accupoison.config.schema import OnlineConfig
-from accupoison.data import DataSet, Splits, SplitSizes, make_stream, split
+from accupoison.config.schema import DataSettings, OnlineConfig
+from accupoison.data import DataSet, Splits, make_stream
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.simulation import Simulation
-from accupoison.runs.base_model import BaseModel, default_place, open_data
+from accupoison.runs.base_model import IDENTITY, BaseModel, default_place, open_data, parts_of
 from accupoison.runs.burnin import EARLY, FINAL
 from accupoison.runs.model_check import check_images
 from accupoison.runs.replay import replay_of
@@ -131,29 +132,21 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
             f"{path.with_name(EARLY)}; give one with <start.reference>"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
-    note = " ".join(filter(None, (note, _unknown(config, base, path), _fresh(config, base, path))))
+    note = " ".join(filter(None, (note, *_notes(config, base, path))))
     return Built(simulation, data, splits, _trained_on(base, data), model, note)
 
 
 def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
     if not base.data:
         return None
-    sizes = SplitSizes(**{f.name: base.data[f.name] for f in fields(SplitSizes)})
-    novel_classes = base.data.get("novel_classes", ())
-    protocol, seed = base.data["splits"], base.data["split_seed"]
-    return split(data, protocol=protocol, seed=seed, sizes=sizes, novel_classes=novel_classes).burnin
+    return parts_of(data, DataSettings(**{key: base.data[key] for key in IDENTITY if key in base.data})).burnin
 
 
-def _unknown(config: OnlineConfig, base: BaseModel, path: Path) -> str:
-    if base.data or config.data.splits == "released_split":
-        return ""
-    return f"{path} does not say which images it was trained on, so the stream may hold some of them."
-
-
-def _fresh(config: OnlineConfig, base: BaseModel, path: Path) -> str:
+def _notes(config: OnlineConfig, base: BaseModel, path: Path) -> Iterator[str]:
+    if not base.data and config.data.splits != "released_split":
+        yield f"{path} does not say which images it was trained on, so the stream may hold some of them."
     if base.optimizer is None and config.optim.restore_momentum and config.optim.momentum:
-        return f"{path} has no momentum to go on with, so the stream starts without."
-    return ""
+        yield f"{path} has no momentum to go on with, so the stream starts without."
 
 
 def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
@@ -202,11 +195,11 @@ def _early(config: OnlineConfig, path: Path, base: BaseModel, data: DataSet) -> 
     early = BaseModel.load(path, config.model.name)
     early = early if early.named else replace(early, spec=base.spec)
     for key in ("name", "width", "norm", "num_classes"):
-        mine, its = getattr(early.spec, key), getattr(base.spec, key)
-        if mine != its:
+        early_value, base_value = getattr(early.spec, key), getattr(base.spec, key)
+        if early_value != base_value:
             raise InputError(
-                f"the early snapshot {path} holds a model with {key} {mine} and the checkpoint one with {its}; "
-                "give the checkpoint's own with <start.reference>"
+                f"the early snapshot {path} holds a model with {key} {early_value} and the checkpoint one with "
+                f"{base_value}; give the checkpoint's own with <start.reference>"
             )
     early.check_data(config.data, data, path)
     return view_of(early.build(path, data.device), config.run.kernels)

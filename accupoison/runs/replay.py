@@ -17,7 +17,7 @@ from accupoison.data import DataSet, DataStream
 from accupoison.errors import InputError
 from accupoison.loop.schedule import CRAFTED
 from accupoison.records.arrays import read_arrays, write_arrays
-from accupoison.records.files import expect, holds, read_json, reason
+from accupoison.records.files import expect, holds, read_json, reading
 from accupoison.records.run_directory import BATCHES, CONFIG, RunDirectory
 from accupoison.types import Batch, Context, ModelView, Phase, Step
 
@@ -51,10 +51,8 @@ def digest(run: Path) -> str:
     """
     found = hashlib.sha256()
     for path in sorted((run / BATCHES).glob("*.npz")):
-        try:
+        with reading(path):
             found.update(path.name.encode() + path.read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({reason(error)}); {FIX}") from error
     return found.hexdigest()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from accupoison.audit.challenge.safe_pickle import read_pickle
-from accupoison.audit.metric import scores, thresholds
+from accupoison.audit.metric import Floats, scores, thresholds
 from accupoison.audit.writers import save_figure
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
@@ -32,7 +32,6 @@ METRICS = {
 """The challenge's names of the metrics, and ours."""
 FOLDS = 5
 IMAGENET: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

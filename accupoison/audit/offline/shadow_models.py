@@ -14,7 +14,6 @@ from accupoison.audit.attack_suite import ShadowAttacks, model_facts
 from accupoison.audit.results import Results
 from accupoison.audit.signals import (
     Audited,
-    Report,
     ask,
     check_queries,
     make_models,
@@ -24,23 +23,15 @@ from accupoison.audit.signals import (
 )
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.renamed import Say, quiet
-from accupoison.config.schema import (
-    REGISTRIES,
-    BurninConfig,
-    DataSettings,
-    ModelSettings,
-    RunSettings,
-    TrainSettings,
-    at_home,
-)
+from accupoison.config.schema import REGISTRIES, BurninConfig, at_home
 from accupoison.data import DataSet
 from accupoison.errors import InputError, check_least
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import ENV, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
+from accupoison.runs.burnin import Progress
 from accupoison.runs.trainer import Burnin
-from accupoison.updates import SGD
 
 POOLS = {"target_models": "victims", "shadows": "shadows"}
 """The pools, and the words from which their random numbers are drawn: those of the first version, so that audits go on
@@ -82,15 +73,10 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfflineConfig:
-    """Everything that determines an audit by the offline protocol."""
+class OfflineConfig(BurninConfig):
+    """Everything that determines an audit by the offline protocol: how a model is trained, and how many are."""
 
-    data: DataSettings = field(default_factory=DataSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    update: SGD = field(default_factory=SGD)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
-    run: RunSettings = field(default_factory=RunSettings)
 
 
 def offline_config(layers: Sequence[Layer], say: Say = quiet) -> OfflineConfig:
@@ -205,11 +191,10 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     name = model_name(pool, number)
     started = time.perf_counter()
     run = replace(config.run, seed=derive(config.run.seed, "world", POOLS[pool], number))
-    settings = BurninConfig(data=config.data, model=config.model, train=config.train, update=config.update, run=run)
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
     members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-    burnin = Burnin.prepare(settings, members, name=name)
+    burnin = Burnin.prepare(replace(config, run=run), members, name=name)
     burnin.train()
     queries = config.shadows.queries or (("plain", "flip") if data.flip else ("plain",))
     audited = Audited(burnin.data, division.audited, division.population)
@@ -225,7 +210,7 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     return name
 
 
-def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Report) -> None:
+def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress) -> None:
     """Train all models that ``out`` does not have yet; a run that was cut off goes on by the same call.
 
     Args:

@@ -18,7 +18,6 @@ from accupoison.audit.results import Results
 from accupoison.audit.signals import (
     Audited,
     ModelSignals,
-    Report,
     ask,
     check_queries,
     make_models,
@@ -37,7 +36,7 @@ from accupoison.records.run_directory import CONFIG, RunDirectory, environment
 from accupoison.rng import derive
 from accupoison.runs.base_model import open_data
 from accupoison.runs.build import Built, build_simulation, find_checkpoint
-from accupoison.runs.burnin import FINAL, run_burnin
+from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.online import input_digests
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.types import Batch, Context, ModelView, Verdict
@@ -211,7 +210,7 @@ def _with_own_burnin(audit: ReplayAudit, config: OnlineConfig, number: int) -> O
     return replace(config, start=replace(config.start, checkpoint=str(folder / FINAL), reference=None))
 
 
-def make_replays(audit: ReplayAudit, *, jobs: int, report: Report) -> None:
+def make_replays(audit: ReplayAudit, *, jobs: int, report: Progress) -> None:
     """Make the replays that ``audit.out`` does not have yet; what was cut off goes on by the same call.
 
     Args:
