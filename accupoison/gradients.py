@@ -24,7 +24,7 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
     return torch.autograd.grad(loss, view.params(), create_graph=graph)
 
 
-BUDGET = 550_000_000
+BUDGET = 450_000_000
 """Bytes that the second-order graph of the rows at once may keep, beside the weights."""
 _ROW_BYTES: WeakKeyDictionary[ModelView, int] = WeakKeyDictionary()
 

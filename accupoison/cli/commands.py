@@ -12,6 +12,7 @@ import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import (
+    PATH,
     WHOLE,
     data_options,
     data_place,
@@ -111,17 +112,17 @@ def burnin(
 @click.option(
     "--checkpoint",
     "--weights",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The base model, if not the default one; a state dict of your own with --model, --width, --norm and "
     "--set optim.lr=RATE.",
 )
-@click.option("--reference", type=click.Path(path_type=Path), help="The early snapshot, if not early.pt beside it.")
+@click.option("--reference", type=PATH, help="The early snapshot, if not early.pt beside it.")
 @click.option("--preset", metavar="NAME", help="fresh (default), released or pang: a whole protocol.")
 @click.option(
     "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
 )
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
-@click.option("--replay", type=click.Path(path_type=Path), metavar="RUN", help="Send what RUN sent, with its settings.")
+@click.option("--replay", type=PATH, metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options
 @model_options
 @update_options

@@ -14,7 +14,7 @@ VERBATIM = "\b"
 
 def cli_markdown() -> str:
     """Return docs/cli.md."""
-    sections = "\n".join(_section(command, context) for command, context in _commands(_context(cli, None)))
+    sections = "\n".join(map(_section, _contexts(_context(cli, None))))
     return f"""# Command line
 
 <!-- Generated from the commands; write it anew with
@@ -33,30 +33,29 @@ def _context(command: click.Command, parent: click.Context | None) -> click.Cont
     return click.Context(command, parent, info_name=name, **command.context_settings)
 
 
-def _commands(context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
-    """Yield a command with its context, and then those below it, in the order of the help."""
+def _contexts(context: click.Context) -> Iterator[click.Context]:
+    """Yield the context of a command, and then those of the commands below it, in the order of the help."""
+    yield context
+    for child in _children(context):
+        yield from _contexts(child)
+
+
+def _children(context: click.Context) -> list[click.Context]:
+    group = context.command
+    if not isinstance(group, click.Group):
+        return []
+    commands = [group.get_command(context, name) for name in group.list_commands(context)]
+    return [_context(command, context) for command in commands if command is not None and not command.hidden]
+
+
+def _section(context: click.Context) -> str:
     command = context.command
-    yield command, context
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            if child is not None and not child.hidden:
-                yield from _commands(_context(child, context))
-
-
-def _section(command: click.Command, context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"## {context.command_path}", f"```\n{usage}\n```", *_paragraphs(command.help or "")]
-    if isinstance(command, click.Group):
-        parts.append(_table("command", _children(command, context)))
+    commands = [(str(child.info_name), child.command.get_short_help_str(200)) for child in _children(context)]
     options = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    parts.append(_table("option", [record for record in options if record is not None]))
+    parts += [_table("command", commands), _table("option", [record for record in options if record is not None])]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _children(group: click.Group, context: click.Context) -> list[tuple[str, str]]:
-    found = ((name, group.get_command(context, name)) for name in group.list_commands(context))
-    return [(name, child.get_short_help_str(200)) for name, child in found if child is not None and not child.hidden]
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli
+from accupoison.cli.options import PATH
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
     from accupoison.registry import Lookup, Registry
@@ -91,7 +92,7 @@ def _shown(value: object) -> str:
 
 
 @cli.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="ACCUPOISON_DATA", help="Where the data files are.")
+@click.option("--data-dir", type=PATH, envvar="ACCUPOISON_DATA", help="Where the data files are.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
     """Say what this machine offers, and what is missing for the main job."""

@@ -152,11 +152,7 @@ data_options = options(
         metavar="NAME",
         help="cifar10 (default), cifar100, mnist, digits, npz:PATH, folder:PATH, ...: see list.",
     ),
-    click.option(
-        "--data-dir",
-        type=PATH,
-        help="Where the data files are or go.  [default: ACCUPOISON_DATA, or data]",
-    ),
+    click.option("--data-dir", type=PATH, help="Where the data files are or go.  [default: ACCUPOISON_DATA, or data]"),
     click.option("--offline", is_flag=True, default=None, help="Never download."),
 )
 

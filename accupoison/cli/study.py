@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
-from accupoison.cli.options import JOBS
+from accupoison.cli.options import JOBS, PATH
 from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError
 
 
 @cli.command()
-@click.argument("grids", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("grids", nargs=-1, required=True, type=PATH)
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where each grid's runs go, by its name.  [default: logs]")
+@click.option("--out", type=PATH, help="Where each grid's runs go, by its name.  [default: logs]")
 @click.option("--dry-run", is_flag=True, help="List the runs and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
@@ -41,15 +41,10 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The directory to write.  [default: the first of PATHS]")
+@click.argument("paths", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, help="The directory to write.  [default: the first of PATHS]")
 @click.option("--trigger", default="adversarial", show_default=True, help="The path the figure follows.")
-@click.option(
-    "--claims",
-    type=click.Path(path_type=Path),
-    metavar="GRID",
-    help="Also hold the [[claims]] of this grid to the runs.",
-)
+@click.option("--claims", type=PATH, metavar="GRID", help="Also hold the [[claims]] of this grid to the runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
 def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, as_json: bool) -> None:
     """Make tables and a figure from runs.

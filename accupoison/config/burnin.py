@@ -132,9 +132,6 @@ class TrainSettings:
         for epoch in (*self.snapshots, *(() if self.early is None else (self.early,))):
             if not 1 <= epoch <= self.epochs:
                 raise InputError(f"snapshot epoch {epoch} is outside 1 to {self.epochs}, the epochs of this burn-in")
-        self._check_extras()
-
-    def _check_extras(self) -> None:
         if bool(self.milestones) != (self.schedule == "step"):
             raise InputError(
                 f"train.schedule is {self.schedule} and train.milestones is {list(self.milestones)}; the schedule step "

@@ -87,7 +87,10 @@ def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
 def _plain(value: object, where: str) -> object:
     """Return ``value`` with tensors alone in their storage on the CPU, and containers as plain ones."""
     if isinstance(value, Tensor):
-        return _compact(value, where)
+        if value.layout is not torch.strided or value.is_quantized:
+            raise TypeError(f"{where} is a sparse or quantised tensor; a checkpoint holds dense ones only")
+        # torch.save writes whole storages, so a slice would drag its parent along, and shared ones stay shared
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
     if isinstance(value, Mapping):
         if wrong := [key for key in value if type(key) not in (str, int)]:
             raise TypeError(f"{where} has the key {wrong[0]!r}, neither str nor int")
@@ -100,13 +103,6 @@ def _plain(value: object, where: str) -> object:
     if value is None or type(value) in (int, float, bool):
         return value
     raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings and None only")
-
-
-def _compact(tensor: Tensor, where: str) -> Tensor:
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise TypeError(f"{where} is a sparse or quantised tensor; a checkpoint holds dense ones only")
-    # torch.save writes whole storages, so a slice would drag along its parent, and shared ones stay shared when loaded.
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _digest(payload: object) -> str:

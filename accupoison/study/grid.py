@@ -18,7 +18,7 @@ import accupoison
 from accupoison.config import layers as config
 from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
-from accupoison.errors import InputError, check_least, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least, did_you_mean
 from accupoison.records.files import directory_name, holds
 from accupoison.runs.base_model import default_place
 from accupoison.study.claims import read_claims
@@ -89,7 +89,8 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet)
     Raises:
         InputError: An unknown key, a missing list of seeds, or a setting that does not exist.
     """
-    _check_keys("the grid", text, ("burnin", "online", "runs", "claims"))
+    for key in text:
+        check_choice("key of the grid", key, ("burnin", "online", "runs", "claims"))
     if "claims" in text:
         read_claims(text)  # a typing error is said before anything runs
     burnin = _table("burnin", text)
@@ -200,9 +201,3 @@ def _numbers(where: str, found: object) -> list[int]:
     if not isinstance(found, list) or not found or not all(type(one) is int for one in found):
         raise InputError(f"{where} = {found!r} is not a list of whole numbers; write one such as [0, 1, 2]")
     return found
-
-
-def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"{where} has an unknown key {key!r}{did_you_mean(key, known)}")

@@ -37,21 +37,21 @@ class Group:
 
 def group(runs: Sequence[Run]) -> list[Group]:
     """Return the experiments among ``runs``, in order of first appearance."""
-    found: defaultdict[str, list[Run]] = defaultdict(list)
+    by_settings: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[json.dumps(run.experiment, sort_keys=True)].append(run)
-    settings = [members[0].experiment for members in found.values()]
-    return [Group(tuple(members), _setting(members[0].experiment, settings)) for members in found.values()]
+        by_settings[json.dumps(run.experiment, sort_keys=True)].append(run)
+    settings = [members[0].experiment for members in by_settings.values()]
+    return [Group(tuple(members), _setting(members[0].experiment, settings)) for members in by_settings.values()]
 
 
-def _setting(mine: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+def _setting(experiment: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     shown = []
-    for key, value in mine.items():
+    for key, value in experiment.items():
         section, _, name = key.partition(".")
         if (
             section in ("attack", "defense") and name in BUDGET
-        ):  # compared among the experiments with the same attack, or the same defence
-            peers = [other for other in others if other.get(f"{section}.name") == mine[f"{section}.name"]]
+        ):  # compared where the attack, or the defence, is the same
+            peers = [other for other in others if other.get(f"{section}.name") == experiment[f"{section}.name"]]
         elif key.startswith(NAMED):
             continue
         else:

@@ -124,9 +124,8 @@ def _replaced(world: _World, batch: Batch, fates: Fates, t: int) -> Iterator[tup
             now = world.play([_filled(batch, others, fill(batch, row))], t)
             before, after = fates.of(ids), now.of(ids)
             alike = same(before[0], after[0]) and same(fates.grads, now.grads)
-            equal = (
-                same if same(fates.seen.ids, now.seen.ids) else _close
-            )  # other rows dropped: kernels round otherwise
+            # where other rows are dropped, kernels round otherwise
+            equal = same if same(fates.seen.ids, now.seen.ids) else _close
             yield f"{int(others.sum())} of {count} rows {kind}", alike and equal(before[1], after[1])
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from accupoison.defenses.base import Defense
@@ -178,11 +177,7 @@ def check_private(learner: Learner, name: str, row: Batch) -> None:
     _opacus()
     try:
         private_gradients(
-            learner, _plain_loss, row, noise_multiplier=0.0, max_grad_norm=1.0, chunk=1, rng=torch.Generator()
+            learner, Defense().losses, row, noise_multiplier=0.0, max_grad_norm=1.0, chunk=1, rng=torch.Generator()
         )
     except Exception as error:  # Opacus has several words for a layer it does not know
         raise InputError(f"Opacus has no per-sample gradients for {name} ({first_line(error)})") from error
-
-
-def _plain_loss(forward: Forward, batch: Batch) -> Tensor:
-    return F.cross_entropy(forward(batch.x), batch.y, reduction="none")

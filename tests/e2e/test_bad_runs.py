@@ -275,4 +275,4 @@ def test_a_bug_in_a_component_keeps_its_traceback(work: Path, monkeypatch: pytes
 def test_a_component_that_breaks_its_word_is_one_sentence(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "perturb", lambda attack, view, batch, ctx: batch.x * 0)
     text = refused(*ONLINE, "--attack", "noise")
-    says(text, "Noise eps")
+    says(text, "Noise budget 0.1")

@@ -184,7 +184,7 @@ def test_dry_run_writes_nothing_and_shows_every_setting(words: tuple[str, ...], 
     assert shown["model"]["width"] == 4
     assert ("threat_model" in shown) == (words is ONLINE)
     if words is ONLINE:
-        assert shown["optim"]["clip_norm"] == "inf"
+        assert shown["update"]["clip_norm"] == "inf"
         assert shown["defense"] == {"name": "ST"}
 
 

@@ -81,7 +81,7 @@ def test_every_flag_of_the_scripts_is_there(script: str, flags: str) -> None:
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_every_python_block_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defence of the page is found by its name and keeps the contract."""
-    for names in ("_classes", "_aliases"):
+    for names in ("_things", "_aliases"):
         monkeypatch.setattr(DEFENSES, names, dict(getattr(DEFENSES, names)))
     before = set(DEFENSES.names())
     (tmp_path / "block.py").write_text(code)

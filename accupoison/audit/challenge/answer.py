@@ -106,18 +106,13 @@ def attack_cells(root: Path, factories: Mapping[str, str]) -> Iterator[Cell]:
         known_path, test_path, weights = _files(root, model, dataset)
         x, labels, member = read_samples(known_path, known=True)
         test_x, test_labels, _ = read_samples(test_path, known=False)
-        network = load_network(weights, model, dataset, factories.get(model), raw=_raw(x))
+        network = load_network(weights, model, dataset, factories.get(model), raw=bool(((x >= 0) & (x <= 1)).all()))
         known_scores = scores(probabilities(network, x), labels)
         metrics = {name: _metric(known_scores[ours], labels, member) for name, ours in METRICS.items()}
         best = max(metrics, key=lambda name: metrics[name].cross_validated)
         test_probs = probabilities(network, test_x)
         predicted = scores(test_probs, test_labels)[METRICS[best]] >= metrics[best].threshold
         yield Cell(model, dataset, metrics, best, member, predicted, test_probs.argmax(axis=1) == test_labels)
-
-
-def _raw(x: Tensor) -> bool:
-    """Return whether images lie in [0, 1], so that the network's normalisation is still to be done."""
-    return bool((x >= 0).all()) and bool((x <= 1).all())
 
 
 def _metric(score: Floats, labels: NDArray[np.int64], member: NDArray[np.bool_]) -> Metric:

@@ -107,20 +107,6 @@ class Transfer(Attack):
         return clean.with_x(load_batch(self.source, None)["x"].to(clean.x.device))
 
 
-def target_config(run: Path) -> OnlineConfig:
-    """Return the settings of the run that is audited.
-
-    Raises:
-        InputError: There is none that shadow replays could be like.
-    """
-    config = config_of(run)
-    if config.stop.active:
-        raise InputError(f"{run} had a stop rule, so its replays would end at different steps; audit a run without")
-    if config.stream.replay is not None:
-        raise InputError(f"{run} is a replay, whose poison belongs to other samples; audit the run it replays")
-    return config
-
-
 @dataclass(frozen=True)
 class ReplayAudit:
     """What it takes to audit a run by shadow replays.
@@ -143,7 +129,11 @@ class ReplayAudit:
         Raises:
             InputError: The run cannot be audited so.
         """
-        config = target_config(self.run)
+        config = config_of(self.run)
+        if config.stop.active:
+            raise InputError(f"{self.run} had a stop rule, so its replays would end at different steps; audit another")
+        if config.stream.replay is not None:
+            raise InputError(f"{self.run} is a replay, whose poison belongs to other samples; audit the run it replays")
         data, splits = open_data(config.data, torch.device("cpu"))
         return config, data, splits, pair(config, data, splits)
 
