@@ -98,7 +98,8 @@ def _said(error: Exception) -> str | None:
         case OSError():
             where, fixes = error.filename or "a file", {errno.ENAMETOOLONG: "give a shorter name"}
             fix = fixes.get(error.errno or 0, "check the path and its permissions, or choose another")
-            return f"{_name(where)} may not be used ({error.strerror}); {fix}"
+            name = os.fsdecode(where) if isinstance(where, bytes) else where
+            return f"{name} may not be used ({error.strerror}); {fix}"
         case RecursionError():
             return "the input has too many tables or lists in each other; write it flatter"
         case MemoryError():
@@ -108,10 +109,6 @@ def _said(error: Exception) -> str | None:
         case UnicodeError():
             return f"a text is not UTF-8 ({error}); rename the file, or write its contents in UTF-8"
     return None
-
-
-def _name(path: str | bytes | int) -> str:
-    return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

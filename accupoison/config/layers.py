@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accupoison.config.renamed import PRESETS, Say, quiet, renamed
+from accupoison.config.renamed import PRESETS, Say, quiet, with_new_names
 from accupoison.errors import InputError, check_choice, did_you_mean
 from accupoison.records.files import INT64, NESTED, check_values, is_text
 from accupoison.registry import Component, Registry
@@ -39,7 +39,7 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
         InputError: An unknown section, key or component (with the closest match), or a value of the wrong type.
     """
     sections = typing.get_type_hints(cls)
-    layers = [_under_new_names(layer, say) for layer in layers]
+    layers = [with_new_names(layer, say) for layer in layers]
     for layer in layers:
         for section, values in layer.items():
             check_choice("section", section, sections)
@@ -54,13 +54,6 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
             values = {key: value for part in parts for key, value in part.items()}
             built[section] = kind(**_checked(section, typing.get_type_hints(kind), values))
     return cls(**built)
-
-
-def _under_new_names(layer: Layer, say: Say) -> Layer:
-    layer, sentences = renamed(layer)
-    for sentence in sentences:
-        say(sentence)
-    return layer
 
 
 def _default_name(cls: type[Any], section: str) -> str:

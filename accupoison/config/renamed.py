@@ -56,17 +56,17 @@ def quiet(sentence: str) -> None:
     """Say nothing: what is read back was written under the names of its time."""
 
 
-def renamed(layer: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return ``layer`` under the names of today, and a sentence for each old name in it.
+def with_new_names(layer: Mapping[str, Any], say: Say = quiet) -> dict[str, dict[str, Any]]:
+    """Return ``layer`` under the names of today.
 
     Args:
         layer: Settings by section, as a user or an older version wrote them; left as it is.
+        say: Told a sentence for each old name.
 
     Raises:
         InputError: A table has a setting under its old name and under its new one.
     """
     new: dict[str, Any] = {}
-    sentences: list[str] = []
     for section, values in layer.items():
         if not isinstance(values, Mapping):
             new[section] = values  # who reads the layer says what is wrong with it
@@ -76,28 +76,23 @@ def renamed(layer: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[s
             if isinstance(value, Mapping):
                 new[section].setdefault(key, {})
                 for inner, setting in value.items():
-                    _put(new, (section, key), inner, setting, sentences)
+                    _put(new, (section, key), inner, setting, say)
             else:
-                _put(new, (section,), key, value, sentences)
+                _put(new, (section,), key, value, say)
     update = new.get("update")
     if isinstance(update, dict) and update.get("name") == "sgd" and update.keys() > PRIVATE:
         new["update"] = {key: value for key, value in update.items() if key not in PRIVATE}
-    return new, sentences
+    return new
 
 
-def with_new_names(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return settings that an older version stored under the names of today."""
-    return renamed(stored)[0]
-
-
-def _put(new: dict[str, Any], table: tuple[str, ...], key: str, value: object, sentences: list[str]) -> None:
+def _put(new: dict[str, Any], table: tuple[str, ...], key: str, value: object, say: Say) -> None:
     """Add one setting of ``table``, (section,) or (section, component), to the layer ``new``."""
     old = f"{table[0]}.{key}"
     name = KEYS.get(old, old)
     if name != old:
-        sentences.append(f"{old} is now called {name}")
+        say(f"{old} is now called {name}")
     if isinstance(value, str) and value in VALUES.get(name, {}):
-        sentences.append(f"{name}={value} is now called {VALUES[name][value]}")
+        say(f"{name}={value} is now called {VALUES[name][value]}")
         value = VALUES[name][value]
     section, _, key = name.partition(".")
     for part in (section, *table[1:]):

@@ -60,15 +60,12 @@ class Shift:
             return x
 
         def noise(values: int) -> Tensor:
-            return self._noise(ids, t, values).to(x)
+            """Return standard normal values [B, values]: for each id its stretch of a bank drawn anew at each step."""
+            bank = torch.randn(BANK + values, generator=generator(self.seed, "shift", t))
+            return bank.unfold(0, values, 1)[ids.cpu() % BANK * STRIDE % BANK].to(x)
 
         out = _CORRUPTIONS[self.name](x, severity, noise)
         return (out.clamp(0, 1) * 255).round() / 255
-
-    def _noise(self, ids: Tensor, t: int, values: int) -> Tensor:
-        """Return standard normal values [B, values]: for each id its stretch of a bank drawn anew at each step."""
-        bank = torch.randn(BANK + values, generator=generator(self.seed, "shift", t))
-        return bank.unfold(0, values, 1)[ids.cpu() % BANK * STRIDE % BANK]
 
 
 Draw = Callable[[int], Tensor]

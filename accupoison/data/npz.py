@@ -40,9 +40,13 @@ def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
         InputError: The file is missing or damaged, or one of its arrays is not as above.
     """
     arrays = _arrays(path)
-    _check_sizes(path, arrays["train_x"].shape, arrays["test_x"].shape)
-    classes = _classes(path, arrays)
     halves = arrays["train_x"], arrays["test_x"]
+    train, test = (list(x.shape[1:]) for x in halves)
+    if train != test:
+        raise InputError(
+            f"{path} has train samples of shape {train} and test samples of shape {test}; make them the same"
+        )
+    classes = _classes(path, arrays)
     train_x, test_x = map(_images, halves) if halves[0].ndim == 4 else _features(path, *halves)
     return DataSet(
         name=name,
@@ -129,14 +133,6 @@ def _check_labels(path: Path, half: str, y: Array, count: int) -> None:
         raise InputError(f"{key} has {len(y)} labels for {count} samples in {half}x; give one label a sample")
     if y.min() < 0:
         raise InputError(f"{key} has the label {y.min()}; number the classes from 0")
-
-
-def _check_sizes(path: Path, train: tuple[int, ...], test: tuple[int, ...]) -> None:
-    if train[1:] != test[1:]:
-        raise InputError(
-            f"{path} has train samples of shape {list(train[1:])} and test samples of shape {list(test[1:])}; "
-            "make them the same"
-        )
 
 
 def _classes(path: Path, arrays: dict[str, Array]) -> tuple[str, ...]:

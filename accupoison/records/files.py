@@ -211,24 +211,22 @@ def expect(path: Path, found: Mapping[str, Any], wanted: Mapping[Any, Wanted]) -
         raise InputError(f"{path} is not as accupoison writes it: {problem}; restore a copy or run again")
 
 
-def _problem(found: object, wanted: Wanted | Mapping[Any, Wanted], where: str) -> str:
-    if isinstance(wanted, Mapping):
-        return _table_problem(found, wanted, where)
-    kinds = (int, float) if wanted is float else wanted
-    fits = isinstance(found, kinds) and not isinstance(found, bool)
-    return "" if fits else f"{where} is {_short(found)}, which is no {WORDS[wanted]}"
-
-
-def _table_problem(found: object, wanted: Mapping[Any, Wanted], where: str) -> str:
-    if not isinstance(found, Mapping):
-        return f"{where} is {_short(found)}, which is no table"
+def _problem(value: object, wanted: Wanted | Mapping[Any, Wanted], where: str) -> str:
+    """Return what is wrong with a value, or the first thing in a table, or ""."""
+    if not isinstance(wanted, Mapping):
+        kinds = (int, float) if wanted is float else wanted
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        return "" if fits else f"{where} is {_short(value)}, which is no {WORDS[wanted]}"
+    if not isinstance(value, Mapping):
+        return f"{where} is {_short(value)}, which is no table"
     inner = {key.removesuffix("?"): kind for key, kind in wanted.items() if key is not str}
+    prefix = f"{where}." if where else ""
     for key in inner:
-        if key not in found and key in wanted:
-            return f"{where}{'.' if where else ''}{key} is missing"
-    for key, value in found.items():
+        if key not in value and key in wanted:
+            return f"{prefix}{key} is missing"
+    for key, item in value.items():
         kind = inner.get(key, wanted.get(str))
-        if kind is not None and (problem := _problem(value, kind, f"{where}{'.' if where else ''}{key}")):
+        if kind is not None and (problem := _problem(item, kind, f"{prefix}{key}")):
             return problem
     return ""
 

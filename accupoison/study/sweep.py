@@ -16,9 +16,8 @@ from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.interrupt import interruptible
 from accupoison.runs.online import OnlineRun, check_inputs, input_digests, recorded_inputs
 from accupoison.runs.workers import carry_out
+from accupoison.study.collect import ENDED
 from accupoison.study.grid import Grid, RunSpec
-
-DONE = ("finished", "diverged")
 
 
 def run_grid(grid: Grid, root: Path, *, jobs: int, report: Progress) -> None:
@@ -83,11 +82,9 @@ def _finished(spec: RunSpec) -> bool:
     summary = spec.out / SUMMARY
     if not summary.exists():
         return False
-    found = read_json(summary)
-    expect(summary, found, {"status": str})
-    if found["status"] not in DONE:
-        return False
-    return not changes(spec.config, spec.out)
+    content = read_json(summary)
+    expect(summary, content, {"status": str})
+    return content["status"] in ENDED and not changes(spec.config, spec.out)
 
 
 def _silent(done: int, total: int, words: str) -> None:

@@ -51,17 +51,18 @@ def test_keys_are_renamed_in_sections_and_in_tables_of_components(monkeypatch: p
         "attack": {"radius": 1, "noise": {"radius": 2, "other": 3}},
         "stream": {"shape": "official"},
     }
-    new, said = renamed.renamed(layer)
+    said: list[str] = []
+    new = renamed.with_new_names(layer, said.append)
     assert new["attack"] == {"eps": 1, "noise": {"eps": 2, "other": 3}}
     assert new["data"] == {"splits": "released_split"}
     assert said[0] == "attack.radius is now called attack.eps"
     with refuses("attack.eps name drop"):
-        renamed.renamed({"attack": {"eps": 1, "radius": 2}})
+        renamed.with_new_names({"attack": {"eps": 1, "radius": 2}})
 
 
 def test_what_has_no_old_name_stays() -> None:
     layer = {"data": {"splits": "fresh", "novel_classes": [1]}, "stream": 3, "attack": {"noise": {}}, "run": {}}
-    assert renamed.renamed(layer) == (layer, [])
+    assert renamed.with_new_names(layer, pytest.fail) == layer
 
 
 def test_the_default_place_has_the_old_name_where_only_that_is_there(tmp_path: Path) -> None:
