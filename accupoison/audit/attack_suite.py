@@ -94,9 +94,7 @@ class ShadowAttacks:
 def _lira(shadows: Sequence[ModelSignals], target: ModelSignals, variant: str) -> Floats:
     phi = np.stack([shadow.phi for shadow in shadows])
     return _where_known(
-        shadows,
-        2,
-        lambda keep, rows: lira_scores(phi[:, rows], keep, target.phi[rows], variant=variant),
+        shadows, 2, lambda keep, rows: lira_scores(phi[:, rows], keep, target.phi[rows], variant=variant)
     )
 
 

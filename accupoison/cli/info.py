@@ -80,15 +80,13 @@ def _components(registry: "Registry[Any]") -> dict[str, str]:
     report = {}
     for name in registry.names():
         cls = registry.get(name)
-        instance = registry.build(name, {})
-        settings = ", ".join(f"{key}={_shown(getattr(instance, key))}" for key in registry.settings(name))
+        values = {
+            key: f"{v:.4g}" if isinstance(v, float) else v for key, v in registry.build(name, {}).settings.items()
+        }
+        settings = ", ".join(f"{key}={value}" for key, value in values.items())
         words = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", (cls.__doc__ or "").splitlines()[0])
         report[name] = " ".join(filter(None, (words, _also(registry, name), f"[{settings}]")))
     return report
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @cli.command()

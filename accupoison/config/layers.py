@@ -49,17 +49,11 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
     for section, kind in sections.items():
         parts = [layer[section] for layer in layers if section in layer]
         if section in registries:
-            built[section] = _component(section, registries[section], _default_name(cls, section), parts)
+            built[section] = _component(section, registries[section], getattr(cls(), section).name, parts)
         else:
             values = {key: value for part in parts for key, value in part.items()}
             built[section] = kind(**_checked(section, typing.get_type_hints(kind), values))
     return cls(**built)
-
-
-def _default_name(cls: type[Any], section: str) -> str:
-    default = next(f for f in dataclasses.fields(cls) if f.name == section).default_factory
-    assert default is not dataclasses.MISSING
-    return str(default().name)
 
 
 def _component(section: str, registry: Registry[Any], name: str, parts: Sequence[Mapping[str, Any]]) -> Component:

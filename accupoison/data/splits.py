@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from accupoison.data.dataset import DataSet
-from accupoison.errors import InputError, check_choice
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.rng import generator
 
 PROTOCOLS = ("fresh", "released_split")
@@ -39,9 +39,7 @@ class SplitSizes:
 
     def __post_init__(self) -> None:
         for field in fields(SplitSizes):  # a subclass may have more
-            value = getattr(self, field.name)
-            if value < 0:
-                raise InputError(f"the size of the {field.name} split is {value}; give 0 or more")
+            check_least(f"data.{field.name}", getattr(self, field.name), 0, "0 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +125,7 @@ def _fresh(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
         got = ", ".join(f"{name} {count}" for name, count in counts.items())
         total = sum(wanted.values())
         note = f"{data.name} has {data.num_train} train images for {total} wanted, so sizes were scaled to {got}."
-    return Splits(**parts, test=_test_ids(data), note=note)
+    return Splits(**parts, test=torch.arange(data.num_train, data.size), note=note)
 
 
 def _scale(wanted: dict[str, int], data: DataSet) -> dict[str, int]:
@@ -145,7 +143,7 @@ def _scale(wanted: dict[str, int], data: DataSet) -> dict[str, int]:
 
 
 def _released(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
-    train, test = torch.arange(data.num_train), _test_ids(data)
+    train, test = torch.arange(data.num_train), torch.arange(data.num_train, data.size)
     val = test[torch.randperm(len(test), generator=rng)[: sizes.val]]
     trusted = train[torch.randperm(len(train), generator=rng)[: sizes.trusted]]
     monitor = test[torch.randperm(len(test), generator=rng)[: sizes.monitor]]
@@ -155,7 +153,3 @@ def _released(data: DataSet, sizes: SplitSizes, rng: Generator) -> Splits:
     return Splits(
         burnin=train, stream=train, trigger=train, val=val, trusted=trusted, monitor=monitor, test=test, note=note
     )
-
-
-def _test_ids(data: DataSet) -> Tensor:
-    return torch.arange(data.num_train, data.size)

@@ -49,7 +49,11 @@ def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str
     if size < 2 or 2 * size > len(order):
         raise InputError(f"a size of {size} needs {2 * size} training samples and {data.name} has {len(order)}")
     members, others = order[:size], order[size : 2 * size]
-    weights = _trained(config, members, dataset)
+    burnin = Burnin.prepare(config, members, stats=STATS.get(dataset) or IMAGENET, name="the training")
+    if burnin.data.num_classes != CLASSES[dataset]:
+        raise InputError(f"{data.name} has {data.num_classes} classes here, not {CLASSES[dataset]}")
+    burnin.train()
+    weights = burnin.learner.state()["model"]
     name, half = f"{dataset}_{model}", size // 2
     _write(root / "datasets" / "eval" / f"{name}.p", data, [(members[:half], 1), (others[:half], 0)], config, True)
     test = [(members[half:], 1), (others[half:], 0)]
@@ -57,14 +61,6 @@ def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str
     write_atomically(root / "models" / f"{model}_{dataset}.pth", lambda file: torch.save(weights, file))
     write_atomically(root / "truth" / f"{name}.npy", lambda file: np.save(file, truth))
     return name
-
-
-def _trained(config: BurninConfig, members: Tensor, dataset: str) -> dict[str, Tensor]:
-    burnin = Burnin.prepare(config, members, stats=STATS.get(dataset) or IMAGENET, name="the training")
-    if burnin.data.num_classes != CLASSES[dataset]:
-        raise InputError(f"{burnin.data.name} has {burnin.data.num_classes} classes here, not {CLASSES[dataset]}")
-    burnin.train()
-    return dict(burnin.learner.state()["model"])
 
 
 def _write(
