@@ -36,22 +36,22 @@ def rows_at_once(view: ModelView, batch: Batch) -> int:
     more than that of one is counted once for each view.
     """
     if view not in _ROW_BYTES:
-        one, two = (_graph_bytes(view, batch.rows(torch.zeros(rows, dtype=torch.int64))) for rows in (1, 2))
-        _ROW_BYTES[view] = max(1, two - one)
+        of_one, of_two = (_graph_bytes(view, batch.rows(torch.zeros(rows, dtype=torch.int64))) for rows in (1, 2))
+        _ROW_BYTES[view] = max(1, of_two - of_one)
     return max(1, BUDGET // _ROW_BYTES[view])
 
 
 def _graph_bytes(view: ModelView, batch: Batch) -> int:
-    kept: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
+        storages[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         gradient(view, batch.x, batch.y, graph=True)
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def gradient_and_hvp(view: ModelView, batch: Batch, *, train: bool = False) -> tuple[Grads, Callable[[Grads], Grads]]:

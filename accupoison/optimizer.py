@@ -54,7 +54,7 @@ class MomentumSGD:
         (group,) = self.param_groups
         numbers = {parameter: number for number, parameter in enumerate(group["params"])}
         settings = {key: value for key, value in group.items() if key != "params"}
-        state = {numbers[parameter]: kept for parameter, kept in self.state.items()}
+        state = {numbers[parameter]: values for parameter, values in self.state.items()}
         return {"state": state, "param_groups": [{**settings, "params": list(numbers.values())}]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -70,6 +70,6 @@ class MomentumSGD:
         usual = {key: value for key, value in group.items() if key not in saved}
         self.param_groups = [{**saved, **usual, "params": group["params"]}]
         self.state = defaultdict(dict)
-        for number, kept in state["state"].items():
+        for number, values in state["state"].items():
             p = by_number[number]
-            self.state[p] = {key: v.to(p) if isinstance(v, Tensor) else v for key, v in kept.items()}
+            self.state[p] = {key: v.to(p) if isinstance(v, Tensor) else v for key, v in values.items()}

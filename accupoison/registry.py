@@ -92,17 +92,17 @@ class Lookup(Generic[T]):
     def _search(self) -> None:
         if not self._searched:
             self._searched = True
-            for found in entry_points(group=f"accupoison.{self.group}"):
-                if found.name.lower() not in self._aliases:
-                    self._aliases[found.name.lower()] = found.name
-                    self._offers[found.name] = found
+            for entry in entry_points(group=f"accupoison.{self.group}"):
+                if entry.name.lower() not in self._aliases:
+                    self._aliases[entry.name.lower()] = entry.name
+                    self._offers[entry.name] = entry
 
-    def _load(self, found: EntryPoint) -> Any:  # noqa: ANN401
+    def _load(self, entry: EntryPoint) -> Any:  # noqa: ANN401
         try:
-            return found.load()
+            return entry.load()
         except Exception as error:  # it is somebody's own and may raise anything
             raise InputError(
-                f"the {self.kind} {found.name!r} of an installed package cannot be loaded "
+                f"the {self.kind} {entry.name!r} of an installed package cannot be loaded "
                 f"({first_line(error, named=True)}); mend or uninstall the package"
             ) from error
 
@@ -193,9 +193,9 @@ class Registry(Lookup[type[C]]):
         if not self._searched:
             self._searched = True
             groups = [self.group, *(["defences"] if self.group == "defenses" else [])]  # both spellings
-            for found in [found for group in groups for found in entry_points(group=f"accupoison.{group}")]:
+            for entry in [entry for group in groups for entry in entry_points(group=f"accupoison.{group}")]:
                 try:
-                    self._load(found)
+                    self._load(entry)
                 except InputError:
                     self._searched = False
                     raise

@@ -85,9 +85,9 @@ class CommandGroup(click.Group):
 
             raise Failure(error.text(PROGRAM, option_names())) from error
         except (OSError, RecursionError, MemoryError, RuntimeError, UnicodeError) as error:
-            if (said := _said(error)) is None:
+            if (sentence := _said(error)) is None:
                 raise
-            raise Failure(said) from error
+            raise Failure(sentence) from error
 
 
 def _said(error: Exception) -> str | None:

@@ -29,11 +29,11 @@ KEEP_MEMORY = {
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
     """List attacks, defences and updates with their settings, presets, models, data sets and checkpoints."""
-    found = _everything()
+    sections = _everything()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(sections, indent=2))
         return
-    for title, entries in found.items():
+    for title, entries in sections.items():
         click.echo(title)
         for name, text in entries.items():
             click.echo(f"  {name:14} {text}".rstrip())
@@ -101,22 +101,22 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
     from accupoison.records.run_directory import environment
 
     device = str(resolve_device("auto"))
-    found: dict[str, Any] = environment(device)
-    found[DEVICE] = os.environ.get(DEVICE) or "not set: --device auto takes what there is"
-    found["matrix product, GFLOP/s"] = round(ceiling(torch.device(device)) / 1e9)
+    facts: dict[str, Any] = environment(device)
+    facts[DEVICE] = os.environ.get(DEVICE) or "not set: --device auto takes what there is"
+    facts["matrix product, GFLOP/s"] = round(ceiling(torch.device(device)) / 1e9)
     if sys.platform == "linux" and (unset := [name for name in KEEP_MEMORY if name not in os.environ]):
-        found["freed memory"] = "given back at once; kept, evaluations take a tenth less, with " + " ".join(
+        facts["freed memory"] = "given back at once; kept, evaluations take a tenth less, with " + " ".join(
             f"{name}={KEEP_MEMORY[name]}" for name in unset
         )
-    found["free disk, GB"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
-    found["writable here"] = os.access(Path.cwd(), os.W_OK)
-    found["CIFAR-10"] = _cifar(data_dir)
+    facts["free disk, GB"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    facts["writable here"] = os.access(Path.cwd(), os.W_OK)
+    facts["CIFAR-10"] = _cifar(data_dir)
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
-    found["checkpoints"] = ", ".join(names) or f"none; make one with: {PROGRAM} burnin"
+    facts["checkpoints"] = ", ".join(names) or f"none; make one with: {PROGRAM} burnin"
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(facts, indent=2))
     else:
-        click.echo("\n".join(f"{key:26} {value}" for key, value in found.items()))
+        click.echo("\n".join(f"{key:26} {value}" for key, value in facts.items()))
 
 
 def _cifar(data_dir: Path | None) -> str:

@@ -65,9 +65,9 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
     if as_json:
         click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
         return
-    said = [] if claims is None else read_claims(read_toml(find_grid(claims)))
+    read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
     parts = [
-        claims_table(said, runs) if said else "",
+        claims_table(read, runs) if read else "",
         outcome_table(runs),
         mechanism_table(runs),
         retention_table(runs),

@@ -57,22 +57,22 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
 
 
 def _component(section: str, registry: Registry[Any], name: str, parts: Sequence[Mapping[str, Any]]) -> Component:
-    found: list[tuple[str | None, str, Any]] = []  # (the component a value is tied to, key, value), later wins
+    entries: list[tuple[str | None, str, Any]] = []  # (the component a value is tied to, key, value), later wins
     for part in parts:
         owner = registry.canonical(str(part["name"])) if "name" in part else None
         name = owner or name
         for key, value in part.items():
             if isinstance(value, Mapping):
-                found += [(registry.canonical(key), inner, setting) for inner, setting in value.items()]
+                entries += [(registry.canonical(key), inner, setting) for inner, setting in value.items()]
             elif key != "name":
-                found.append((owner, key, value))
-    for owner, key, _ in found:  # a typing error in the table of a component that is not chosen is still one
+                entries.append((owner, key, value))
+    for owner, key, _ in entries:  # a typing error in the table of a component that is not chosen is still one
         if owner is not None:
             _known(f"{section}.{owner}", registry.settings(owner), key)
     name = registry.canonical(name)
     hints = typing.get_type_hints(registry.get(name))
     known = {key: hints[key] for key in registry.settings(name)}
-    values = {key: value for owner, key, value in found if owner in (None, name)}
+    values = {key: value for owner, key, value in entries if owner in (None, name)}
     for key in values.keys() - known:
         if others := [other for other in registry.names() if key in registry.settings(other)]:
             raise InputError(
@@ -137,12 +137,12 @@ def whole(value: str | int, where: str) -> int:
     if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]+", value.strip()):
         raise InputError(f"{where} = {value!r} is not a whole number; write one such as 10")
     try:
-        found = int(value)
+        result = int(value)
     except ValueError:  # Python reads no text of thousands of digits
-        found = INT64[1] + 1
-    if not INT64[0] <= found <= INT64[1]:
+        result = INT64[1] + 1
+    if not INT64[0] <= result <= INT64[1]:
         raise InputError(f"{where} = {value} has more than 64 bits; write a smaller number")
-    return found
+    return result
 
 
 def _text(value: str, where: str) -> str:
@@ -222,15 +222,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: It cannot be read or is not TOML.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-        check_values(found)
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_values(content)
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}; check the path") from error
     except RecursionError:
         raise InputError(f"{path} is not usable TOML: {NESTED}; write settings as section.key") from None
     except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}") from error
-    return found
+    return content
 
 
 def presets(command: str) -> list[str]:

@@ -88,10 +88,10 @@ def _noted(data: DataSet, *, whole: bool = False) -> DataSet:
     train, test = (set(y.tolist()) for y in (data.train_y, data.test_y))
     notes = [data.note]
     if test - train:
-        found = f"{data.name} has test samples of {_named(data, test - train)} and no train samples"
+        sentence = f"{data.name} has test samples of {_named(data, test - train)} and no train samples"
         if whole:
-            raise InputError(f"{found}; give every class that is tested some to learn from")
-        notes.append(f"{found}.")
+            raise InputError(f"{sentence}; give every class that is tested some to learn from")
+        notes.append(f"{sentence}.")
     if train - test:
         notes.append(f"{data.name} has no test samples of {_named(data, train - test)}, so no accuracy speaks of them.")
     return replace(data, note=" ".join(filter(None, notes)))

@@ -51,8 +51,8 @@ def correct(
         x.requires_grad_()
         logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            found = float(divergence(early(x), logits).mean())
-        if not found > threshold:
+            discrepancy = float(divergence(early(x), logits).mean())
+        if not discrepancy > threshold:
             return x.detach(), taken
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)
         x = project_linf(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)

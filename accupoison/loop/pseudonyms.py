@@ -42,6 +42,6 @@ class Pseudonyms:
         known = ids >= 0
         if (ids >= len(table)).any():
             raise ValueError(f"id {int(ids.max())} is outside 0..{len(table) - 1}")
-        found = ids.clone()
-        found[known] = table.to(ids.device)[ids[known]]
-        return found
+        names = ids.clone()
+        names[known] = table.to(ids.device)[ids[known]]
+        return names

@@ -106,7 +106,7 @@ def visits(ledger: Ledger, branch: str, updates: int) -> defaultdict[int, int]:
     copies: Counter[tuple[int, int, int]] = Counter()
     for row in rows[rows["used"] & (rows["id"] >= 0)]:
         copies[int(row["step"]), int(row["phase"]), int(row["id"])] += 1
-    found: defaultdict[int, int] = defaultdict(int)
+    squares: defaultdict[int, int] = defaultdict(int)
     for (_, phase, key), count in copies.items():
-        found[key] += count**2 * (updates if PHASES[phase] is Phase.TRIGGER else 1)
-    return found
+        squares[key] += count**2 * (updates if PHASES[phase] is Phase.TRIGGER else 1)
+    return squares

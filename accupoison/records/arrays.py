@@ -81,8 +81,8 @@ def _choose(path: Path, members: Mapping[str, str], needed: Sequence[Sequence[st
         if all(name in members for name in names):
             return names
     missing = [name for name in needed[0] if name not in members]
-    found = ", ".join(repr(name)[1:-1] for name in sorted(members)[:12]) or "nothing"
-    raise InputError(f"{path} lacks {', '.join(missing)} (it has {found}); {fix}")
+    present = ", ".join(repr(name)[1:-1] for name in sorted(members)[:12]) or "nothing"
+    raise InputError(f"{path} lacks {', '.join(missing)} (it has {present}); {fix}")
 
 
 def _read_array(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[Any]:

@@ -70,7 +70,7 @@ def reading_payload(path: Path) -> Iterator[None]:
 def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of accupoison; give a file that accupoison wrote")
-    schema, found, payload = raw.get("schema"), raw.get("kind"), raw.get("payload")
+    schema, stored_kind, payload = raw.get("schema"), raw.get("kind"), raw.get("payload")
     if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(f"{path} has format {schema}, newer than the {SCHEMA} known here; upgrade accupoison")
     try:
@@ -79,8 +79,8 @@ def _checked(path: Path, raw: object, kind: str) -> dict[str, Any]:
         raise damaged(path) from error
     if not intact:
         raise damaged(path)
-    if found != kind:
-        raise InputError(f"{path} holds a {found} where a {kind} is needed; give the path of a {kind} file")
+    if stored_kind != kind:
+        raise InputError(f"{path} holds a {stored_kind} where a {kind} is needed; give the path of a {kind} file")
     return dict(raw["payload"])
 
 

@@ -186,8 +186,8 @@ def check_values(value: object, levels: int = DEEPEST) -> None:
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _refuse("a key given twice")
+    table = dict(pairs)
+    return table if len(table) == len(pairs) else _refuse("a key given twice")
 
 
 def _refuse(what: str) -> NoReturn:
@@ -198,16 +198,16 @@ Wanted = type | dict[Any, Any]
 """What a JSON value has to be: a type, or a table of what is behind each key; see :func:`expect`."""
 
 
-def expect(path: Path, found: Mapping[str, Any], wanted: Mapping[Any, Wanted]) -> None:
-    """Raise InputError unless the contents ``found`` of the JSON file ``path`` are what ``wanted`` says.
+def expect(path: Path, content: Mapping[str, Any], wanted: Mapping[Any, Wanted]) -> None:
+    """Raise InputError unless the contents ``content`` of the JSON file ``path`` are what ``wanted`` says.
 
     Args:
         path: For the error message.
-        found: What :func:`read_json` returned.
+        content: What :func:`read_json` returned.
         wanted: By key, a type, or a mapping like this one for a table. A key that ends in "?" may be missing, and what
             is behind the key ``str`` holds for all other keys. ``float`` takes whole numbers, too.
     """
-    if problem := _problem(found, wanted, ""):
+    if problem := _problem(content, wanted, ""):
         raise InputError(f"{path} is not as accupoison writes it: {problem}; restore a copy or run again")
 
 

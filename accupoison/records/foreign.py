@@ -132,9 +132,9 @@ def foreign(path: Path, raw: object) -> Foreign:
         InputError: There is no state dict, or a tensor in it is of a kind that no network here has.
     """
     held: Mapping[Any, Any] = raw if isinstance(raw, Mapping) else {}
-    for key, found in ((None, held), *((key, held.get(key)) for key in KEYS)):
-        if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
-            weights = {str(name): _plain(path, str(name), value) for name, value in found.items()}
+    for key, tensors in ((None, held), *((key, held.get(key)) for key in KEYS)):
+        if isinstance(tensors, Mapping) and tensors and all(isinstance(value, Tensor) for value in tensors.values()):
+            weights = {str(name): _plain(path, str(name), value) for name, value in tensors.items()}
             short = {stripped(name): value for name, value in weights.items()}
             optimizer = None if key is None else _optimizer(held.get("optimizer"))
             return Foreign(short if len(short) == len(weights) else weights, key, optimizer)
@@ -172,11 +172,11 @@ def _plain(path: Path, name: str, value: Tensor) -> Tensor:
     return value.detach()
 
 
-def _optimizer(found: object) -> dict[str, Any] | None:
+def _optimizer(state: object) -> dict[str, Any] | None:
     """Return the state of an SGD optimiser as far as it is one: learning rate and momentum buffers."""
-    if not isinstance(found, Mapping):
+    if not isinstance(state, Mapping):
         return None
-    states, groups = found.get("state"), found.get("param_groups")
+    states, groups = state.get("state"), state.get("param_groups")
     if not isinstance(states, Mapping) or not isinstance(groups, list) or not groups:
         return None
     buffers = {
@@ -199,20 +199,20 @@ def put_into(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     names = {stripped(name): name for name in own}
     if "fc.weight" in names and "linear.weight" not in names and "fc.weight" not in weights:
         names |= {f"linear.{part}": names[f"fc.{part}"] for part in ("weight", "bias") if f"fc.{part}" in names}
-    found = {name if name in own else names.get(stripped(name), name): value for name, value in weights.items()}
-    if len(found) < len(weights):
+    tensors = {name if name in own else names.get(stripped(name), name): value for name, value in weights.items()}
+    if len(tensors) < len(weights):
         return "two of its tensors have the same name but for a prefix"
-    unknown = next((name for name in found if name not in own), None)
+    unknown = next((name for name in tensors if name not in own), None)
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):  # PyTorch has it since 0.4.1; only a count
-            found.setdefault(name, value)
-        if name not in found:
+            tensors.setdefault(name, value)
+        if name not in tensors:
             return f"{name} is missing" + (f" (it has {unknown})" if unknown else "")
-        if found[name].shape != value.shape:
-            return f"{name} is {list(found[name].shape)} where the network has {list(value.shape)}"
-        if found[name].is_floating_point() < value.is_floating_point():
-            return f"{name} is of {found[name].dtype} where the network has {value.dtype}"
+        if tensors[name].shape != value.shape:
+            return f"{name} is {list(tensors[name].shape)} where the network has {list(value.shape)}"
+        if tensors[name].is_floating_point() < value.is_floating_point():
+            return f"{name} is of {tensors[name].dtype} where the network has {value.dtype}"
     if unknown:
         return f"{unknown} is not in the network"
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     return None

@@ -79,9 +79,9 @@ class Ledger:
     def learnt(self, branch: str) -> dict[int, int]:
         """Return the last step at which each true sample reached a committed update, on the path to ``branch``."""
         rows = self.path(branch)
-        mine = rows[rows["used"] & rows["offered"]]
-        mine = mine[np.argsort(mine["step"], kind="stable")]
-        return dict(zip(mine["id"].tolist(), mine["step"].tolist(), strict=True))
+        used = rows[rows["used"] & rows["offered"]]
+        used = used[np.argsort(used["step"], kind="stable")]
+        return dict(zip(used["id"].tolist(), used["step"].tolist(), strict=True))
 
     def add(self, step: Step) -> None:
         """Record the samples of one step.
@@ -237,10 +237,10 @@ def _differs(batch: Batch, other: Batch, match: Tensor) -> NDArray[np.bool_]:
     here = (match >= 0).nonzero().flatten()
     if len(here) == 0:
         return differs
-    mine, theirs = batch.rows(here.to(batch.x.device)), other.rows(match[here].to(other.x.device))
-    if mine.x.shape != theirs.x.shape:  # resized images differ, whatever is in them
+    ours, theirs = batch.rows(here.to(batch.x.device)), other.rows(match[here].to(other.x.device))
+    if ours.x.shape != theirs.x.shape:  # resized images differ, whatever is in them
         changed = torch.ones(len(here), dtype=torch.bool)
     else:
-        changed = (mine.x != theirs.x).flatten(1).any(1) | (mine.y != theirs.y)
+        changed = (ours.x != theirs.x).flatten(1).any(1) | (ours.y != theirs.y)
     differs[here.numpy()] = changed.numpy(force=True)
     return differs

@@ -177,16 +177,16 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     ]
 
 
-def check_contents(run: Path, name: str, stored: str | None, found: str) -> None:
+def check_contents(run: Path, name: str, stored: str | None, present: str) -> None:
     """Raise InputError if the data set ``name`` has other contents than ``run`` was started on.
 
     Args:
         run: The run's directory.
         name: Of the data set.
         stored: Its fingerprint then; None in runs of older versions.
-        found: Its fingerprint now.
+        present: Its fingerprint now.
     """
-    if stored is not None and stored != found:
+    if stored is not None and stored != present:
         raise InputError(
             f"{run} was started on other contents of {name}; bring those back to go on, or choose another directory"
         )

@@ -70,16 +70,16 @@ class BaseModel:
         Raises:
             InputError: The file is missing, damaged or foreign.
         """
-        found = checkpoint.load_any(path, KIND)
-        if isinstance(found, Foreign):
-            optimizer = found.optimizer
+        payload = checkpoint.load_any(path, KIND)
+        if isinstance(payload, Foreign):
+            optimizer = payload.optimizer
             rate = None if optimizer is None else optimizer["lr"]
-            spec = _released_spec(found) if name in (None, "resnet18") else None
-            return cls(spec or ModelSpec(), found.weights, optimizer, rate, 0, {}, named=spec is not None)
+            spec = _released_spec(payload) if name in (None, "resnet18") else None
+            return cls(spec or ModelSpec(), payload.weights, optimizer, rate, 0, {}, named=spec is not None)
         with checkpoint.reading_payload(path):
-            stored: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found["spec"].items()}
-            found["data"] = with_new_names({"data": found["data"]})["data"]
-            parts = (found[key] for key in ("weights", "optimizer", "lr", "epoch", "data"))
+            stored: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in payload["spec"].items()}
+            payload["data"] = with_new_names({"data": payload["data"]})["data"]
+            parts = (payload[key] for key in ("weights", "optimizer", "lr", "epoch", "data"))
             base = cls(ModelSpec(**stored), *parts)
             if not base._is_sound():
                 raise TypeError
@@ -235,21 +235,21 @@ def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed
     return old if holds(old.exists) and not holds(place.exists) else place
 
 
-def _released_spec(found: Foreign) -> ModelSpec | None:
+def _released_spec(file: Foreign) -> ModelSpec | None:
     """Return the network of weights of the released code, None if they are of another one."""
-    first, last = found.weights.get("conv1.weight"), found.weights.get("fc.weight")
-    layers = {name.rpartition(".")[0] for name in found.weights}
+    first, last = file.weights.get("conv1.weight"), file.weights.get("fc.weight")
+    layers = {name.rpartition(".")[0] for name in file.weights}
     resnet18 = "layer4.1.conv2" in layers and "layer1.2.conv1" not in layers
-    if found.key != "net" or not resnet18 or first is None or first.ndim != 4 or last is None or last.ndim != 2:
+    if file.key != "net" or not resnet18 or first is None or first.ndim != 4 or last is None or last.ndim != 2:
         return None
     mean, std = STATS["cifar10"]
-    norm = "batch" if "bn1.running_mean" in found.weights else "group:32"  # what the script without --use_bn makes
+    norm = "batch" if "bn1.running_mean" in file.weights else "group:32"  # what the script without --use_bn makes
     return ModelSpec(width=len(first), norm=norm, num_classes=len(last), mean=mean, std=std)
 
 
-def _alike(found: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[bool]:
+def _alike(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[bool]:
     """Yield whether a value has the type of the usual one, for every key that both have."""
-    return (type(found[key]) is type(value) for key, value in usual.items() if key in found)
+    return (type(values[key]) is type(value) for key, value in usual.items() if key in values)
 
 
 def _is_sgd(state: object) -> bool:

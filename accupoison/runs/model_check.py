@@ -122,15 +122,15 @@ def _check_answers(model: nn.Module, x: Tensor, classes: int, kind: str, fresh: 
         raise _FaultError(f"answers by the other {kind} of a batch in eval mode; let rows not depend on each other")
     if fresh and not bool(logits.isfinite().all()):
         raise _FaultError("answers with numbers that are not finite; mend its weights or its normalisation")
-    one = torch.ones_like(logits[:, 0])
-    if bool(((logits >= 0) & (logits <= 1)).all()) and torch.allclose(logits.sum(1), one, rtol=0, atol=1e-4):
+    ones = torch.ones_like(logits[:, 0])
+    if bool(((logits >= 0) & (logits <= 1)).all()) and torch.allclose(logits.sum(1), ones, rtol=0, atol=1e-4):
         raise _FaultError("answers with probabilities (each row is in [0, 1] and sums to 1); leave its softmax out")
 
 
 def _check_logits(logits: object, rows: int, classes: int, kind: str) -> None:
-    found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != [rows, classes]:
-        raise _FaultError(f"maps {rows} {kind} to {found}; it must return logits [{rows}, {classes}]")
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [rows, classes]:
+        raise _FaultError(f"maps {rows} {kind} to {shape}; it must return logits [{rows}, {classes}]")
     if isinstance(logits, Tensor) and logits.dtype is not torch.float32:
         raise _FaultError(f"returns logits of {logits.dtype}; it must return float32")
 

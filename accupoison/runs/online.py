@@ -61,17 +61,17 @@ def recorded_inputs(run: Path) -> dict[str, str]:
     return {name: env[name] for name in INPUTS if name in env}
 
 
-def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], found: dict[str, str]) -> None:
+def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], present: dict[str, str]) -> None:
     """Raise InputError unless what a run was made from is what is there now.
 
     Args:
         run: The run's directory.
         config: All settings.
         stored: :func:`input_digests` of then.
-        found: :func:`input_digests` of now.
+        present: :func:`input_digests` of now.
     """
-    for name in {**stored, **found}:
-        if stored.get(name) != found.get(name):
+    for name in {**stored, **present}:
+        if stored.get(name) != present.get(name):
             named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
             what = named.get(name, "the checkpoint")
             raise InputError(f"{what} has changed since {run} was started; bring the old one back to go on with it")
@@ -83,10 +83,10 @@ def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
     Raises:
         InputError: It is missing or damaged, or an older version wrote it.
     """
-    kept = state["ledger"]
-    if not isinstance(kept, dict):
+    saved = state["ledger"]
+    if not isinstance(saved, dict):
         raise InputError(f"{run} was made by an older version of accupoison; run it anew")
-    return Ledger.resume(run / LEDGER_ROWS, run / LEDGER, kept["rows"], kept["branches"], kept.get("digest"))
+    return Ledger.resume(run / LEDGER_ROWS, run / LEDGER, saved["rows"], saved["branches"], saved.get("digest"))
 
 
 class OnlineRun:
@@ -115,9 +115,9 @@ class OnlineRun:
             self._inputs = input_digests(config, root, data)
             if not resume:
                 threat = threat_model(config, images=not data.features)
-                said = {"threat_model": threat, "model": built.model, "note": built.note}
+                about = {"threat_model": threat, "model": built.model, "note": built.note}
                 learner = self.simulation.learner
-                env = {**environment(str(learner.device), learner.kernels_in_effect), **said, **self._inputs}
+                env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
             stack.pop_all()  # from here on the directory is open until the run ends

@@ -49,11 +49,11 @@ def digest(run: Path) -> str:
     Raises:
         InputError: One cannot be read.
     """
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted((run / BATCHES).glob("*.npz")):
         with reading(path):
-            found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()
+            hasher.update(path.name.encode() + path.read_bytes())
+    return hasher.hexdigest()
 
 
 def replay_layer(run: Path) -> dict[str, Any]:
@@ -99,8 +99,8 @@ class Replay(Attack):
         return self._sent(None, clean)
 
     def _sent(self, t: int | None, like: Batch) -> Batch:
-        found = load_batch(self.source, t)
-        x, y, ids = (found[name].to(like.x.device) for name in ("x", "y", "ids"))
+        batch = load_batch(self.source, t)
+        x, y, ids = (batch[name].to(like.x.device) for name in ("x", "y", "ids"))
         return Batch(x, y, ids)
 
 
@@ -137,10 +137,10 @@ def check_replay(config: OnlineConfig) -> Path:
     assert config.stream.replay is not None
     run = Path(config.stream.replay)
     _check_settings(run, online_config([replay_layer(run)]), config)
-    kept = len(list((run / BATCHES).glob("[0-9]*.npz")))
-    if kept < config.stream.steps:
-        fix = f"give <stream.steps> {kept}" if kept else "run it with <evaluate.save_batches>"
-        raise InputError(f"{run} has kept {kept} poisoned batches and this run has {config.stream.steps} steps; {fix}")
+    saved = len(list((run / BATCHES).glob("[0-9]*.npz")))
+    if saved < config.stream.steps:
+        fix = f"give <stream.steps> {saved}" if saved else "run it with <evaluate.save_batches>"
+        raise InputError(f"{run} has kept {saved} poisoned batches and this run has {config.stream.steps} steps; {fix}")
     if config.trigger.crafted:
         load_batch(run, None)
     return run
@@ -149,8 +149,8 @@ def check_replay(config: OnlineConfig) -> Path:
 def _check_settings(run: Path, stored: OnlineConfig, config: OnlineConfig) -> None:
     if stored.attack.in_code:
         raise InputError(f"the poison of {run} was put in by the training code and never sent; replay another run")
-    theirs, mine = ((c.attack.name, c.attack.settings) for c in (stored, config))
-    if theirs != mine:
+    theirs, ours = ((c.attack.name, c.attack.settings) for c in (stored, config))
+    if theirs != ours:
         raise InputError(
             f"{run} was poisoned by {stored.attack.name} with settings of its own, so a replay cannot have others; "
             "drop the options of the attack"
@@ -184,8 +184,8 @@ def check_batch(run: Path, t: int | None, data: DataSet) -> dict[str, Tensor]:
     Raises:
         InputError: It is missing or damaged, or has shapes, labels or ids that ``data`` has not.
     """
-    path, found = _file(run, t), load_batch(run, t)
-    shape, y, ids = list(found["x"].shape[1:]), found["y"], found["clean_ids"]
+    path, batch = _file(run, t), load_batch(run, t)
+    shape, y, ids = list(batch["x"].shape[1:]), batch["y"], batch["clean_ids"]
     if shape != list(data.shape):
         raise InputError(
             f"{path} has samples of shape {shape} and {data.name} of {list(data.shape)}; give the <data.name> of {run}"
@@ -197,7 +197,7 @@ def check_batch(run: Path, t: int | None, data: DataSet) -> dict[str, Tensor]:
                 f"{path} has the {name} {int(outside[0])} and {data.name} has {name}s 0 to {count - 1}; give the "
                 f"<data.name> of {run}, or {FIX}"
             )
-    return found
+    return batch
 
 
 def _file(run: Path, t: int | None) -> Path:
@@ -215,21 +215,21 @@ def load_batch(run: Path, t: int | None) -> dict[str, Tensor]:
         begun = path.parent.is_dir() and t is None
         fix = "resume it, so that it ends first" if begun else "run it with <evaluate.save_batches>"
         raise InputError(f"{run} has not kept {path.name}; {fix}")
-    found = read_arrays(path, ("x", "y", "ids", "clean_ids"), kind="batch", fix=FIX)
-    wrong = _misfit(found)
+    arrays = read_arrays(path, ("x", "y", "ids", "clean_ids"), kind="batch", fix=FIX)
+    wrong = _misfit(arrays)
     if wrong:
         raise InputError(f"{path} is not a batch ({wrong}); {FIX}")
-    batch = {name: torch.from_numpy(array) for name, array in found.items()}
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     x = batch["x"]
     return batch | {"x": x.float() / 255 if x.dtype == torch.uint8 else x}
 
 
-def _misfit(found: dict[str, NDArray[Any]]) -> str:
+def _misfit(arrays: dict[str, NDArray[Any]]) -> str:
     """Return what is wrong with the arrays of a batch, or ""."""
-    x = found["x"]
+    x = arrays["x"]
     for name in ("y", "ids", "clean_ids"):
-        if found[name].dtype != np.int64 or found[name].shape != x.shape[:1]:
-            return f"{name} is {found[name].dtype} {list(found[name].shape)} and x is {list(x.shape)}"
+        if arrays[name].dtype != np.int64 or arrays[name].shape != x.shape[:1]:
+            return f"{name} is {arrays[name].dtype} {list(arrays[name].shape)} and x is {list(x.shape)}"
     if x.ndim < 2 or x.dtype not in (np.uint8, np.float32):
         return f"x is {x.dtype} {list(x.shape)}"
     if x.dtype == np.float32 and not ((x >= 0) & (x <= 1)).all():  # NaN is neither

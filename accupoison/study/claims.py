@@ -80,28 +80,28 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
     Raises:
         InputError: The runs of a claim are not there, or two runs would serve for one.
     """
-    found: dict[Treatment, Effects] = {}
+    effects: dict[Treatment, Effects] = {}
     for run in runs:
         name = REPLICATE.sub("", run.path.name)
         for trigger in run.config.trigger.types:
             effect, after = trigger_effect(run, trigger), run.after(trigger)
             if effect is not None and after is not None:
                 drop, pair = float(run.summary["before"]["acc"]) - after, (run.burnin, run.config.run.seed)
-                if pair in found.setdefault((name, trigger), {}):
+                if pair in effects.setdefault((name, trigger), {}):
                     raise InputError(f"{run.path} and another run are both {name} on the same stream; report one sweep")
-                found[name, trigger][pair] = effect, drop, -after
+                effects[name, trigger][pair] = effect, drop, -after
     header = ["claim", "trigger effect", "against", "net of coast", "drop", "accuracy after", "n"]
-    return markdown(header, [_row(claim, found) for claim in claims])
+    return markdown(header, [_row(claim, effects) for claim in claims])
 
 
-def _row(claim: Claim, found: Mapping[Treatment, Effects]) -> list[str]:
+def _row(claim: Claim, effects: Mapping[Treatment, Effects]) -> list[str]:
     for treatment in (claim.more, claim.less):
-        if treatment is not None and treatment not in found:
+        if treatment is not None and treatment not in effects:
             raise InputError(
                 f"no run of {treatment[0]} with the triggers {treatment[1]} and coast has ended; sweep the grid"
             )
-    more = found[claim.more]
-    less = dict.fromkeys(more, (0.0, 0.0, 0.0)) if claim.less is None else found[claim.less]
+    more = effects[claim.more]
+    less = dict.fromkeys(more, (0.0, 0.0, 0.0)) if claim.less is None else effects[claim.less]
     pairs = sorted(set(more) & set(less))
 
     def over(value: Callable[[Replicate], float]) -> Estimate | None:

@@ -76,8 +76,8 @@ class Run:
         leaves = flatten(plain(self.config))
         settings = {key: value for key, value in leaves if not key.startswith((*REPLICATION, "model."))}
         anew = "anew at every step" if "optimised" in self.config.trigger.types else "once"
-        told = {"model": self.model, "stream.replay": self.config.stream.replay is not None, "trigger crafted": anew}
-        return settings | told
+        derived = {"model": self.model, "stream.replay": self.config.stream.replay is not None, "trigger crafted": anew}
+        return settings | derived
 
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
@@ -176,20 +176,20 @@ def _read(folder: Path) -> Run | None:
 
 def _once(runs: Sequence[Run], leave_out: Callable[[str], None]) -> list[Run]:
     """Return ``runs`` without those that are another one made again: the same replicate counts once."""
-    kept: dict[str, Run] = {}
+    by_settings: dict[str, Run] = {}
     for run in runs:
         key = json.dumps([run.experiment, run.burnin, run.config.run.seed, run.summary["clean_ids"]], sort_keys=True)
-        first = kept.setdefault(key, run)
+        first = by_settings.setdefault(key, run)
         if first is not run:
             outcome = "the same outcome" if _agree(first, run) else "another outcome (another machine or commit?)"
             leave_out(
                 f"{run.path} is left out: it has the settings, base model and seed of {first.path}, and {outcome}"
             )
-    return list(kept.values())
+    return list(by_settings.values())
 
 
-def _agree(one: Run, other: Run) -> bool:
+def _agree(run: Run, other: Run) -> bool:
     """Return whether two runs found the same, wherever both of them measured."""
     names = ("status", "horizon", "start", "before", "branches")
-    mine, its = (dict(flatten({name: run.summary.get(name, {}) for name in names})) for run in (one, other))
-    return all(repr(mine[key]) == repr(its[key]) for key in mine.keys() & its.keys())
+    first, second = (dict(flatten({name: r.summary.get(name, {}) for name in names})) for r in (run, other))
+    return all(repr(first[key]) == repr(second[key]) for key in first.keys() & second.keys())

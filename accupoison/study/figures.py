@@ -45,14 +45,14 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> list
         raise InputError("; ".join(problems) or f"no run has the {trigger} trigger; give another")
     if len(groups) > len(colors):
         raise InputError(f"{len(groups)} lines are too many for one figure; report fewer runs at once")
-    several = len({one.first.config.stream.kind for one in groups}) > 1
+    several = len({experiment.first.config.stream.kind for experiment in groups}) > 1
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     marker = "" if monitor or every else "o"
-    for color, one in zip(colors, groups, strict=False):
-        label = f"{_label(one, several)} (n = {len(one.runs)})"
-        points = [paths[id(run)] for run in one.runs]
-        if len({run.summary["horizon"] for run in one.runs}) > 1:
+    for color, experiment in zip(colors, groups, strict=False):
+        label = f"{_label(experiment, several)} (n = {len(experiment.runs)})"
+        points = [paths[id(run)] for run in experiment.runs]
+        if len({run.summary["horizon"] for run in experiment.runs}) > 1:
             for k, path_of_one in enumerate(points):
                 x, y = list(path_of_one), [100 * value for value in path_of_one.values()]
                 axes.plot(x, y, label="" if k else label, color=color, marker=marker, linewidth=1)
@@ -76,15 +76,15 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> list
 
 def _paths(runs: Sequence[Run], tag: str, trigger: str) -> tuple[dict[int, dict[int, float]], list[str]]:
     """Return accuracy by step of each run that has the trigger, by id, and what is wrong with the metrics of others."""
-    found, problems = {}, []
+    paths, problems = {}, []
     for run in runs:
         followed = run.followed(trigger)
         if followed in run.config.trigger.types:
             try:
-                found[id(run)] = dict(run.curve(tag, followed))
+                paths[id(run)] = dict(run.curve(tag, followed))
             except InputError as error:
                 problems.append(f"{run.path} is not in the figure: {error}")
-    return found, problems
+    return paths, problems
 
 
 def _plain_legend(axes: "Axes") -> None:
@@ -93,8 +93,8 @@ def _plain_legend(axes: "Axes") -> None:
         text.set_parse_math(False)
 
 
-def _label(one: Group, several: bool) -> str:
-    run = one.first
+def _label(experiment: Group, several: bool) -> str:
+    run = experiment.first
     parts = [run.defense, "clean stream" if run.config.attack.name == "none" else run.attack]
     parts += [run.config.stream.kind] if several else []
-    return ", ".join([*parts, one.setting] if one.setting else parts)
+    return ", ".join([*parts, experiment.setting] if experiment.setting else parts)

@@ -197,7 +197,7 @@ def _seeds(where: str, table: dict[str, Any]) -> list[int]:
     return seeds
 
 
-def _numbers(where: str, found: object) -> list[int]:
-    if not isinstance(found, list) or not found or not all(type(one) is int for one in found):
-        raise InputError(f"{where} = {found!r} is not a list of whole numbers; write one such as [0, 1, 2]")
-    return found
+def _numbers(where: str, value: object) -> list[int]:
+    if not isinstance(value, list) or not value or not all(type(item) is int for item in value):
+        raise InputError(f"{where} = {value!r} is not a list of whole numbers; write one such as [0, 1, 2]")
+    return value

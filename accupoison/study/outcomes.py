@@ -77,13 +77,13 @@ def yardstick(runs: Sequence[Run]) -> dict[Pair, Run]:
     Raises:
         InputError: Two runs that differ would serve for one pair.
     """
-    found: dict[Pair, Run] = {}
+    controls: dict[Pair, Run] = {}
     for run in runs:
         if run.config.attack.name == "none" and run.defense == "ST" and run.after("clean") is not None:
-            other = found.setdefault(run.pair, run)
+            other = controls.setdefault(run.pair, run)
             if other.after("clean") != run.after("clean"):
                 raise InputError(f"{other.path} and {run.path} are both the clean control; report them separately")
-    return found
+    return controls
 
 
 def harm(run: Run, trigger: str, clean: Mapping[Pair, Run], key: str = "acc") -> float | None:
@@ -130,9 +130,9 @@ def retention(
     means = np.array([np.mean(values, axis=0) for values in units.values()])
     if len(means) < 2 or means[:, 1].mean() < 2 * standard_error(means[:, 1]):
         return None
-    kept, gain = means.sum(axis=0)
-    without = [(kept - k) / (gain - g) for k, g in means]
+    retained, gain = means.sum(axis=0)
+    without = [(retained - k) / (gain - g) for k, g in means]
     spread = np.sqrt((len(means) - 1) * np.var(without))
     half = t_quantile(len(means) - 1) * float(spread)
     models = len({pair[0] for pair in pairs})
-    return Estimate(float(kept / gain), half, models, len(pairs), "burn-ins" if several else "streams")
+    return Estimate(float(retained / gain), half, models, len(pairs), "burn-ins" if several else "streams")

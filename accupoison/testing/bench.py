@@ -136,9 +136,9 @@ def learn(learner: Learner, batch: Batch, defense: Defense | None = None, t: int
     SGD().step(learner, defense or Defense(), batch, BenchContext("update", t))
 
 
-def expect(kept: bool, broken: str) -> None:
+def expect(holds: bool, broken: str) -> None:
     """Raise AssertionError with the sentence ``broken`` unless ``kept``; other than assert, -O leaves it in."""
-    if not kept:
+    if not holds:
         raise AssertionError(broken)
 
 

@@ -53,9 +53,9 @@ def check_coupling(make: Callable[[], Defense]) -> None:
     if couples:
         return
     name = f"defence {type(make()).__name__}"
-    said = "couples is False" if couples is False else "does not declare it: set `couples: ClassVar[bool] = True`"
+    declared = "couples is False" if couples is False else "does not declare it: set `couples: ClassVar[bool] = True`"
     for how, alike in _trials(make):
-        expect(alike, f"{name} lets one row's image or loss depend on another's, yet {said} (seen with {how})")
+        expect(alike, f"{name} lets one row's image or loss depend on another's, yet {declared} (seen with {how})")
 
 
 def _trials(make: Callable[[], Defense]) -> Iterator[tuple[str, bool]]:
@@ -236,10 +236,10 @@ def _extremes() -> dict[str, Batch]:
     batch, view = Batch.concat(Bench.make().batches), _sharp().learner.view()
 
     def ascent(sign: int) -> Batch:
-        found = pgd_linf(
+        extreme = pgd_linf(
             batch.x, lambda x: sign * F.cross_entropy(view.logits(x), batch.y, reduction="sum"), eps=1.0, steps=20
         )
-        return batch.with_x(found)
+        return batch.with_x(extreme)
 
     return {"hard": ascent(1), "easy": ascent(-1)}
 
@@ -254,8 +254,8 @@ def _noise(batch: Batch, row: int) -> Batch:
 
 def _extreme(kind: str) -> Callable[[Batch, int], Batch]:
     def fill(batch: Batch, row: int) -> Batch:
-        found = _extremes()[kind].rows(torch.arange(len(batch)) % len(_extremes()[kind]))
-        return replace(batch, x=found.x, y=found.y)
+        rows = _extremes()[kind].rows(torch.arange(len(batch)) % len(_extremes()[kind]))
+        return replace(batch, x=rows.x, y=rows.y)
 
     return fill
 

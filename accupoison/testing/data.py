@@ -22,11 +22,11 @@ def check_data(load: Callable[[Path | None], DataSet], data_dir: Path | None = N
     Raises:
         AssertionError: A promise was broken; the message says which.
     """
-    found = []
+    loads = []
     for seed in (1, 2):  # of the global generators, which must not matter
         with global_seed(seed):
-            found.append(load(data_dir))
-    data = found[0]
+            loads.append(load(data_dir))
+    data = loads[0]
     expect(isinstance(data, DataSet), f"the loader returned a {type(data).__name__}, not a DataSet")
     try:
         data.check()
@@ -34,7 +34,7 @@ def check_data(load: Callable[[Path | None], DataSet], data_dir: Path | None = N
         raise AssertionError(str(error)) from error
     missing = set(range(data.num_classes)) - set(data.train_y.tolist())
     expect(not missing, f"the train half has no sample of class {min(missing, default=0)}")
-    expect(data.fingerprint() == found[1].fingerprint(), "two loads gave different bytes; fix the seed in the loader")
+    expect(data.fingerprint() == loads[1].fingerprint(), "two loads gave different bytes; fix the seed in the loader")
     _check_stream(data)
 
 

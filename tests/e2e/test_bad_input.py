@@ -115,7 +115,7 @@ def test_dry_run_checks_the_settings(work: Path) -> None:
         ([SET, "train.label_smoothing=1"], "train.label_smoothing 1.0 [0, 1) 0.1"),
         ([SET, "data.burnin=0"], "batch 20 burn-in 0 smaller"),
         ([SET, "data.monitor=0"], "split empty data.monitor 1"),
-        ([SET, "data.stream=-1"], "size stream split -1 0"),
+        ([SET, "data.stream=-1"], "data.stream -1 0"),
         (["--data", "cifar10", "--offline", "--data-dir", "."], "CIFAR-10 absent downloads off put"),
         (["--data", "cifar10", "--data-dir", "nodir"], "data directory nodir create"),
         (["--data", "npz:none.npz"], "file none.npz"),
