@@ -262,8 +262,8 @@ def read_signals(out: Path, name: str, audited: Audited, group: int = -1) -> Mod
     if not path.exists():
         raise InputError(f"there is no {path}; the same command goes on with what is missing")
     fix = "delete it, and the same command makes it anew"
-    arrays = {"share": np.array(np.nan)}  # files from before it was measured have none
-    arrays |= read_arrays(path, (*ARRAYS, *NUMBERS), optional=("share",), kind="file of signals", fix=fix)
+    # files from before the share was measured have none
+    arrays = read_arrays(path, (*ARRAYS, *NUMBERS), optional=("share",), kind="file of signals", fix=fix)
     if not _fits(arrays, audited):
         raise InputError(f"{path} does not hold signals of these samples; {fix}")
     return ModelSignals.of(arrays, audited, group)
@@ -284,5 +284,7 @@ def _fits(arrays: dict[str, NDArray[Any]], audited: Audited) -> bool:
         and keep.dtype == np.bool_
         and all(x.dtype.kind == "f" and np.isfinite(x).all() for x in (phi, probs, population))
         and (probs.sum(axis=1) > 0).all()
-        and all(arrays[name].shape == () and arrays[name].dtype.kind == "f" for name in (*NUMBERS, "share"))
+        and all(
+            number.shape == () and number.dtype.kind == "f" for name, number in arrays.items() if name not in ARRAYS
+        )
     )

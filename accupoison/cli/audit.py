@@ -72,8 +72,8 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
         text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
     by_recency = {score: audited.by_recency(score) for score in SCORES}
     write_recency(folder, by_recency)
-    about = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
-    everything = {**about, "groups": groups, "by_recency": by_recency}
+    everything: dict[str, Any] = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
+    everything |= {"groups": groups, "by_recency": by_recency}
     write_json(folder / "audit.json", everything)
     if as_json:
         click.echo(json_text(everything))

@@ -46,15 +46,14 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
     whether the network is right answers task 3. Nothing in the pickles is executed.
     """
     from accupoison.audit.challenge.answer import NETWORKS, attack_cells, write_challenge
-    from accupoison.errors import InputError, did_you_mean
+    from accupoison.errors import InputError, check_choice
 
     factories = {}
     for entry in networks:
         name, equals, factory = entry.partition("=")
         if not equals or ":" not in factory:
             raise InputError(f"--network {entry!r} is not of the form NAME=package.module:factory")
-        if name not in NETWORKS:
-            raise InputError(f"the challenge has no network {name!r}{did_you_mean(name, NETWORKS)}")
+        check_choice("network of the challenge", name, NETWORKS)
         factories[name] = factory
     folder = out or root / "results"
     cells = list(attack_cells(root, factories))

@@ -72,8 +72,8 @@ def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path
         mechanism_table(runs),
         retention_table(runs),
         CAPTION,
+        f"Threat models:\n{threat_lines(runs)}",
     ]
-    parts.append(f"Threat models:\n{threat_lines(runs)}")
     text = "\n\n".join(part for part in parts if part) + "\n"
     folder = out or paths[0]
     click.echo(text)

@@ -253,8 +253,7 @@ def preset(command: str, name: str, say: Say = quiet) -> dict[str, Any]:
     if isinstance(name, str) and (new := PRESETS.get(command, {}).get(name)):
         say(f"the {command} preset {name} is now called {new}")
         name = new
-    if name not in presets(command):
-        raise InputError(f"unknown {command} preset {name!r}{did_you_mean(str(name), presets(command))}")
+    check_choice(f"{command} preset", str(name), presets(command))
     text = (resources.files("accupoison") / "presets" / command / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 

@@ -99,7 +99,8 @@ class Simulation:
         while self.branch < 0 and self.t < self.horizon:
             yield self._advance(Phase.ORDINARY)
         if self.branch < 0:
-            self._fork_state, self.branch = self._parts(), 0
+            self._fork_state = self._parts()
+            self.branch = 0
         while self.branch < len(self.trigger.types):
             if self.t == self.horizon and self.trigger_name == "none":
                 self.t += 1

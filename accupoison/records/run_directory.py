@@ -67,8 +67,8 @@ class RunDirectory:
             _clear(path)  # of a process that was killed while it made the directory
             if cls.holds_run(path):
                 raise TakenError(f"{path} already holds a run; resume it or choose another name")
-            run.write_json(ENV, env)
-            run.write_json(CONFIG, config)  # last: its presence is what makes the directory a run
+            write_json(path / ENV, env)
+            write_json(path / CONFIG, config)  # last: its presence is what makes the directory a run
         except BaseException:
             run.close()
             raise
@@ -109,18 +109,6 @@ class RunDirectory:
     def holds_run(path: Path) -> bool:
         """Return whether a run was started in ``path``."""
         return (path / CONFIG).is_file()
-
-    def write_json(self, name: str, obj: Mapping[str, Any]) -> None:
-        """Write ``obj`` to the file ``name`` of the run, whole or not at all.
-
-        Raises:
-            InputError: The file cannot be written.
-        """
-        write_json(self.path / name, obj)
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return what :meth:`write_json` wrote under ``name``; see :func:`read_json`."""
-        return read_json(self.path / name)
 
     def save_state(self, payload: Mapping[str, Any]) -> None:
         """Replace the run's state; see :func:`accupoison.records.checkpoint.save`."""

@@ -165,7 +165,8 @@ def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
 
 
 def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
-    o, model = config.optim, base.build(path, resolve_device(config.run.device))
+    o = config.optim
+    model = base.build(path, resolve_device(config.run.device))
     lr = base.lr if o.lr is None else o.lr
     if not lr:
         raise InputError(f"{path} does not say at what learning rate it would go on; set optim.lr, for example to 0.1")

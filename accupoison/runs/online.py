@@ -103,8 +103,10 @@ class OnlineRun:
     """
 
     def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
-        self.config, self.out = config, out
-        self._diverged, settings = False, plain(config)
+        self.config = config
+        self.out = out
+        self._diverged = False
+        settings = plain(config)
         with ExitStack() as stack:
             if resume:
                 stored = RunDirectory.resume(out, at_home(settings, out), with_new_names)
@@ -126,7 +128,8 @@ class OnlineRun:
         state = self.directory.load_state() if resume else None
         novel = self.config.data.novel_classes
         self.evaluator = Evaluator(self.simulation, data, splits, self.config.evaluate, self.config.stop, novel)
-        self.ledger, at = Ledger(), None
+        self.ledger = Ledger()
+        at = None
         if state is None and resume:  # it was killed before its first save
             check_inputs(self.out, self.config, recorded_inputs(self.out), self._inputs)
         if state is not None:

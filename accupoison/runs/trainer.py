@@ -157,7 +157,8 @@ class Burnin:
         if not self.data.features:
             rng = generator(self.config.run.seed, "augment", self.step)
             x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
-        batch, update = Batch(x, y, ids), self.config.update
+        batch = Batch(x, y, ids)
+        update = self.config.update
         if isinstance(update, DPSGD):
             loss, accuracy, grads = self._private(batch, update)
         else:

@@ -83,4 +83,4 @@ def test_what_cannot_be_private_is_refused(private: Path) -> None:
     ):
         says(refused(*BURNIN, "--out", "other", "--update", "dpsgd", option, value), words)
     says(refused(*BURNIN, "--out", "other", "--noise-multiplier", "2"), "update.noise_multiplier dpsgd --update sgd")
-    says(refused(*BURNIN, "--out", "other", SET, "update.delta=1"), "update.delta 1.0 (0, 1)")
+    says(refused(*BURNIN, "--out", "other", "--update", "dpsgd", SET, "update.delta=1"), "update.delta 1.0 (0, 1)")

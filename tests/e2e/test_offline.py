@@ -150,4 +150,4 @@ def test_a_worker_that_is_killed_is_one_sentence(place: Path) -> None:
     assert text.startswith(
         "Error: a worker process was killed, most likely for lack of memory; the same command goes on"
     )
-    says(text, "fewer --jobs")
+    says(text, "fewer jobs")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from accupoison.records.files import read_json
 from accupoison.records.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import LAYOUT
@@ -182,7 +183,7 @@ def test_close_writes_the_summary_once(run: RunDirectory) -> None:
     with RunRecorder(run, []) as recorder:
         recorder.log({"accuracy/test": 0.5}, 7)
         recorder.close({"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}})
-    assert run.read_json("summary.json") == {"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}}
+    assert read_json(run.path / "summary.json") == {"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}}
     shown = scalars(run.path)
     assert shown["summary/drop"] == [(7, 0.25)]
     assert shown["summary/coast.after"] == [(7, 0.5)]

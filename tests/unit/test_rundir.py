@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from accupoison.records.files import read_json, write_json
 from accupoison.records.run_directory import RunDirectory, differences, environment
 from tests.messages import refuses
 
@@ -40,7 +41,7 @@ def test_a_new_run_can_be_resumed(tmp_path: Path) -> None:
             assert state is not None
             assert state["t"] == 5
             assert torch.equal(state["w"], torch.ones(2))
-            assert run.read_json("env.json") == {"torch": "2"}
+            assert read_json(run.path / "env.json") == {"torch": "2"}
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -132,8 +133,8 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_json_is_strict_and_keeps_every_number(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path / "run", CONFIG, {}) as run:
         obj = {"a": [math.inf, -math.inf, 0.1, 1], "b": {"c": math.nan}, "d": None, "e": "\u00e9"}
-        run.write_json("summary.json", obj)
-        back = run.read_json("summary.json")
+        write_json(run.path / "summary.json", obj)
+        back = read_json(run.path / "summary.json")
         assert repr(back) == repr(obj)
 
         def refuse(name: str) -> None:
@@ -141,8 +142,8 @@ def test_json_is_strict_and_keeps_every_number(tmp_path: Path) -> None:
 
         json.loads((run.path / "summary.json").read_text(), parse_constant=refuse)
         with refuses("'inf' cannot be stored"):
-            run.write_json("summary.json", {"a": "inf"})
-        assert repr(run.read_json("summary.json")) == repr(obj)
+            write_json(run.path / "summary.json", {"a": "inf"})
+        assert repr(read_json(run.path / "summary.json")) == repr(obj)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\xff"])

@@ -13,7 +13,7 @@ from accupoison.audit.challenge.answer import CLASSES, IMAGENET, NETWORKS
 from accupoison.config.layers import Layer
 from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.data import STATS, DataSet
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.records.files import write_atomically
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
@@ -38,11 +38,9 @@ def make_cell(root: Path, model: str, layers: Sequence[Layer], size: int) -> str
     Raises:
         InputError: The challenge has no such network or data set, or there are too few samples.
     """
-    if model not in NETWORKS:
-        raise InputError(f"the challenge has no network {model!r}{did_you_mean(model, NETWORKS)}")
+    check_choice("network of the challenge", model, NETWORKS)
     config = burnin_config([*layers, {"model": {"name": model}}])
-    if config.data.name not in DATASETS:
-        raise InputError(f"the challenge has no data set {config.data.name!r}; choose from {', '.join(DATASETS)}")
+    check_choice("data set of the challenge", config.data.name, DATASETS)
     dataset = DATASETS[config.data.name]
     data, _ = open_data(config.data, torch.device("cpu"))
     order = torch.randperm(data.num_train, generator=generator(config.run.seed, "challenge"))
