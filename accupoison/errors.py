@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 SETTING = re.compile(
-    r"<((?:data|model|train|start|stream|attack|trigger|defense|optim|update|stop|evaluate|run|shadows)\.[a-z_]+)>"
+    r"<((?:data|model|train|start|stream|attack|trigger|defense|optim|update|stop|evaluate|run|shadows|release)\.[a-z_]+)>"
 )
 
 
