@@ -42,6 +42,7 @@ def train_classifier(
     lr: float = 0.001,
     epochs: int = 400,
     batch_size: int = 64,
+    milestones: Sequence[int] = (),
     rng: Generator,
 ) -> nn.Sequential:
     """Return a classifier that has learnt to tell members' confidences from others', by SGD on cross-entropy.
@@ -55,6 +56,7 @@ def train_classifier(
         lr: Learning rate, above 0.
         epochs: Passes over all of them.
         batch_size: Samples a step.
+        milestones: Epochs after which the rate is a tenth of what it was.
         rng: Of weights and batches.
     """
     x = torch.cat([falling(members), falling(others)]).float()
@@ -62,7 +64,8 @@ def train_classifier(
     model = make_classifier(x.shape[1], hidden, int(torch.randint(2**62, (), generator=rng)))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     with torch.enable_grad():
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
             for rows in torch.split(torch.randperm(len(x), generator=rng), batch_size):
                 optimizer.zero_grad()
                 F.binary_cross_entropy_with_logits(model(x[rows])[:, 0], y[rows]).backward()  # type: ignore[no-untyped-call]

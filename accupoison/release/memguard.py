@@ -121,7 +121,19 @@ class MemGuard(Release):
         """
         if self.budget == 0:
             return ask(view, x).softmax(dim=1)
-        probs, noisy = self.candidates(view, x, ids)
+        return self.decide(*self.candidates(view, x, ids), ids)
+
+    def decide(self, probs: Tensor, noisy: Tensor, ids: Tensor) -> Tensor:
+        """Return one of two answers for each query, [B, C], as its coin and the budget have it.
+
+        Args:
+            probs: The model's own answers [B, C].
+            noisy: Those of :meth:`candidates` [B, C].
+            ids: Who they are, int64 [B].
+
+        Raises:
+            InputError: It has not been fitted.
+        """
         return choose(self.classifier, probs, noisy, coins(self.key, ids), self.budget)
 
     def candidates(self, view: ModelView, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
