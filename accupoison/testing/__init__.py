@@ -1,4 +1,4 @@
-"""Public contract checks for attacks, defences, models and data sets, those of other packages too.
+"""Public contract checks for attacks, defences, releases, models and data sets, those of other packages too.
 
 Call them from a test of your own, under any test framework::
 
@@ -13,5 +13,6 @@ from accupoison.testing.bench import unchanged
 from accupoison.testing.data import check_data
 from accupoison.testing.defense import check_defense
 from accupoison.testing.model import check_model
+from accupoison.testing.release import check_release
 
-__all__ = ["check_attack", "check_data", "check_defense", "check_model", "unchanged"]
+__all__ = ["check_attack", "check_data", "check_defense", "check_model", "check_release", "unchanged"]

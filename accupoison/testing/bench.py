@@ -68,13 +68,16 @@ class Bench:
     trusted: tuple[Batch, ...]
 
     @classmethod
-    def make(cls, bn_mode: str = "train") -> "Bench":
-        """Build the world; the learner updates in ``bn_mode``."""
+    def make(cls, bn_mode: str = "train", sharper: float = 1.0) -> "Bench":
+        """Build the world; the learner updates in ``bn_mode``, and its logits are ``sharper`` times as large."""
         early, learnt = _states()
         reference = _network().eval()
         reference.load_state_dict(early)
         learner = _learner(bn_mode)
         learner.restore(learnt)
+        with torch.no_grad():
+            for parameter in learner.parameters[-2:] if sharper != 1 else ():
+                parameter.mul_(sharper)
         batches = copy.deepcopy(_batches()[3:])  # so that who spoils them spoils nobody else's
         return cls(
             learner=learner,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from accupoison.attacks import Attack
 from accupoison.data import DataSet
 from accupoison.defenses import Defense
-from accupoison.testing import check_attack, check_data, check_defense, check_model, unchanged
+from accupoison.release import Release
+from accupoison.testing import check_attack, check_data, check_defense, check_model, check_release, unchanged
 from accupoison.testing.bench import Bench, same
 from accupoison.types import Batch
-from tests.contract import broken_attacks, broken_defenses
+from tests.contract import broken_attacks, broken_defenses, broken_releases
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,12 @@ def test_broken_attack(cls: type[Attack], words: str) -> None:
 def test_broken_defense(cls: type[Defense], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_defense(cls)
+
+
+@pytest.mark.parametrize(("cls", "words"), broken_releases.BROKEN, ids=_name)
+def test_broken_release(cls: type[Release], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_release(cls)
 
 
 def test_promises_that_are_not_made_are_not_checked() -> None:

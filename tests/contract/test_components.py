@@ -8,9 +8,12 @@ import torch
 
 from accupoison.attacks import ATTACKS, PixelAttack
 from accupoison.defenses import DEFENSES, Defense
-from accupoison.testing import check_attack, check_defense
+from accupoison.release import RELEASES
+from accupoison.release.base import MEMBERS
+from accupoison.testing import check_attack, check_defense, check_release
 from accupoison.testing.bench import Bench, BenchContext, learn, same
-from accupoison.types import Access
+from accupoison.testing.release import SHARPER
+from accupoison.types import Access, Batch
 
 Settings = dict[str, Any]
 
@@ -34,8 +37,17 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
     "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
 }
+FITTED: Settings = {"hidden": (16,), "epochs": 10, "lr": 0.1, "max_iterations": 30, "cap": 1.0}
+RELEASE_SETTINGS: dict[str, list[Settings]] = {
+    "round": [{"digits": 0}, {"digits": 1}, {}],
+    "top-k": [{"k": 1}, {"k": 2}],
+    "temperature": [{}, {"temperature": 0.01}, {"temperature": 100.0}],
+    "memguard": [FITTED, {**FITTED, "budget": 0.05}],
+    "defenmi": [FITTED, {**FITTED, "delta": 0.0}, {**FITTED, "epsilon": 100.0, "budget": 0.3}],
+}
 ATTACK_CASES = [(name, s) for name in ATTACKS.names() for s in ATTACK_SETTINGS.get(name, [{}])]
 DEFENSE_CASES = [(name, s) for name in DEFENSES.names() for s in DEFENSE_SETTINGS.get(name, [{}])]
+RELEASE_CASES = [(name, s) for name in RELEASES.names() for s in RELEASE_SETTINGS.get(name, [{}])]
 STANDARD = "ST"
 MOVING = [
     case
@@ -56,6 +68,22 @@ def test_attack_contract(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize(("name", "settings"), DEFENSE_CASES)
 def test_defense_contract(name: str, settings: Settings) -> None:
     check_defense(lambda: DEFENSES.build(name, settings))
+
+
+@pytest.mark.parametrize(("name", "settings"), RELEASE_CASES)
+def test_release_contract(name: str, settings: Settings) -> None:
+    check_release(lambda: RELEASES.build(name, settings))
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in RELEASE_CASES if case[0] != "identity"])
+def test_release_changes_answers(name: str, settings: Settings) -> None:
+    bench, release = Bench.make(sharper=SHARPER), RELEASES.build(name, settings)
+    queries = Batch.concat(bench.batches)
+    half = len(queries) // 2 if MEMBERS in release.requires else 0
+    members, others = queries.rows(slice(0, half)), queries.rows(slice(len(queries) - half, len(queries)))
+    release.fit(bench.learner.view(), members, others, BenchContext("release", 0))
+    found, own = (r(bench.learner.view(), queries.x, queries.ids) for r in (release, RELEASES.build("identity", {})))
+    assert float((found - own).abs().sum(1).max()) > 1e-3
 
 
 @pytest.mark.parametrize(("name", "settings"), MOVING)
