@@ -14,7 +14,8 @@ Classifier = Callable[[Tensor], Tensor]
 UNDECIDED = 1e-5
 """A classifier whose answer is so close to a half has nothing left to lose."""
 LABEL_WEIGHT, FIRST_C3, GROWTH = 10.0, 0.1, 10.0
-TINY = 1e-300
+ROUNDING = 1e-12
+"""A change of a confidence below this is none: its sign, which the gradient of the l1 term is, would be chance."""
 
 
 def find_noise(
@@ -75,7 +76,7 @@ def _descend(
             p = v.softmax(dim=1)
             h = g(falling(p))[:, 0]
             excess = v[:, 1:].amax(dim=1) - v[:, 0]
-            distance = (p - target[rows]).abs().sum(dim=1)
+            distance = F.hardshrink(p - target[rows], ROUNDING).abs().sum(dim=1)
             loss = h.abs() + LABEL_WEIGHT * excess.relu() + c3 * distance
         there = ((excess < 0) & (h * h0[rows] <= 0)).detach()
         reached[rows[there]] = True
