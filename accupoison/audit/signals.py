@@ -15,6 +15,7 @@ from accupoison.audit.metric import Floats, logit_scores
 from accupoison.audit.samples import Samples
 from accupoison.config.layers import Layer
 from accupoison.config.renamed import with_new_names
+from accupoison.config.schema import at_home
 from accupoison.data import DataSet
 from accupoison.errors import InputError, check_choice
 from accupoison.learner import Learner
@@ -238,7 +239,7 @@ def make_models(
     Raises:
         InputError: The directory belongs to other settings, or a task says that it cannot go on.
     """
-    there = RunDirectory.holds_run(out)
+    there, settings = RunDirectory.holds_run(out), at_home(settings, out)
     resumed = RunDirectory.resume(out, settings, with_new_names) if there else RunDirectory.create(out, settings, env)
     with resumed:
         left = [task for name, task in tasks.items() if not signals_path(out, name).exists()]

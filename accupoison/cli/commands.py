@@ -19,6 +19,7 @@ from accupoison.cli.options import (
     layers,
     model_options,
     output_options,
+    release_option,
     renamed_option,
     run_options,
     update_options,
@@ -94,6 +95,7 @@ def burnin(
 @click.option(
     "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
 )
+@release_option
 @click.option("--attack", metavar="NAME", help="none (before the trigger), noise, direct or accumulative (default).")
 @click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
 @click.option(

@@ -28,7 +28,7 @@ KEEP_MEMORY = {
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
-    """List attacks, defences and updates with their settings, presets, models, data sets and checkpoints."""
+    """List attacks, defences, updates and releases with their settings, presets, models, data sets and checkpoints."""
     sections = _everything()
     if as_json:
         click.echo(json.dumps(sections, indent=2))
@@ -46,10 +46,16 @@ def _everything() -> dict[str, dict[str, str]]:
     from accupoison.data.stream import STREAMS
     from accupoison.loop.schedule import TRIGGERS
     from accupoison.models.factory import MODELS
+    from accupoison.release import RELEASES
     from accupoison.study.grid import shipped_grids
     from accupoison.updates import UPDATES
 
-    components = {"attacks": REGISTRIES["attack"], "defences": REGISTRIES["defense"], "updates": UPDATES}
+    components = {
+        "attacks": REGISTRIES["attack"],
+        "defences": REGISTRIES["defense"],
+        "updates": UPDATES,
+        "releases": RELEASES,
+    }
     parts = {title: _components(registry) for title, registry in components.items()}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
     plain = {

@@ -94,7 +94,11 @@ def layers(options: dict[str, Any]) -> list[dict[str, Any]]:
     file, pairs = options.pop("file"), options.pop("pairs")
     settings: dict[str, dict[str, Any]] = {}
     for flag, value in options.items():
-        if value is not None:
+        if flag == "release" and value is not None:
+            from accupoison.release.spec import settings_of  # here, as torch takes seconds to load
+
+            settings["release"] = dict(settings_of(value))
+        elif value is not None:
             section, key = FLAGS[flag]
             settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
     return [*([] if file is None else [config.read_toml(file)]), settings, config.assignments(pairs)]
@@ -162,6 +166,13 @@ model_options = options(
     ),
     click.option("--width", type=WHOLE, help="Channels of the first stage.  [default: 64]"),
     click.option("--norm", metavar="NAME", help="batch (default) or group."),
+)
+
+release_option = click.option(
+    "--release",
+    metavar="SPEC",
+    help="What leaves the model: identity, round:2, top-k:3, label-only, temperature:2, memguard:budget=1, defenmi, "
+    "...: see list.",
 )
 
 update_options = options(

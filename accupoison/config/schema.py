@@ -1,6 +1,6 @@
 """What determines a burn-in and an online run: sections, by name, from layers of settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from accupoison.loop.schedule import Triggers
 from accupoison.records.files import expect, read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, differences
 from accupoison.registry import Registry
+from accupoison.release import RELEASES, Identity, Release
 from accupoison.updates import DPSGD, SGD, UPDATES
 
 __all__ = [
@@ -44,7 +45,7 @@ __all__ = [
     "online_config",
 ]
 
-REGISTRIES: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "update": UPDATES}
+REGISTRIES: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES, "update": UPDATES, "release": RELEASES}
 """The components that a configuration can name, by section."""
 
 PLACES = ("dir", "offline")
@@ -77,6 +78,7 @@ class OnlineConfig:
     update: SGD = field(default_factory=SGD)
     stop: StopSettings = field(default_factory=StopSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    release: Release = field(default_factory=Identity)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
@@ -118,17 +120,19 @@ def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
     return differences(with_new_names(read_json(run / CONFIG)), at_home(plain(config), run))
 
 
-def at_home(settings: dict[str, dict[str, Any]], run: Path) -> dict[str, dict[str, Any]]:
+def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
-    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for.
+    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before ``release``
+    releases what its model answers.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
     expect(run / CONFIG, config, {"data?": {}, "run?": {}})
     stored = config.get("data", {})
     known = config.get("run", settings["run"])
+    plainly = bool(config) and "release" not in config and settings.get("release") == {"name": "identity"}
     return {
-        **settings,
+        **{section: values for section, values in settings.items() if section != "release" or not plainly},
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }

@@ -2,6 +2,7 @@
 
 from accupoison.attacks import Clean, Noise, PixelAttack
 from accupoison.config.schema import OnlineConfig
+from accupoison.release.base import MEMBERS
 
 
 def threat_model(config: OnlineConfig, *, images: bool = True) -> str:
@@ -11,7 +12,7 @@ def threat_model(config: OnlineConfig, *, images: bool = True) -> str:
         config: All settings.
         images: The data are images; features are neither cropped nor rounded.
     """
-    return f"{_attacker(config, images)}; {_defender(config)}"
+    return f"{_attacker(config, images)}; {_defender(config)}{_answers(config)}"
 
 
 def _attacker(config: OnlineConfig, images: bool) -> str:
@@ -74,3 +75,12 @@ def _defender(config: OnlineConfig) -> str:
     if config.attack.in_code:
         owns += " but for what the attacker put into its code"
     return f"defender ({config.defense.name}{clip}) {owns}{needs}, never told which rows are poisoned"
+
+
+def _answers(config: OnlineConfig) -> str:
+    """Return what leaves the model, where that is not its probabilities."""
+    release = config.release
+    if release.name == "identity":
+        return ""
+    learns = ", which knows members of the burn-in and the trusted images" if MEMBERS in release.requires else ""
+    return f"; answers are released by {release.spec}{learns}"

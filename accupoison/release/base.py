@@ -40,6 +40,14 @@ class Release(Component):
     neutral: ClassVar[dict[str, Any] | None] = None
 
     @property
+    def spec(self) -> str:
+        """The release in one word, as ``--release`` takes it: its first setting, and those that are not usual."""
+        usual, first = type(self)().settings, next(iter(self.settings), "")
+        shown = {key: value for key, value in self.settings.items() if key == first or value != usual[key]}
+        words = [f"{key}={_text(value)}" for key, value in shown.items()]
+        return f"{self.name}:{','.join(words)}" if words else self.name
+
+    @property
     def needs_model(self) -> bool:
         """It does more than rewrite probabilities, so that a file of them is not enough."""
         return bool(self.requires) or type(self).__call__ is not Release.__call__
@@ -70,6 +78,10 @@ class Release(Component):
     def rewrite(self, probs: Tensor) -> Tensor:
         """Return what is released in place of probabilities, float64 [B, C]."""
         return probs
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, at_home
@@ -18,7 +20,8 @@ from accupoison.errors import ComponentError, InputError
 from accupoison.gradients import gradient
 from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Evaluator
-from accupoison.measure.membership import membership_auc
+from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, subsample
+from accupoison.measure.releases import fitted, known_to_defender, release_cost
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json, writing
 from accupoison.records.ledger import Ledger
@@ -114,6 +117,7 @@ class OnlineRun:
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin
+            known_to_defender(config.release, splits, built.burnin, (), config.run.seed)  # refused before hours go by
             self._inputs = input_digests(config, root, data)
             if not resume:
                 threat = threat_model(config, images=not data.features)
@@ -160,7 +164,8 @@ class OnlineRun:
         """
         with self.directory, self.recorder:
             status = self._loop(progress, should_stop)
-            summary = {**self.summary(status), "metrics_digest": self.recorder.metrics_digest()}
+            cost = self._cost_of_release() if status == "finished" else {}
+            summary = {**self.summary(status), **cost, "metrics_digest": self.recorder.metrics_digest()}
             self.recorder.close(summary)
         return summary
 
@@ -173,6 +178,22 @@ class OnlineRun:
             **self.evaluator.results(),
             **({} if self._accountant is None else self._accountant.spent()),
         }
+
+    def _cost_of_release(self) -> dict[str, Any]:
+        """Fit the release to the last model, and return what it costs; nothing where it changes nothing."""
+        asked, evaluator, seed = self.config.release, self.evaluator, self.config.run.seed
+        if asked.name == "identity":
+            return {}
+        data, splits, view = evaluator.data, evaluator.splits, self.simulation.learner.view()
+        learnt = self.ledger.learnt(self.config.trigger.types[-1])
+        known = known_to_defender(asked, splits, self._burnin, learnt, seed)
+        members = torch.tensor(list(learnt), dtype=torch.int64)
+        if self._burnin is not None:
+            members = torch.cat([self._burnin[~torch.isin(self._burnin, members)], members])
+        members, others = members[~torch.isin(members, known[0])], never_learnt(splits, learnt)
+        release = fitted(asked, view, data, known, seed)
+        cost = release_cost(release, view, data, subsample(members, LIMIT), subsample(others, LIMIT))
+        return {"release": {"spec": asked.spec, **cost}}
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
         if self._fresh:

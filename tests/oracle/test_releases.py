@@ -47,8 +47,9 @@ def sorted_rows(logits: Tensor) -> Tensor:
 def fitted(cls: type[MemGuard] = MemGuard, classes: int = 6, **settings: Any) -> MemGuard:  # noqa: ANN401
     """Return a release that has learnt to tell sure answers from unsure ones."""
     release = cls(hidden=(16,), lr=0.5, epochs=30, max_iterations=100, cap=10.0, **settings)
-    batches = [Batch(x, torch.zeros(60, dtype=torch.int64), torch.arange(60), bounded=False) for x in known(classes)]
-    release.fit(VIEW, *batches, StepContext(0, "release", 0, {}))
+    nobody = torch.zeros(60, dtype=torch.int64)
+    members, others = (Batch(x, nobody, torch.arange(60), bounded=False) for x in known(classes))
+    release.fit(VIEW, members, others, StepContext(0, "release", 0, {}))
     return release
 
 

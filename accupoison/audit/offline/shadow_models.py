@@ -23,7 +23,7 @@ from accupoison.audit.signals import (
 )
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.renamed import Say, quiet
-from accupoison.config.schema import REGISTRIES, BurninConfig, at_home
+from accupoison.config.schema import REGISTRIES, BurninConfig
 from accupoison.data import DataSet
 from accupoison.errors import InputError, check_least
 from accupoison.records.files import read_json
@@ -228,7 +228,7 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
     models = [(pool, i) for pool in reversed(POOLS) for i in range(getattr(config.shadows, pool))]
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
-    make_models(out, at_home(plain(config), out), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
+    make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
 
 
 def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Results], dict[str, Any]]:

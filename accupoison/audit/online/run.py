@@ -1,6 +1,7 @@
 """The audit of a finished run: burn-in members and stream members against samples that were never learnt from."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from torch import Tensor
 from accupoison.audit.metric import scores
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.samples import Samples
-from accupoison.audit.signals import logits_of
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
 from accupoison.measure.membership import never_learnt, subsample
+from accupoison.measure.releases import answers, fitted, known_to_defender
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
 from accupoison.records.run_directory import CONFIG, STATE, RunDirectory
+from accupoison.release import Identity, Release
 from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
@@ -31,7 +33,7 @@ STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
 
 @dataclass(frozen=True, eq=False)
 class RunAudit:
-    """What a run's model says of members and others.
+    """What leaves a run's model about members and others.
 
     Attributes:
         groups: Samples by group of members, "stream" and, where the base model says what it was trained on, "burn-in",
@@ -41,6 +43,8 @@ class RunAudit:
         steps: Steps that the audited model has taken.
         branch: The trigger that it received.
         unseen: Images of the stream's split that never came, as if they were members: a control; None without any.
+        release: What the answers went through; the model before the stream answers through the same.
+        undefended: What the model itself says of the groups; empty where the release changes nothing.
     """
 
     groups: dict[str, Samples]
@@ -48,6 +52,8 @@ class RunAudit:
     steps: int
     branch: str
     unseen: Samples | None = None
+    release: str = "identity"
+    undefended: dict[str, Samples] = field(default_factory=dict)
 
     def by_recency(self, score: str) -> list[dict[str, Any]]:
         """Return the AUC against the never learnt for each recency: steps since a sample was learnt last.
@@ -75,19 +81,25 @@ def values_of(samples: Samples, score: str) -> NDArray[np.float64]:
     return samples.extra[score] if score in samples.extra else scores(samples.probs, samples.labels)[score]
 
 
-def audit_run(run: Path, root: Path, *, limit: int = 5000) -> RunAudit:
+def audit_run(run: Path, root: Path, *, limit: int = 5000, release: Release | None = None) -> RunAudit:
     """Load a finished run's last model and ask it about members and others, on clean images in eval mode.
+
+    A release that learns from members gets some that are then not audited; see
+    :func:`accupoison.measure.releases.known_to_defender`.
 
     Args:
         run: The run's directory; of several triggers, the last one's model is the one that is there.
         root: The directory of checkpoints.
         limit: At most so many burn-in members and so many never-learnt samples.
+        release: What the answers go through; None is the run's own.
 
     Raises:
-        InputError: There is no finished run, or its data or checkpoint are no longer what they were.
+        InputError: There is no finished run, its data or checkpoint are no longer what they were, or there are too few
+            samples for the release to learn from.
     """
     config = config_of(run)
     built, ledger, before = finished(run, config, root)
+    config = config if release is None else replace(config, release=release)
     return _ask(config, built, before, ledger, limit)
 
 
@@ -135,34 +147,47 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     learnt = ledger.learnt(branch)
     if not learnt:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
-    stream = torch.tensor(list(learnt), dtype=torch.int64)
+    data, views = built.data, (before, built.simulation.learner.view())
+    known = known_to_defender(config.release, splits, built.burnin, learnt, config.run.seed)
+    release = fitted(config.release, views[1], data, known, config.run.seed)
     others = subsample(never_learnt(splits, learnt), limit)
+    taken = set(known[0].tolist())
+    learnt = {i: step for i, step in learnt.items() if i not in taken}
+    stream = torch.tensor(list(learnt), dtype=torch.int64)
     members = {STREAM: stream}
-    never = splits.stream[:0]
     if built.burnin is not None:  # else nobody knows whom the base model has seen
-        drawn = subsample(built.burnin, limit)
+        drawn = subsample(built.burnin[~torch.isin(built.burnin, known[0])], limit)
         members = {BURNIN: drawn[~torch.isin(drawn, stream)], **members}
         came = torch.from_numpy(ledger.path(branch)["id"].copy())
         never = splits.stream[~torch.isin(splits.stream, torch.cat([came, built.burnin]))]
-    after = built.simulation.learner.view()
-
-    def against_others(ids: Tensor) -> Samples:
-        both = torch.cat([ids, others])
-        asked = [_samples(view, built.data, both, len(ids)) for view in (before, after)]
-        loss_before, loss_after = (values_of(samples, "loss") for samples in asked)
-        return replace(asked[1], extra={"loss_change": loss_after - loss_before})
-
+        members |= {UNSEEN: subsample(never, limit)} if len(never) else {}
+    groups = _groups(release, views, data, members, others)
+    defended = config.release.name != "identity"
+    undefended = _groups(Identity(), views, data, members, others) if defended else {}
     return RunAudit(
-        groups={name: against_others(ids) for name, ids in members.items()},
+        groups={name: samples for name, samples in groups.items() if name != UNSEEN},
         last_step=np.array(list(learnt.values()), dtype=np.int64),
         steps=int(ledger.rows["step"].max()) + 1,
         branch=branch,
-        unseen=against_others(subsample(never, limit)) if len(never) else None,
+        unseen=groups.get(UNSEEN),
+        release=config.release.spec,
+        undefended={name: samples for name, samples in undefended.items() if name != UNSEEN},
     )
 
 
-def _samples(view: ModelView, data: DataSet, ids: Tensor, members: int) -> Samples:
-    """Return what a model says of samples, of which the first ``members`` are members."""
-    parts = [(logits[0].softmax(dim=1), labels) for logits, labels in logits_of(view, data, ids, ["plain"])]
-    probs = torch.cat([part for part, _ in parts]).numpy()
-    return Samples(probs, np.concatenate([y for _, y in parts]), np.arange(len(ids)) < members, ids.numpy())
+def _groups(
+    release: Release, views: Sequence[ModelView], data: DataSet, members: Mapping[str, Tensor], others: Tensor
+) -> dict[str, Samples]:
+    """Return what leaves the later of two models about each group of members and the others, with the loss's change."""
+    of_others = [answers(release, view, data, others) for view in views]
+    groups = {}
+    for name, ids in members.items():
+        both = torch.cat([ids, others])
+        labels, member = data.labels(both).cpu().numpy(), np.arange(len(both)) < len(ids)
+        of_both = [
+            torch.cat([answers(release, view, data, ids), rest]).numpy()
+            for view, rest in zip(views, of_others, strict=True)
+        ]
+        before, after = (scores(probs, labels)["loss"] for probs in of_both)
+        groups[name] = Samples(of_both[1], labels, member, both.numpy(), {"loss_change": after - before})
+    return groups
