@@ -12,6 +12,7 @@ from accupoison.audit.neural import neural_scores
 from accupoison.audit.privacy_score import privacy_report
 from accupoison.audit.results import Results, evaluate_attack
 from accupoison.audit.rmia import rmia_scores
+from accupoison.audit.roc import auc_of
 from accupoison.audit.samples import Samples
 from accupoison.audit.signals import ModelSignals
 
@@ -38,14 +39,60 @@ def audit_samples(samples: Samples, shadow: Samples | None, *, seed: int = 0) ->
         InputError: Values are not as they should be, or a half lacks members or others.
     """
     if shadow is None:
-        chosen = np.random.default_rng(seed).permutation(len(samples.labels)) < len(samples.labels) // 2
+        chosen = _half(samples, seed)
         shadow = samples.rows(chosen)
         samples = samples.rows(~chosen)
-    reference = _single_model_scores(shadow, shadow, seed)
-    return {
-        name: evaluate_attack(name, score, samples, thresholds(reference[name], shadow.labels, shadow.member))
-        for name, score in _single_model_scores(samples, shadow, seed).items()
+    return _calibrated(samples, shadow, seed)
+
+
+def audit_released(
+    released: Samples, undefended: Samples, shadows: tuple[Samples, Samples] | None = None, *, seed: int = 0
+) -> dict[str, Results]:
+    """Run the attacks on released answers for each of three attackers.
+
+    All set direction and threshold of a score, and train the neural attack, on answers whose membership they know: for
+    a release may turn a score around, so that members are the less sure ones.
+
+    Args:
+        released: What leaves the audited model.
+        undefended: What the model itself says of the same samples.
+        shadows: What leaves a model that the attacker trained, through the same release, and what that model itself
+            says. None takes a random half of the samples and reports the other half.
+        seed: Of that half and of the neural attack.
+
+    Returns:
+        What each attack achieves: "undefended" (on the model's own answers), "unaware" (on released ones, calibrated on
+        the model's own), "adaptive" (calibrated on released ones) and "label-only" (whether the label is right, which
+        no release that keeps labels hides).
+
+    Raises:
+        InputError: Values are not as they should be, or a half lacks members or others.
+    """
+    if shadows is None:
+        chosen = _half(released, seed)
+        shadows = released.rows(chosen), undefended.rows(chosen)
+        released, undefended = released.rows(~chosen), undefended.rows(~chosen)
+    found = {
+        "undefended": _calibrated(undefended, shadows[1], seed, turn=True),
+        "unaware": _calibrated(released, shadows[1], seed, turn=True),
+        "adaptive": _calibrated(released, shadows[0], seed, turn=True),
     }
+    return {**found, "label-only": {"correctness": found["adaptive"]["correctness"]}}
+
+
+def _half(samples: Samples, seed: int) -> NDArray[np.bool_]:
+    return np.random.default_rng(seed).permutation(len(samples.labels)) < len(samples.labels) // 2
+
+
+def _calibrated(samples: Samples, shadow: Samples, seed: int, *, turn: bool = False) -> Results:
+    """Set thresholds, and where ``turn`` says so the direction of a score, on the shadow's samples."""
+    reference = _single_model_scores(shadow, shadow, seed)
+    results = {}
+    for name, score in _single_model_scores(samples, shadow, seed).items():
+        sign = -1.0 if turn and auc_of(reference[name], shadow.member)[0] < 0.5 else 1.0
+        bounds = thresholds(sign * reference[name], shadow.labels, shadow.member)
+        results[name] = evaluate_attack(name, sign * score, samples, bounds)
+    return results
 
 
 def _single_model_scores(samples: Samples, shadow: Samples, seed: int = 0) -> dict[str, Floats]:

@@ -146,6 +146,35 @@ def table(results: Results) -> list[dict[str, str]]:
     ]
 
 
+def released_table(attackers: Mapping[str, Results]) -> list[dict[str, str]]:
+    """Return one row an attack, for people: AUC and balanced accuracy of each attacker who can carry it out.
+
+    Args:
+        attackers: Of :func:`accupoison.audit.attack_suite.audit_released`.
+    """
+    columns = {name: results for name, results in attackers.items() if name != "label-only"}
+    return [
+        {
+            "attack": f"{attack} (label-only)" if attack in attackers["label-only"] else attack,
+            **{
+                f"{name} {what}": f"{value:.3f}"
+                for what, value_of in (("AUC", _auc), ("accuracy", _balanced))
+                for name, results in columns.items()
+                for value in [value_of(results[attack])]
+            },
+        }
+        for attack in columns["adaptive"]
+    ]
+
+
+def _auc(result: AttackResult) -> float:
+    return result.roc.auc
+
+
+def _balanced(result: AttackResult) -> float:
+    return result.balanced_accuracy
+
+
 def _rate(roc: RocSummary, level: float) -> str:
     rate = roc.tpr_at_fpr[level]
     return "withheld" if rate is None else interval_text(rate, roc.intervals[f"tpr@{level:g}"])

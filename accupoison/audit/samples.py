@@ -1,16 +1,18 @@
 """Samples with a model's predictions, made here or read from a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from accupoison.audit.metric import check_members, checked
 from accupoison.errors import InputError
 from accupoison.records.arrays import read_arrays
+from accupoison.release import Release
 
 KEYS = ("probs", "labels", "member")
 """Arrays that a file of predictions must have."""
@@ -82,3 +84,38 @@ def _samples(path: Path, arrays: dict[str, NDArray[Any]], prefix: str) -> Sample
     if ids.shape != labels.shape or ids.dtype.kind not in "iu":
         raise InputError(f"{prefix}ids in {path} is not a whole number for each of the {len(labels)} samples; mend it")
     return Samples(probs, labels, member.astype(bool), ids.astype(np.int64))
+
+
+def released(samples: Samples, release: Release) -> Samples:
+    """Return the samples with what is released in place of their probabilities.
+
+    Args:
+        samples: With the model's own probabilities.
+        release: One that needs these alone.
+
+    Raises:
+        InputError: It needs the model itself.
+    """
+    if release.needs_model:
+        raise InputError(
+            f"the release {release.name} asks the model itself, or learns from members, and a file has probabilities "
+            "alone; give one that rewrites those, such as round:2, top-k:3, label-only or temperature:2"
+        )
+    probs = samples.probs / samples.probs.sum(axis=1, keepdims=True)  # files may be in single precision
+    return replace(samples, probs=release.rewrite(torch.from_numpy(probs)).numpy())
+
+
+def change(released: Samples, undefended: Samples) -> dict[str, float]:
+    """Return the mean l1 change of an answer to members and to others, in [0, 2], and the share of labels kept.
+
+    Args:
+        released: What is released.
+        undefended: What the model itself says of the same samples.
+    """
+    moved = np.abs(released.probs - undefended.probs).sum(axis=1)
+    kept = released.probs.argmax(axis=1) == undefended.probs.argmax(axis=1)
+    return {
+        "l1_members": float(moved[released.member].mean()),
+        "l1_others": float(moved[~released.member].mean()),
+        "labels_kept": float(kept.mean()),
+    }

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
-from accupoison.audit.results import AttackResult, Results, by_attack, spread_table, table
+from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_json, writing
 
@@ -42,6 +42,36 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     save_figure(_histogram(best), folder / "scores.png")
     content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
     return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
+
+
+def write_released(
+    folder: Path, attackers: Mapping[str, Results], facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Write what the attacks of several attackers achieve on what leaves one model.
+
+    Args:
+        folder: Gets the files of :func:`write_results`, of the adaptive attacker, and ``attackers.csv``; ``audit.json``
+            has all attackers.
+        attackers: Of :func:`accupoison.audit.attack_suite.audit_released`.
+        facts: What ``audit.json`` says of the release.
+
+    Returns:
+        The contents of ``audit.json``, and the rows of ``attackers.csv``.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    content, _ = write_results(folder, attackers["adaptive"])
+    others = {
+        name: [result.as_dict() for result in results.values()]
+        for name, results in attackers.items()
+        if name != "adaptive"
+    }
+    content |= {"release": dict(facts), "attackers": others}
+    write_json(folder / "audit.json", content)
+    rows = released_table(attackers)
+    write_csv(folder / "attackers.csv", rows)
+    return content, rows
 
 
 def write_models(

@@ -22,10 +22,13 @@ from accupoison.cli.options import (
     renamed_option,
     update_options,
 )
-from accupoison.cli.output import gather, json_text, note, percent, progress_bar, table
+from accupoison.cli.output import change_text, gather, json_text, note, percent, progress_bar, table
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
+)
+RELEASE = click.option(
+    "--release", metavar="SPEC", help="What leaves the model, such as round:2.  [default: as it was]"
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
 
@@ -33,21 +36,26 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the results a
 @cli.group(cls=RenamingGroup, renamed={"ages": "recency", "worlds": "shadow-replays"}, invoke_without_command=True)
 @click.option("--run", type=PATH, help="A finished online run, such as logs/RUN.")
 @click.option("--out", type=PATH, help="The directory to write.  [default: RUN/audit]")
+@RELEASE
 @SEED
 @JSON
 @click.pass_context
-def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_json: bool) -> None:
+def audit(
+    ctx: click.Context, run: Path | None, out: Path | None, release: str | None, seed: int, as_json: bool
+) -> None:
     """Measure how well an outsider can tell who was in the training set.
 
     With --run: members of the burn-in and of the stream, each against test images that were never learnt from, asked
     of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by
     recency: steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
+    Where the run, or --release, releases something else than probabilities: attackers unaware of it, adaptive, and of
+    labels alone, side by side.
     """
     if ctx.invoked_subcommand is None:
         if run is None:
             commands = ", ".join(sorted(audit.commands))
             raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
-        _audit_run(run, out or run / "audit", seed, as_json)
+        _audit_run(run, out or run / "audit", release, seed, as_json)
         return
     for name in ctx.params:  # they would be ignored
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -55,25 +63,35 @@ def audit(ctx: click.Context, run: Path | None, out: Path | None, seed: int, as_
             raise click.UsageError(f"{option} belongs to audit --run; give it after {ctx.invoked_subcommand}")
 
 
-def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
-    from accupoison.audit.attack_suite import audit_samples
+def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json: bool) -> None:
+    from accupoison.audit.attack_suite import audit_released, audit_samples
     from accupoison.audit.online.recency import SCORES
     from accupoison.audit.online.run import audit_run
     from accupoison.audit.results import interval_text
-    from accupoison.audit.writers import write_recency, write_results
+    from accupoison.audit.samples import change
+    from accupoison.audit.writers import write_recency, write_released, write_results
+    from accupoison.config.releases import parse_release
     from accupoison.records.files import write_json
 
-    audited = audit_run(run, CHECKPOINTS)
+    audited = audit_run(run, CHECKPOINTS, release=None if release is None else parse_release(release))
     groups: dict[str, Any] = {}
+    attackers: dict[str, Any] = {}
     text = []
     for name, samples in audited.groups.items():
-        content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
+        if own := audited.undefended.get(name):
+            of_three, facts = audit_released(samples, own, seed=seed), {"spec": audited.release, **change(samples, own)}
+            content, rows = write_released(folder / name, of_three, facts)
+            attackers[name] = content["attackers"] | {"release": facts}
+            text.append(change_text(facts))
+        else:
+            content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
         groups[name] = content["attacks"]
         text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
     by_recency = {score: audited.by_recency(score) for score in SCORES}
     write_recency(folder, by_recency)
     everything: dict[str, Any] = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
     everything |= {"groups": groups, "by_recency": by_recency}
+    everything |= {"release": audited.release, "attackers": attackers} if attackers else {}
     write_json(folder / "audit.json", everything)
     if as_json:
         click.echo(json_text(everything))
@@ -97,27 +115,38 @@ def _audit_run(run: Path, folder: Path, seed: int, as_json: bool) -> None:
 @audit.command()
 @click.argument("file", type=PATH)
 @click.option("--out", type=PATH, help="The directory to write.  [default: FILE without .npz, or FILE-audit]")
+@RELEASE
 @SEED
 @JSON
-def predictions(file: Path, out: Path | None, seed: int, as_json: bool) -> None:
+def predictions(file: Path, out: Path | None, release: str | None, seed: int, as_json: bool) -> None:
     """Audit a file of predictions, whatever program made it.
 
     FILE is an .npz with probs [N, C], labels [N], member [N] and, where the attacker has a shadow model,
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
-    samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png.
+    samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png. --release
+    takes what needs no model: round, top-k, label-only, temperature.
     """
-    from accupoison.audit.attack_suite import audit_samples
-    from accupoison.audit.samples import read_predictions
-    from accupoison.audit.writers import write_results
+    from accupoison.audit.attack_suite import audit_released, audit_samples
+    from accupoison.audit.samples import change, read_predictions, released
+    from accupoison.audit.writers import write_released, write_results
+    from accupoison.config.releases import parse_release
 
     samples, shadow = read_predictions(file)
+    given = parse_release(release or "identity")
     beside = file.with_suffix("")  # which is FILE itself where that has no suffix
     folder = out or (file.with_name(f"{file.name}-audit") if beside.is_file() else beside)
-    content, rows = write_results(folder, audit_samples(samples, shadow, seed=seed))
+    if given.name == "identity":
+        content, rows = write_results(folder, audit_samples(samples, shadow, seed=seed))
+    else:
+        mine, shadows = released(samples, given), None if shadow is None else (released(shadow, given), shadow)
+        attackers = audit_released(mine, samples, shadows, seed=seed)
+        content, rows = write_released(folder, attackers, {"spec": given.spec, **change(mine, samples)})
     if as_json:
-        click.echo(json_text({"out": str(folder), "attacks": content["attacks"]}))
+        click.echo(json_text({"out": str(folder), **{key: content[key] for key in content if key != "samples"}}))
         return
     click.echo(table(rows))
+    if "release" in content:
+        click.echo(f"\n{change_text(content['release'])}")
     where = "the shadow model" if shadow else "a calibration half"
     click.echo(f"\n{content['samples']} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
     for level, reason in content["attacks"][0]["roc"]["withheld"].items():

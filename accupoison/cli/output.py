@@ -96,20 +96,18 @@ def online_text(summary: dict[str, Any]) -> str:
     for branch, marks in summary["branches"].items():
         lines += [_accuracy_line(f"{branch}: {words[mark]}", values) for mark, values in marks.items()]
     if "release" in summary:
-        lines.append(_release_line(summary["release"]))
+        cost = summary["release"]
+        accuracies = f"accuracy {percent(cost['accuracy_undefended'])} -> {percent(cost['accuracy'])}"
+        lines.append(f"  {change_text(cost)}; {accuracies}; {1000 * cost['time/query_s']:.2f} ms a query")
     if summary["status"] == "diverged":
         lines.append("  diverged: weights or gradients are no longer finite numbers, so the run ends here")
     return "\n".join(lines)
 
 
-def _release_line(cost: dict[str, Any]) -> str:
-    kept = f"{percent(cost['labels_kept'])} of labels kept"
-    change = f"{cost['l1_members']:.3f} of members, {cost['l1_others']:.3f} of others"
-    return (
-        f"  released by {cost['spec']}: l1 change {change}; {kept}; "
-        f"accuracy {percent(cost['accuracy_undefended'])} -> {percent(cost['accuracy'])}; "
-        f"{1000 * cost['time/query_s']:.2f} ms a query"
-    )
+def change_text(facts: Mapping[str, Any]) -> str:
+    """Say what a release, of this ``spec``, changes of answers."""
+    change = f"{facts['l1_members']:.3f} of members, {facts['l1_others']:.3f} of others"
+    return f"released by {facts['spec']}: l1 change {change}; {percent(facts['labels_kept'])} of labels kept"
 
 
 def _accuracy_line(label: str, values: dict[str, float]) -> str:
