@@ -42,7 +42,7 @@ def audit_samples(samples: Samples, shadow: Samples | None, *, seed: int = 0) ->
         chosen = _half(samples, seed)
         shadow = samples.rows(chosen)
         samples = samples.rows(~chosen)
-    return _calibrated(samples, shadow, seed)
+    return _calibrated(shadow, [samples], seed)[0]
 
 
 def audit_released(
@@ -72,34 +72,36 @@ def audit_released(
         chosen = _half(released, seed)
         shadows = released.rows(chosen), undefended.rows(chosen)
         released, undefended = released.rows(~chosen), undefended.rows(~chosen)
-    found = {
-        "undefended": _calibrated(undefended, shadows[1], seed, turn=True),
-        "unaware": _calibrated(released, shadows[1], seed, turn=True),
-        "adaptive": _calibrated(released, shadows[0], seed, turn=True),
-    }
-    return {**found, "label-only": {"correctness": found["adaptive"]["correctness"]}}
+    own, unaware = _calibrated(shadows[1], [undefended, released], seed, turn=True)
+    (adaptive,) = _calibrated(shadows[0], [released], seed, turn=True)
+    label_only = {"correctness": adaptive["correctness"]}
+    return {"undefended": own, "unaware": unaware, "adaptive": adaptive, "label-only": label_only}
 
 
 def _half(samples: Samples, seed: int) -> NDArray[np.bool_]:
     return np.random.default_rng(seed).permutation(len(samples.labels)) < len(samples.labels) // 2
 
 
-def _calibrated(samples: Samples, shadow: Samples, seed: int, *, turn: bool = False) -> Results:
-    """Set thresholds, and where ``turn`` says so the direction of a score, on the shadow's samples."""
-    reference = _single_model_scores(shadow, shadow, seed)
-    results = {}
-    for name, score in _single_model_scores(samples, shadow, seed).items():
-        sign = -1.0 if turn and auc_of(reference[name], shadow.member)[0] < 0.5 else 1.0
-        bounds = thresholds(sign * reference[name], shadow.labels, shadow.member)
-        results[name] = evaluate_attack(name, sign * score, samples, bounds)
-    return results
+def _calibrated(shadow: Samples, targets: Sequence[Samples], seed: int, *, turn: bool = False) -> list[Results]:
+    """Attack several models' samples; thresholds, and where ``turn`` says so directions, are set on the shadow's."""
+    reference, *found = _single_model_scores([shadow, *targets], shadow, seed)
+    sign = {name: -1.0 if turn and auc_of(s, shadow.member)[0] < 0.5 else 1.0 for name, s in reference.items()}
+    bounds = {name: thresholds(sign[name] * s, shadow.labels, shadow.member) for name, s in reference.items()}
+    return [
+        {name: evaluate_attack(name, sign[name] * score, samples, bounds[name]) for name, score in scores.items()}
+        for samples, scores in zip(targets, found, strict=True)
+    ]
 
 
-def _single_model_scores(samples: Samples, shadow: Samples, seed: int = 0) -> dict[str, Floats]:
+def _single_model_scores(asked: Sequence[Samples], shadow: Samples, seed: int = 0) -> list[dict[str, Floats]]:
     """Return the scores that need one model's predictions alone; the neural attack learns from those of ``shadow``."""
-    known = (shadow.probs, shadow.labels, shadow.member)
-    neural = neural_scores(samples.probs, samples.labels, *known, seed=seed)
-    return {**all_scores(samples.probs, samples.labels), **samples.extra, "neural": neural}
+    probs, labels = (np.concatenate([getattr(samples, name) for samples in asked]) for name in ("probs", "labels"))
+    neural = neural_scores(probs, labels, shadow.probs, shadow.labels, shadow.member, seed=seed)
+    parts = np.split(neural, np.cumsum([len(samples.labels) for samples in asked])[:-1])
+    return [
+        {**all_scores(samples.probs, samples.labels), **samples.extra, "neural": part}
+        for samples, part in zip(asked, parts, strict=True)
+    ]
 
 
 class ShadowAttacks:
@@ -119,7 +121,7 @@ class ShadowAttacks:
         first = shadows[0]
         self._shadows = shadows
         self._teacher = first.apart(shadows)[0].samples
-        reference = _single_model_scores(first.samples, self._teacher)
+        (reference,) = _single_model_scores([first.samples], self._teacher)
         reference |= {name: _rmia(first.apart(shadows), first, slope) for name, slope in RMIA.items()}
         labels = first.samples.labels
         member = np.concatenate([shadow.samples.member for shadow in shadows])
@@ -130,7 +132,7 @@ class ShadowAttacks:
 
     def attack(self, target: ModelSignals) -> Results:
         """Return what each attack achieves on a target model, by name."""
-        scores = _single_model_scores(target.samples, self._teacher)
+        (scores,) = _single_model_scores([target.samples], self._teacher)
         scores |= {f"lira_{variant}": _lira(self._shadows, target, variant) for variant in LIRA}
         scores |= {name: _rmia(self._shadows, target, slope) for name, slope in RMIA.items()}
         return {

@@ -1,7 +1,6 @@
 """What the release of a run may learn from, and what its answers cost those who ask."""
 
 import time
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -20,19 +19,17 @@ MINIMUM = 20
 """A release that learns from members gets at least so many, and as many others."""
 
 
-def known_to_defender(
-    release: Release, splits: Splits, burnin: Tensor | None, learnt: Iterable[int], seed: int
-) -> tuple[Tensor, Tensor]:
+def known_to_defender(release: Release, splits: Splits, burnin: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
     """Return what a release learns from: members of the burn-in, and as many of the trusted images that are none.
 
-    The members are a random draw, of at most a half of them, so that the others can be audited; the trusted images are
-    never in an audit. Of each there are at most ``LIMIT``, as the defender of MemGuard has.
+    The members are a random draw, of at most a half of them, so that the others can be audited; trusted images that
+    neither burn-in nor stream has are never in an audit. Of each there are at most ``LIMIT``, as the defender of
+    MemGuard has.
 
     Args:
         release: The release.
         splits: Whose samples are whose.
         burnin: Ids that the base model was trained on, int64 [N]; None if unknown.
-        learnt: Ids that the stream has taught the model.
         seed: Of the draw.
 
     Returns:
@@ -48,14 +45,14 @@ def known_to_defender(
             f"the release {release.name} learns from members, and the checkpoint does not say which images it was "
             "trained on; give one made by burnin, or a release that learns nothing, such as round"
         )
-    seen = torch.cat([burnin, torch.tensor(list(learnt), dtype=torch.int64)])
-    held_out = splits.trusted[~torch.isin(splits.trusted, seen)]
+    learnt = torch.cat([burnin, splits.burnin, splits.stream, splits.trigger])
+    held_out = splits.trusted[~torch.isin(splits.trusted, learnt)]
     count = min(len(burnin) // 2, len(held_out), LIMIT)
     if count < MINIMUM:
         raise InputError(
             f"the release {release.name} learns from half of the burn-in ({len(burnin) // 2} images) and from trusted "
-            f"images that are not in it ({len(held_out)}), and needs {MINIMUM} of each; give data.trusted and "
-            "data.burnin more, and data.splits=fresh"
+            f"images that nobody learns from ({len(held_out)}), and needs {MINIMUM} of each; use data.splits=fresh and "
+            "a burn-in with more data.burnin and data.trusted"
         )
     return _drawn(burnin, count, seed), _drawn(held_out, count, seed)
 

@@ -77,12 +77,12 @@ def _descend(
             h = g(falling(p))[:, 0]
             excess = v[:, 1:].amax(dim=1) - v[:, 0]
             distance = F.hardshrink(p - target[rows], ROUNDING).abs().sum(dim=1)
-            loss = h.abs() + LABEL_WEIGHT * excess.relu() + c3 * distance
+            loss = (h.abs() + LABEL_WEIGHT * excess.relu() + c3 * distance).sum()
         there = ((excess < 0) & (h * h0[rows] <= 0)).detach()
         reached[rows[there]] = True
         if number == steps or bool(there.all()):
             break
-        (slope,) = torch.autograd.grad(loss.sum(), v)
+        (slope,) = torch.autograd.grad(loss, v)
         rows = rows[~there]
         u[rows] -= step * F.normalize(slope[~there], dim=1)
     return u, reached

@@ -117,7 +117,7 @@ class OnlineRun:
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin
-            known_to_defender(config.release, splits, built.burnin, (), config.run.seed)  # refused before hours go by
+            known_to_defender(config.release, splits, built.burnin, config.run.seed)  # refused before hours go by
             self._inputs = input_digests(config, root, data)
             if not resume:
                 threat = threat_model(config, images=not data.features)
@@ -186,7 +186,7 @@ class OnlineRun:
             return {}
         data, splits, view = evaluator.data, evaluator.splits, self.simulation.learner.view()
         learnt = self.ledger.learnt(self.config.trigger.types[-1])
-        known = known_to_defender(asked, splits, self._burnin, learnt, seed)
+        known = known_to_defender(asked, splits, self._burnin, seed)
         members = torch.tensor(list(learnt), dtype=torch.int64)
         if self._burnin is not None:
             members = torch.cat([self._burnin[~torch.isin(self._burnin, members)], members])

@@ -170,7 +170,8 @@ def outcome(run: Path) -> dict[str, Any]:
     """Return all that two runs must have in common to be the same bit for bit; wall times are left out."""
     rows = [_timeless(row) for row in read_metrics(run / "metrics.jsonl")]
     summary = json.loads((run / "summary.json").read_text())
-    summary["means"] = _timeless(summary.get("means", {}))
+    for part in ("means", "release"):
+        summary[part] = _timeless(summary.get(part, {}))
     state = checkpoint.load(run / "state.pt", "run-state")
     kept = {name: value for name, value in state.items() if name != "offset"}  # the rows hold wall times
     files = {

@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from accupoison.audit.roc import auc_of
 from accupoison.config.releases import parse_release
 from accupoison.errors import InputError
 from accupoison.loop.context import StepContext
@@ -283,6 +285,23 @@ def test_the_classifier_learns_what_members_look_like() -> None:
         right = [float((model(falling(p).float())[:, 0] > 0).double().mean()) for p in (inside, outside)]
     assert right[0] > 0.8
     assert right[1] < 0.2
+
+
+def test_who_knows_the_release_turns_the_score_around() -> None:
+    """The classifier is deceived, and by its very threshold: members lie just below it, and others just above."""
+    release, member = fitted(budget=2.0), np.arange(120) < 60
+    logits, ids = torch.cat([some(60, scale=s, name=f"queries {s}") for s in (5.0, 1.0)]), torch.arange(120)
+    right, aucs = [], []
+    for budget in (0.0, 0.1, 2.0):
+        made = replace(release, budget=budget)
+        made.set_state(release.state())
+        answers = made(VIEW, logits, ids)
+        right.append(float(((made.classifier(falling(answers))[:, 0] > 0).numpy() == member).mean()))
+        aucs.append(auc_of(answers.amax(1).numpy(), member)[0])
+    assert right[0] > 0.8
+    assert right[0] > right[1] > right[2]
+    assert aucs[0] > 0.85
+    assert aucs[0] > aucs[1] > 0.5 > aucs[2]
 
 
 def test_a_release_that_has_not_learnt_says_so() -> None:

@@ -148,7 +148,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     if not learnt:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
     data, views = built.data, (before, built.simulation.learner.view())
-    known = known_to_defender(config.release, splits, built.burnin, learnt, config.run.seed)
+    known = known_to_defender(config.release, splits, built.burnin, config.run.seed)
     release = fitted(config.release, views[1], data, known, config.run.seed)
     others = subsample(never_learnt(splits, learnt), limit)
     taken = set(known[0].tolist())
