@@ -260,6 +260,7 @@ def shadow_replays(
     model said.
     """
     from accupoison.audit.online.replays import ReplayAudit, ReplaySettings, audit_replays, make_replays
+    from accupoison.audit.online.run import config_of
     from accupoison.audit.results import by_attack
     from accupoison.audit.writers import write_models
 
@@ -267,6 +268,8 @@ def shadow_replays(
         note("per-world is now called per-replay")
         settings["poison"] = "per-replay"
     made = ReplaySettings(queries=tuple(queries.split(",")), **settings)
+    if (spec := config_of(run).release.spec) != "identity":
+        note(f"the models themselves are asked: {spec}, which {run} releases its answers by, plays no part here")
     name = f"{made.count}-{made.poison}-{made.burnin}"
     older = run / f"worlds-{name.replace('per-replay', 'per-world')}"
     folder = out or (older if older.exists() else run / f"shadow-replays-{name}")

@@ -3,12 +3,16 @@
 import re
 import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from accupoison.defenses import DEFENSES
-from accupoison.testing import check_defense
+from accupoison.registry import Registry
+from accupoison.release import RELEASES
+from accupoison.testing import check_defense, check_release
 from tests.e2e.conftest import ONLINE, ROOT, done
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
@@ -80,17 +84,20 @@ def test_every_flag_of_the_scripts_is_there(script: str, flags: str) -> None:
 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_every_python_block_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defence of the page is found by its name and keeps the contract."""
-    for names in ("_things", "_aliases"):
-        monkeypatch.setattr(DEFENSES, names, dict(getattr(DEFENSES, names)))
-    before = set(DEFENSES.names())
+    """A defence or a release of the page is found by its name and keeps the contract."""
+    kinds: list[tuple[Registry[Any], Callable[..., None]]] = [(DEFENSES, check_defense), (RELEASES, check_release)]
+    before = {registry.kind: set(registry.names()) for registry, _ in kinds}
+    for registry, _ in kinds:
+        for names in ("_things", "_aliases"):
+            monkeypatch.setattr(registry, names, dict(getattr(registry, names)))
     (tmp_path / "block.py").write_text(code)
     runpy.run_path(str(tmp_path / "block.py"))
-    new = set(DEFENSES.names()) - before
-    assert len(new) == code.count("@DEFENSES.register")
-    for name in new:
-        assert name in done("list").stdout
-        check_defense(lambda: DEFENSES.build(name.lower(), {}))  # noqa: B023
+    for (registry, check), word in zip(kinds, ("@DEFENSES.register", "@RELEASES.register"), strict=True):
+        new = set(registry.names()) - before[registry.kind]
+        assert len(new) == code.count(word)
+        for name in new:
+            assert name in done("list").stdout
+            check(lambda: registry.build(name.lower(), {}))  # noqa: B023
 
 
 def test_the_pages_have_what_they_are_about() -> None:

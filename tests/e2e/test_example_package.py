@@ -44,16 +44,17 @@ def accupoison(folder: Path, *arguments: str) -> str:
 
 def test_it_keeps_the_contracts(installed: Path) -> None:
     said = call([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "source/tests"], installed)
-    assert "6 passed" in said
+    assert "8 passed" in said
 
 
 def test_its_readme_is_true(installed: Path) -> None:
     listed, trained, streamed = (accupoison(installed, *shlex.split(command)) for command in COMMANDS)
-    assert all(name in listed for name in ("blend", "TRIM", "patchnet", "stripes"))
+    assert all(name in listed for name in ("blend", "TRIM", "cap", "patchnet", "stripes"))
     assert "test accuracy" in trained
     assert "attacker (blend)" in streamed
     assert "defender (TRIM)" in streamed
     assert "after the trigger" in streamed
+    assert "released by cap:ceiling=0.8" in streamed
 
 
 def test_a_broken_package_is_named_and_harms_nobody(installed: Path, tmp_path: Path) -> None:

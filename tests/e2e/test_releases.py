@@ -11,7 +11,7 @@ import torch
 from accupoison.audit.online.run import audit_run
 from accupoison.config.releases import parse_release
 from accupoison.release import RELEASES
-from tests.e2e.conftest import ONLINE, SET, After, done, outcome, refused
+from tests.e2e.conftest import ONLINE, SET, After, call, done, outcome, refused
 from tests.e2e.test_audit import write
 from tests.e2e.test_resume import go
 from tests.messages import says
@@ -110,6 +110,9 @@ def test_what_cannot_be_released_is_refused_before_the_run(work: Path) -> None:
     done(*ONLINE, "--out", "run", *released)
     says(refused("audit", "--run", "run", "--release", "defenmi"), "defenmi 100 0 20 data.splits=fresh")
     says(refused("audit", "--release", "round:2", "predictions", "mine.npz"), "--release --run")
+    done(*ONLINE, "--out", "rounded", "--release", "round:2")
+    text = call("audit", "shadow-replays", "--run", "rounded", "--poison", "transfer").stderr
+    assert "the models themselves are asked: round:digits=2" in text
     assert not Path("run/audit").exists()
 
 

@@ -1,1 +1,1 @@
-"""An attack, a defence, a model and a data set for accupoison."""
+"""An attack, a defence, a release, a model and a data set for accupoison."""

@@ -5,8 +5,9 @@ from accupoison_extras.attack import Blend
 from accupoison_extras.data import load
 from accupoison_extras.defense import Trim
 from accupoison_extras.model import PatchNet
+from accupoison_extras.release import Cap
 
-from accupoison.testing import check_attack, check_data, check_defense, check_model
+from accupoison.testing import check_attack, check_data, check_defense, check_model, check_release
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
@@ -17,6 +18,11 @@ def test_blend(ratio: float) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_trim(share: float) -> None:
     check_defense(lambda: Trim(share=share))
+
+
+@pytest.mark.parametrize("ceiling", [0.5, 0.9])
+def test_cap(ceiling: float) -> None:
+    check_release(lambda: Cap(ceiling=ceiling))
 
 
 def test_patchnet() -> None:
