@@ -13,6 +13,8 @@ Classifier = Callable[[Tensor], Tensor]
 """Sorted confidences [B, C], the largest first, to the logit of membership [B, 1]."""
 UNDECIDED = 1e-5
 """A classifier whose answer is so close to a half has nothing left to lose."""
+TINY = 1e-150
+"""Gradients are this small and still point somewhere where the model is certain."""
 LABEL_WEIGHT, FIRST_C3, GROWTH = 10.0, 0.1, 10.0
 ROUNDING = 1e-12
 """A change of a confidence below this is none: its sign, which the gradient of the l1 term is, would be chance."""
@@ -84,7 +86,7 @@ def _descend(
             break
         (slope,) = torch.autograd.grad(loss, v)
         rows = rows[~there]
-        u[rows] -= step * F.normalize(slope[~there], dim=1)
+        u[rows] -= step * F.normalize(slope[~there], dim=1, eps=TINY)
     return u, reached
 
 

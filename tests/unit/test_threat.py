@@ -107,3 +107,11 @@ def test_who_else_may_do_what() -> None:
     features = threat_model(config(), images=False)
     assert "perturbs every sample" in features
     assert "features, neither cropped nor rounded" in features
+
+
+def test_what_leaves_the_model_is_named() -> None:
+    assert threat_model(config({"release": {"name": "round", "digits": 3}})).endswith(
+        "never told which rows are poisoned; answers are released by round:digits=3"
+    )
+    learns = threat_model(config({"release": {"name": "defenmi", "budget": 0.5}}))
+    assert "released by defenmi:budget=0.5, which knows members of the burn-in and the trusted images" in learns
