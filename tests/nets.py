@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from accupoison.models.factory import MODELS
 from accupoison.types import Batch
 
-IMAGE_MODELS = [name for name in MODELS.names() if name != "mlp" and not MODELS.offered(name)]
+FEATURE_MODELS = ("mlp", "memguard-mlp", "shallow-mlp")
+IMAGE_MODELS = [name for name in MODELS.names() if name not in FEATURE_MODELS and not MODELS.offered(name)]
 
 
 def tiny_net(num_classes: int = 10) -> nn.Sequential:

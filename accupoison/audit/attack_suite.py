@@ -1,6 +1,6 @@
 """All attacks side by side: those that one model's predictions allow, and those that need shadow models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,13 +83,33 @@ def _half(samples: Samples, seed: int) -> NDArray[np.bool_]:
 
 
 def _calibrated(shadow: Samples, targets: Sequence[Samples], seed: int, *, turn: bool = False) -> list[Results]:
-    """Attack several models' samples; thresholds, and where ``turn`` says so directions, are set on the shadow's."""
     reference, *found = _single_model_scores([shadow, *targets], shadow, seed)
+    return calibrated(shadow, reference, list(zip(targets, found, strict=True)), turn=turn)
+
+
+def calibrated(
+    shadow: Samples,
+    reference: Mapping[str, Floats],
+    targets: Sequence[tuple[Samples, Mapping[str, Floats]]],
+    *,
+    turn: bool = False,
+) -> list[Results]:
+    """Return what scores achieve on several models' samples, whose thresholds are set on the shadow's.
+
+    Args:
+        shadow: The samples on which thresholds are set.
+        reference: Their scores, [S] by name.
+        targets: Samples of each model, with their scores, [N] by the same names.
+        turn: Set the direction of a score on the shadow's samples, too, since a release may turn it around.
+
+    Raises:
+        InputError: A score is NaN, or members or others are missing.
+    """
     sign = {name: -1.0 if turn and auc_of(s, shadow.member)[0] < 0.5 else 1.0 for name, s in reference.items()}
     bounds = {name: thresholds(sign[name] * s, shadow.labels, shadow.member) for name, s in reference.items()}
     return [
         {name: evaluate_attack(name, sign[name] * score, samples, bounds[name]) for name, score in scores.items()}
-        for samples, scores in zip(targets, found, strict=True)
+        for samples, scores in targets
     ]
 
 

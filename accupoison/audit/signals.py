@@ -239,9 +239,7 @@ def make_models(
     Raises:
         InputError: The directory belongs to other settings, or a task says that it cannot go on.
     """
-    there, settings = RunDirectory.holds_run(out), at_home(settings, out)
-    resumed = RunDirectory.resume(out, settings, with_new_names) if there else RunDirectory.create(out, settings, env)
-    with resumed:
+    with RunDirectory.resume_or_create(out, at_home(settings, out), env, with_new_names):
         left = [task for name, task in tasks.items() if not signals_path(out, name).exists()]
         for done, name in enumerate(carry_out(left, jobs), start=1):
             report(done, len(left), name)

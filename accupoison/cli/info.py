@@ -62,6 +62,7 @@ def _everything() -> dict[str, dict[str, str]]:
         "triggers": TRIGGERS,
         "burn-in recipes": config.presets("burnin"),
         "online presets": config.presets("online"),
+        "presets of audit releases": config.presets("releases"),
         "grids": shipped_grids(),
         "checkpoints": checkpoints or [f"none yet: {PROGRAM} burnin"],
     }

@@ -29,6 +29,8 @@ class DataSet:
         flip: A horizontal flip leaves the class as it is.
         stats: Published channel statistics; None where they are to be measured by :meth:`channel_stats`.
         note: What the user should know about it, or "".
+        file_ids: Ids in the order of the file, int64 [size], of a set that its file does not divide; None where that is
+            the order of the ids, train samples first.
     """
 
     name: str
@@ -40,6 +42,7 @@ class DataSet:
     flip: bool
     stats: Stats | None = None
     note: str = ""
+    file_ids: Tensor | None = None
 
     @property
     def num_classes(self) -> int:

@@ -56,6 +56,7 @@ def read_npz(path: Path, *, name: str, flip: bool = True) -> DataSet:
         test_y=_labels(arrays["test_y"]),
         classes=classes,
         flip=flip and halves[0].ndim == 4,
+        file_ids=_file_ids(arrays.get("tested")),
     )
 
 
@@ -80,7 +81,19 @@ def _halved(path: Path, whole: dict[str, Array]) -> dict[str, Array]:
     tested = np.arange(len(x)) % FOLD == FOLD - 1
     if not np.array_equal(np.unique(y[tested]), np.unique(y[~tested])):
         tested = _stratified(path, y)
-    return {"train_x": x[~tested], "train_y": y[~tested], "test_x": x[tested], "test_y": y[tested], **whole}
+    return {
+        "train_x": x[~tested],
+        "train_y": y[~tested],
+        "test_x": x[tested],
+        "test_y": y[tested],
+        "tested": tested,
+        **whole,
+    }
+
+
+def _file_ids(tested: NDArray[np.bool_] | None) -> Tensor | None:
+    """Return the ids in the order of the file: train samples count from 0, and test samples go on from there."""
+    return None if tested is None else torch.from_numpy(np.argsort(np.argsort(tested, kind="stable")))
 
 
 def _stratified(path: Path, y: Array) -> NDArray[np.bool_]:

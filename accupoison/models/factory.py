@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from accupoison.errors import InputError, check_least, first_line
 from accupoison.models.convnet import ConvNet
 from accupoison.models.layers import ModelSpec
-from accupoison.models.mlp import MLP
+from accupoison.models.mlp import MLP, PlainMLP
 from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.preact_resnet import PreActResNet
 from accupoison.models.resnet import ResNet
@@ -31,6 +31,8 @@ for _name, _network in {
     "resnet8": partial(ResNet, (1, 1, 1), pool=False),
     "convnet": ConvNet,
     "mlp": MLP,
+    "memguard-mlp": PlainMLP,
+    "shallow-mlp": partial(PlainMLP, scales=(1,)),
 }.items():
     MODELS.register(_name)(_network)
 

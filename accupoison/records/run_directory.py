@@ -21,7 +21,7 @@ from accupoison.records.files import TEMPORARY, as_json, cannot_write, dump_row,
 from accupoison.records.tags import SUMMARY
 
 CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
-BATCHES, SIGNALS, OLD_SIGNALS = "batches", "signals", "worlds"
+BATCHES, SIGNALS, OLD_SIGNALS, STAGES = "batches", "signals", "worlds", "stages"
 """Directories within a run: what was sent, and what the models of an audit said, by its old name, too."""
 STATE_KIND = "run-state"
 SHOWN = 3
@@ -73,6 +73,24 @@ class RunDirectory:
             run.close()
             raise
         return run
+
+    @classmethod
+    def resume_or_create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        env: Mapping[str, Any],
+        translate: Callable[[dict[str, Any]], Any] = dict,
+    ) -> Self:
+        """Open the directory of a run, which is made unless it is there; see :meth:`resume` and :meth:`create`.
+
+        Args:
+            path: The directory.
+            config: The configuration, which must equal a stored one.
+            env: What a new one says of the machine; see :func:`environment`.
+            translate: Returns a stored configuration under the names that settings have now.
+        """
+        return cls.resume(path, config, translate) if cls.holds_run(path) else cls.create(path, config, env)
 
     @classmethod
     def resume(
@@ -148,7 +166,7 @@ class RunDirectory:
 
 def _clear(run: Path) -> None:
     """Delete the half-written files that a killed process has left in a run."""
-    for folder in (run, run / BATCHES, run / SIGNALS, run / OLD_SIGNALS):
+    for folder in (run, *(run / name for name in (BATCHES, SIGNALS, OLD_SIGNALS, STAGES))):
         for leftover in folder.glob(f".*{TEMPORARY}"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from accupoison.models.mlp import dense
 from accupoison.rng import global_seed
 
 
@@ -24,14 +25,8 @@ def make_classifier(classes: int, hidden: Sequence[int], seed: int = 0) -> nn.Se
         hidden: Units of the hidden layers, each followed by a ReLU.
         seed: Of the weights.
     """
-    layers = list[nn.Module]()
     with global_seed(seed, "classifier"):
-        for inputs, outputs in zip((classes, *hidden), (*hidden, 1), strict=True):
-            layer = nn.Linear(inputs, outputs)
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        return dense(classes, hidden, 1)
 
 
 def train_classifier(

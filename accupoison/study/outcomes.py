@@ -51,14 +51,18 @@ def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
         return None
     several = len(groups) > 1
     units = [float(np.mean(group)) for group in groups.values()] if several else next(iter(groups.values()))
-    half = t_quantile(len(units) - 1) * standard_error(units) if len(units) > 1 else math.nan
     return Estimate(
         float(np.mean(units)),
-        half,
+        half_width(units),
         len(groups),
         sum(len(group) for group in groups.values()),
         "burn-ins" if several else "streams",
     )
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95% t-interval of the mean; NaN from fewer than two values."""
+    return t_quantile(len(values) - 1) * standard_error(values) if len(values) > 1 else math.nan
 
 
 def t_quantile(freedom: int) -> float:

@@ -15,7 +15,7 @@ from accupoison.accel.layers import substitute
 from accupoison.learner import Learner, view_of
 from accupoison.models.factory import MODELS, ModelSpec, build_model
 from tests.messages import refuses
-from tests.nets import normal, random_batch, random_net
+from tests.nets import FEATURE_MODELS, normal, random_batch, random_net
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -145,7 +145,7 @@ def test_passes_that_fall_back() -> None:
         conv(torch.rand(2, 2, 2, 2))
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if name not in FEATURE_MODELS])
 def test_networks_agree_to_the_second_derivative(name: str) -> None:
     net, batch = build_model(ModelSpec(name=name, width=4)).double().eval(), random_batch(1, rows=3, size=32)
     types = [type(layer) for layer in net.modules()]

@@ -223,12 +223,15 @@ def test_a_failing_factory_leaves_the_global_generator_alone(failing: Callable[.
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_mlp_maps_features_and_refuses_images() -> None:
-    spec = ModelSpec(name="mlp", width=4, num_classes=3, mean=(0.5,) * 7, std=(0.25,) * 7)
+@pytest.mark.parametrize(
+    ("name", "units"), [("mlp", [16, 8, 4, 3]), ("memguard-mlp", [32, 16, 8, 4, 3]), ("shallow-mlp", [4, 3])]
+)
+def test_an_mlp_maps_features_and_refuses_images(name: str, units: list[int]) -> None:
+    spec = ModelSpec(name=name, width=4, num_classes=3, mean=(0.5,) * 7, std=(0.25,) * 7)
     model, x = build_model(spec), torch.rand(5, 7)
     assert model(x).shape == (5, 3)
-    assert [p.shape[0] for name, p in model.named_parameters() if p.ndim == 2] == [16, 8, 4, 3]
-    with refuses("mlp takes feature", ValueError):
+    assert [p.shape[0] for name, p in model.named_parameters() if p.ndim == 2] == units
+    with refuses("takes feature", ValueError):
         model(torch.rand(2, 3, 8, 8))
 
 
