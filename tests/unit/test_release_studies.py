@@ -16,7 +16,7 @@ from accupoison.audit.releases.settings import (
     releases_config,
 )
 from accupoison.audit.releases.stages import training
-from accupoison.config.layers import plain, preset
+from accupoison.config.layers import plain, preset, presets
 from accupoison.data import load
 from accupoison.data.npz import read_npz
 from accupoison.models.factory import ModelSpec, build_model
@@ -126,3 +126,17 @@ def test_what_does_not_fit_is_refused(section: str, key: str, value: object, wor
 def test_ranges_beyond_the_data_are_refused() -> None:
     with refuses("parts.shadow_nonmembers 1700:2000 1797 digits smaller"):
         divide(load("digits"), replace(SMALL, shadow_nonmembers="1700:2000"), 0)
+
+
+@pytest.mark.parametrize("name", presets("releases"))
+def test_presets_say_how_models_are_trained(name: str) -> None:
+    settings = preset("releases", name)
+    config = releases_config([settings])
+    assert {"batch_size", "lr", "schedule", "label_smoothing", "last_epochs"} <= set(settings["train"])
+    assert config.private.noise_multipliers
+    assert {row.name for row in rows_of(config.study)} >= {
+        "identity",
+        "memguard:budget=1",
+        "defenmi:budget=1",
+        "round:2",
+    }

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from accupoison.audit.releases.attackers import ATTACKERS
 from accupoison.audit.releases.rows import UNDEFENDED
@@ -216,10 +217,10 @@ def figure(study: Study) -> Figure:
     for name, found in study.rows.items():
         if found[0]["family"] not in (UNDEFENDED, "dpsgd"):
             families.setdefault(found[0]["family"], []).append(name)
-    styles = dict(zip(ATTACKERS, ("-", "--", ":"), strict=True))
+    styles: dict[str, Any] = dict(zip(ATTACKERS, ("-", "--", ":"), strict=True))
     marks = dict(zip(ATTACKERS, ("o", "s", "^"), strict=True))
     colors = matplotlib.color_sequences["tab10"]
-    for number, (family, names) in enumerate(families.items()):
+    for number, names in enumerate(families.values()):
         points = sorted((float(np.mean([_moved(row) for row in study.rows[name]])), name) for name in names)
         for attacker in ATTACKERS:
             aucs = [study.values(name, attacker) for _, name in points]
@@ -227,7 +228,6 @@ def figure(study: Study) -> Figure:
                 [distortion for distortion, _ in points],
                 [float(np.mean(one)) for one in aucs],
                 None if len(aucs[0]) < 2 else [half_width(one) for one in aucs],
-                label=f"{family}, {attacker}",
                 color=colors[number % len(colors)],
                 linestyle=styles[attacker] if len(points) > 1 else "",
                 marker=marks[attacker],
@@ -235,15 +235,20 @@ def figure(study: Study) -> Figure:
                 capsize=2,
                 linewidth=1.2,
             )
+    at: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": "x-small"}
     for level_of, style in ((UNDEFENDED, "-."), (study.tuned, (0, (1, 3)))):
         if level_of is not None:
             level = float(np.mean(study.values(level_of, "adaptive")))
             axes.axhline(level, color="0.3", linewidth=1, linestyle=style)
             label = "undefended" if level_of == UNDEFENDED else f"{level_of}, adaptive"
-            axes.annotate(label, (0.99, level), xycoords=("axes fraction", "data"), ha="right", fontsize="x-small")
+            axes.annotate(label, (0.99, level), xycoords=("axes fraction", "data"), **at)
     axes.axhline(0.5, color="0.8", linewidth=1)
     axes.set(xlabel="distortion: mean l1 change of an answer", ylabel="AUC of the strongest attack")
-    axes.legend(fontsize="xx-small", ncols=2)
+    shown = [Line2D([], [], color=colors[number % len(colors)], label=name) for number, name in enumerate(families)]
+    shown += [
+        Line2D([], [], color="0.3", linestyle=styles[a], marker=marks[a], markersize=4, label=a) for a in ATTACKERS
+    ]
+    axes.legend(handles=shown, fontsize="x-small")
     return picture
 
 
