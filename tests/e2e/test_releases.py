@@ -95,7 +95,7 @@ def test_a_run_of_before_releases_is_read_as_identity(work: Path) -> None:
     assert after.undefended == {}
     assert np.array_equal(after.groups["stream"].probs, before.groups["stream"].probs)
     done("online", "--resume", "run", "--quiet")
-    says(refused("online", "--resume", "run", "--release", "round:1"), "release.name identity round")
+    says(refused("online", "--resume", "run", "--release", "round:1"), "release.name nothing round")
 
 
 def test_what_cannot_be_released_is_refused_before_the_run(work: Path) -> None:

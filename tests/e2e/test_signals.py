@@ -165,6 +165,7 @@ def test_other_commands_say_that_the_same_command_goes_on(
 
     monkeypatch.chdir(tmp_path)
     Path("grid.toml").touch()
+    import_module("accupoison.audit.online.recency")  # else it would be loaded with what stands in, and keep it
     monkeypatch.setattr(import_module("accupoison.study.collect"), "collect", interrupt)
     for function in ("audit.online.run.audit_run", "study.grid.read_grid", "config.layers.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)

@@ -183,7 +183,7 @@ def test_files_of_settings(sound: dict[str, Any], use: Callable[[Any], object], 
 def read_everything(folder: Path) -> None:
     """Read a run as reports, resumes, replays and audits do; a report must leave it out or have all its cells."""
     said: list[str] = []
-    survives(lambda: at_home({"data": {}}, folder))
+    survives(lambda: at_home({"data": {}, "run": {}}, folder))
     survives(lambda: online_config(_base("online", None, "demo", folder)))
     survives(lambda: online_config([replay_layer(folder)]))
     survives(lambda: config_of(folder))

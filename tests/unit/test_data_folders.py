@@ -284,7 +284,7 @@ def test_tiny_imagenet_that_is_absent_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "tiny-imagenet-200" / "val" / "images" / "val_0.JPEG").unlink()
     with refuses("val_0.JPEG readable"):
         load("tiny-imagenet", data_dir=tmp_path)
-    with refuses("names no file folder:PATH"):
+    with refuses("names no directory folder:PATH"):
         load("folder:")
 
 

@@ -110,7 +110,7 @@ def test_bad_input() -> None:
         split(blank(10, 1), protocol="frsh")
     with refuses("blank 5 train images 6 6"):
         split(blank(5, 1))
-    with refuses("size val split -1 0"):
+    with refuses("data.val -1 0"):
         SplitSizes(val=-1)
 
 

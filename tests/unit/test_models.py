@@ -194,8 +194,8 @@ HERE = "tests.unit.test_models"
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (ModelSpec(name="resnet-18"), "model 'resnet-18' resnet18 package.module:factory"),
-        (ModelSpec(name="transformer"), "model 'transformer' convnet vgg16 package.module:factory"),
+        (ModelSpec(name="resnet-18"), "model 'resnet-18' resnet18"),
+        (ModelSpec(name="transformer"), "model 'transformer' convnet vgg16"),
         (ModelSpec(name="resnet8", norm="bach"), "norm 'bach' batch"),
         (ModelSpec(width=0), "width 0 1"),
         (ModelSpec(width=-4), "width -4 1"),
