@@ -42,13 +42,14 @@ STREAM = [
     "--clip-norm",
 ]
 CLI_FLAGS: dict[str, list[str]] = {
-    "audit": ["--run", "--out", "--seed", "--json"],
+    "audit": ["--run", "--out", "--release", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs"],
     "online": [
         *SHARED,
         *STREAM,
         "--checkpoint",
         "--reference",
+        "--release",
         "--preset",
         "--audit-every",
         "--save-batches",
