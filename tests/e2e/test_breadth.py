@@ -15,6 +15,7 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from tests.e2e.conftest import SET, done, refused
 from tests.messages import says
+from tests.nets import FEATURE_MODELS
 
 PARTS = {"burnin": 60, "stream": 24, "trigger": 8, "val": 12, "trusted": 16, "monitor": 8}
 SIZES = [part for name, count in PARTS.items() for part in (SET, f"data.{name}={count}")]
@@ -137,7 +138,7 @@ def test_every_data_set(empty: Path, name: str) -> None:
 @pytest.mark.parametrize("name", MODELS.names())
 def test_every_model(empty: Path, name: str, norm: str) -> None:
     data = "digits"
-    if name == "mlp":
+    if name in FEATURE_MODELS:
         features(empty / "data", "mine")
         data = "npz:data/mine.npz"
     carry_out(data, name, norm)

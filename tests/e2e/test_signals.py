@@ -160,7 +160,7 @@ def test_workers_save_before_they_end(name: str, work: Path) -> None:
 def test_other_commands_say_that_the_same_command_goes_on(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
