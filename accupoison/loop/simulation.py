@@ -181,8 +181,8 @@ class Simulation:
         view = self.learner.view()
         clean, sent, wire = self._deliver(phase, metrics)
         losses, hits = self.learner.score(clean)
-        metrics["loss/stream"] = float(losses.mean())
-        metrics["accuracy/stream"] = float(hits.float().mean())
+        metrics["stream/loss"] = float(losses.mean())
+        metrics["stream/acc"] = float(hits.float().mean())
         seen = passed = self._intercept(view, sent, metrics)
         if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)

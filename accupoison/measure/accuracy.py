@@ -68,7 +68,7 @@ def monitor(view: ModelView, data: DataSet, splits: Splits) -> dict[str, float]:
     hits, _ = predict_correct_and_loss(view, data, splits.monitor)
     labels, population = (data.labels(ids).cpu() for ids in (splits.monitor, splits.test))
     accuracy, low, high = stratified(hits, labels, population)
-    return {"accuracy/monitor": accuracy, "accuracy/monitor_low": low, "accuracy/monitor_high": high}
+    return {"monitor/acc": accuracy, "monitor/acc_low": low, "monitor/acc_high": high}
 
 
 def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float, float, float]:

@@ -16,12 +16,12 @@ from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, ree
 from accupoison.types import Phase, Step
 
 AT_MILESTONES = {
-    "accuracy/test": "acc",
-    "accuracy/test_bn_reestimated": "acc_bn_reestimated",
-    "accuracy/novel_classes": "novel_classes_acc",
-    "accuracy/shifted": "shifted_acc",
-    "accuracy/shifted_bn_reestimated": "shifted_acc_bn_reestimated",
-    "loss/test": "loss",
+    "test/acc": "acc",
+    "test/acc_bn_reestimated": "acc_bn_reestimated",
+    "test/novel_classes_acc": "novel_classes_acc",
+    "test/shifted_acc": "shifted_acc",
+    "test/shifted_acc_bn_reestimated": "shifted_acc_bn_reestimated",
+    "test/loss": "loss",
     "optim/distance_from_start": "distance_from_start",
 }
 """What the summary has of each milestone, by tag."""
@@ -149,7 +149,7 @@ class Evaluator:
         due = before or triggered or (last and not ordinary)
         if due or self.settings.test == "every" or (self.stop.active and ordinary):
             metrics |= self._test(step.t, reestimate=not last or triggered)
-            if ordinary and self.stop.must_stop(self.summary.milestones["start"]["acc"], metrics["accuracy/test"]):
+            if ordinary and self.stop.must_stop(self.summary.milestones["start"]["acc"], metrics["test/acc"]):
                 simulation.end_accumulation()
                 before = True
             reached = {"before": before, f"{step.branch}/after": triggered, f"{step.branch}/end": last and step.branch}
@@ -181,8 +181,8 @@ class Evaluator:
         if not self.settings.monitor:
             return {}
         metrics = monitor(self.simulation.learner.view(), self.data, self.splits)
-        self._latest = metrics["accuracy/monitor"]
-        self._interval = metrics["accuracy/monitor_low"], metrics["accuracy/monitor_high"]
+        self._latest = metrics["monitor/acc"]
+        self._interval = metrics["monitor/acc_low"], metrics["monitor/acc_high"]
         return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
@@ -190,24 +190,24 @@ class Evaluator:
         accuracy, loss = evaluate(learner.view(), self.data, test)
         self._latest = accuracy
         self._interval = None
-        metrics = {"accuracy/test": accuracy, "loss/test": loss}
+        metrics = {"test/acc": accuracy, "test/loss": loss}
         if len(self._novel):
-            metrics["accuracy/novel_classes"] = evaluate(learner.view(), self.data, self._novel)[0]
+            metrics["test/novel_classes_acc"] = evaluate(learner.view(), self.data, self._novel)[0]
         shift = self.simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:
             return x if shift is None else shift(x, ids, t)
 
         if shift is not None:
-            metrics["accuracy/shifted"] = evaluate(learner.view(), self.data, test, shifted)[0]
+            metrics["test/shifted_acc"] = evaluate(learner.view(), self.data, test, shifted)[0]
         if self.settings.reestimate and reestimate and len(self.splits.trusted):
             batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, EVALUATION_BATCH)]
             again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)), learner.kernels)
-            metrics["accuracy/test_bn_reestimated"] = evaluate(again, self.data, test)[0]
+            metrics["test/acc_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:
                 moved = (shifted(b.x, b.ids) for b in batches)
                 again = view_of(reestimate_batchnorm(learner.model, moved), learner.kernels)
-                metrics["accuracy/shifted_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
+                metrics["test/shifted_acc_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
         return metrics
 
 

@@ -6,19 +6,19 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 
 TAGS: dict[str, str] = {
-    "accuracy/test": "accuracy on the test set after the step; fraction in [0, 1]",
-    "accuracy/test_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
-    "loss/test": "mean cross-entropy on the test set after the step; nats, >= 0",
-    "accuracy/novel_classes": "accuracy on the test images of the classes held out of the burn-in; fraction in [0, 1]",
-    "accuracy/shifted": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
-    "accuracy/shifted_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
-    "loss/train": "mean training loss over an epoch of the burn-in; nats, >= 0",
-    "accuracy/train": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
-    "accuracy/monitor": "accuracy on the monitor images, classes weighted as in the test set; fraction in [0, 1]",
-    "accuracy/monitor_low": "lower end of the 95% interval of accuracy/monitor; fraction in [0, 1]",
-    "accuracy/monitor_high": "upper end of that interval; fraction in [0, 1]",
-    "accuracy/stream": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
-    "loss/stream": "mean cross-entropy on that batch before the update; nats, >= 0",
+    "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",
+    "test/acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
+    "test/loss": "mean cross-entropy on the test set after the step; nats, >= 0",
+    "test/novel_classes_acc": "accuracy on the test images of the classes held out of the burn-in; fraction in [0, 1]",
+    "test/shifted_acc": "accuracy on the test set under the stream's current corruption; fraction in [0, 1]",
+    "test/shifted_acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated; in [0, 1]",
+    "train/loss": "mean training loss over an epoch of the burn-in; nats, >= 0",
+    "train/acc": "accuracy on the training batches of an epoch of the burn-in; fraction in [0, 1]",
+    "monitor/acc": "accuracy on the monitor images, classes weighted as in the test set; fraction in [0, 1]",
+    "monitor/acc_low": "lower end of the 95% interval of monitor/acc; fraction in [0, 1]",
+    "monitor/acc_high": "upper end of that interval; fraction in [0, 1]",
+    "stream/acc": "accuracy on the clean batch before the update (test, then train); fraction in [0, 1]",
+    "stream/loss": "mean cross-entropy on that batch before the update; nats, >= 0",
     "attack/trigger_step": "the step is the one at which the trigger arrives; 1 or 0",
     "attack/linf": "largest distance by which the attacker moved a pixel or a feature; in [0, 1]",
     "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
@@ -53,30 +53,18 @@ TAGS: dict[str, str] = {
 
 FORMER: dict[str, str] = {
     "attack/fired": "attack/trigger_step",
-    "monitor/acc": "accuracy/monitor",
-    "monitor/acc_high": "accuracy/monitor_high",
-    "monitor/acc_low": "accuracy/monitor_low",
     "optim/drift": "optim/distance_from_start",
-    "stream/acc": "accuracy/stream",
-    "stream/loss": "loss/stream",
-    "test/acc": "accuracy/test",
-    "test/acc_bn_reestimated": "accuracy/test_bn_reestimated",
-    "test/held_out_acc": "accuracy/novel_classes",
-    "test/loss": "loss/test",
-    "test/shifted_acc": "accuracy/shifted",
-    "test/shifted_acc_bn_reestimated": "accuracy/shifted_bn_reestimated",
-    "train/acc": "accuracy/train",
-    "train/loss": "loss/train",
+    "test/held_out_acc": "test/novel_classes_acc",
 }
-"""Tags by the names that runs of before 0.3 have recorded them under."""
+"""Tags by the names that older runs have recorded them under."""
 
 THIRD_PARTY = "x/"
 """Components of other packages log under this prefix, without asking."""
 
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "accuracy": {
-        "accuracy": ["accuracy/test", "accuracy/test_bn_reestimated", "accuracy/monitor", "accuracy/stream"],
-        "monitor accuracy with its interval": ["accuracy/monitor", "accuracy/monitor_low", "accuracy/monitor_high"],
+        "accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"],
+        "monitor accuracy with its interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
     },
     "discrepancy": {
         "memorization discrepancy": [

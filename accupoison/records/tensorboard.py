@@ -135,7 +135,7 @@ def _layout() -> dict[str, dict[str, list[Any]]]:
 def _chart(title: str, tags: Sequence[str]) -> list[Any]:
     if title in BANDS:
         return ["Margin", list(tags)]
-    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # whole tags: accuracy/test begins others
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # whole tags: test/acc begins others
 
 
 def _hparam(value: object) -> int | float | str | None:

@@ -102,15 +102,15 @@ def _train(
                 return False
         epoch = burnin.position()[0]
         total_loss, total_accuracy, count = burnin.sums
-        metrics = {"loss/train": total_loss / count, "accuracy/train": total_accuracy / count}
+        metrics = {"train/loss": total_loss / count, "train/acc": total_accuracy / count}
         metrics["optim/lr"] = burnin.learner.lr
         metrics |= monitor(burnin.learner.view(), burnin.data, burnin.splits)
         if isinstance(burnin.config.update, DPSGD):
             metrics["dp/epsilon"] = burnin.epsilon
         metrics["time/epoch_s"] = time.perf_counter() - started
         recorder.log(metrics, burnin.step)
-        if train.patience is not None and metrics["accuracy/monitor"] > burnin.best[0]:
-            burnin.best = metrics["accuracy/monitor"], epoch
+        if train.patience is not None and metrics["monitor/acc"] > burnin.best[0]:
+            burnin.best = metrics["monitor/acc"], epoch
             burnin.base_model().save(run.path / BEST)
         if epoch == train.early_epoch:
             burnin.base_model().save(run.path / EARLY)

@@ -38,7 +38,7 @@ def curves(runs: Sequence[Run], path: Path, *, trigger: str, title: str) -> list
 
     every = all(run.config.evaluate.test == "every" for run in runs)
     monitor = not every and all(run.config.evaluate.monitor for run in runs)
-    paths, problems = _paths(runs, "accuracy/monitor" if monitor else "accuracy/test", trigger)
+    paths, problems = _paths(runs, "monitor/acc" if monitor else "test/acc", trigger)
     groups = group([run for run in runs if id(run) in paths])
     colors = matplotlib.color_sequences["tab10" if len(groups) <= 10 else "tab20"]
     if not groups:

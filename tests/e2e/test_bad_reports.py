@@ -76,7 +76,7 @@ def test_a_damaged_run_is_left_out(name: str, spoil: Callable[[Path], None], mes
         lambda text: text.replace(b'"step"', b'"stdp"', 1),
         lambda text: text.replace(b'"branch"', b'"bramch"', 1),
         lambda text: bytes(len(text)),
-        lambda text: text.replace(b"accuracy/monitor", b"monitor/abc"),
+        lambda text: text.replace(b"monitor/acc", b"monitor/abc"),
     ],
 )
 def test_a_run_without_a_curve_is_left_out_of_the_figure(spoil: Callable[[bytes], bytes], logs: Path) -> None:

@@ -79,7 +79,7 @@ def zeros(path: Path) -> None:
 
 
 def digit(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"loss/stream": 2', b'"loss/stream": 3', 1))
+    path.write_bytes(path.read_bytes().replace(b'"stream/loss": 2', b'"stream/loss": 3', 1))
 
 
 def swapped(path: Path) -> None:
@@ -88,7 +88,7 @@ def swapped(path: Path) -> None:
 
 
 def key(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"loss/stream", b"stream/lors", 1))
+    path.write_bytes(path.read_bytes().replace(b"stream/loss", b"stream/lors", 1))
 
 
 def other_rows(path: Path) -> None:

@@ -41,7 +41,7 @@ def test_what_a_burn_in_leaves(base: Path) -> None:
     assert (summary["status"], summary["steps"], summary["epochs"]) == ("finished", 20, 2)
     rows = read_metrics(place / "metrics.jsonl")
     assert [row["step"] for row in rows] == [10, 20]
-    assert all({"loss/train", "accuracy/train", "accuracy/monitor", "optim/lr"} <= row.keys() for row in rows)
+    assert all({"train/loss", "train/acc", "monitor/acc", "optim/lr"} <= row.keys() for row in rows)
 
 
 def test_the_summary_is_about_the_weights_in_the_file(base: Path) -> None:
@@ -63,7 +63,7 @@ def test_it_learns(work: Path) -> None:
     result = done(*BURNIN, "--out", "long", "--epochs", "6", SET, "data.burnin=700", *falling, "--json")
     assert json.loads(result.stdout)["test_acc"] > 0.6
     rows = read_metrics(Path("long/metrics.jsonl"))
-    assert rows[-1]["loss/train"] < rows[0]["loss/train"]
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(base: Path, work: Path) -> None:
@@ -132,7 +132,7 @@ def test_patience_ends_a_burn_in_and_keeps_its_best_model(work: Path) -> None:
     """At a rate of almost zero nothing improves, so the first epoch is the best."""
     still = (SET, "train.lr=1e-12", SET, "train.patience=2", SET, "train.weight_decay=0", SET, "train.early=1")
     result = done(*BURNIN, "--out", "run", "--epochs", "9", *still, SET, "train.snapshots=1,2,3", "--json")
-    rows = [row["accuracy/monitor"] for row in read_metrics(Path("run/metrics.jsonl"))]
+    rows = [row["monitor/acc"] for row in read_metrics(Path("run/metrics.jsonl"))]
     best = rows.index(max(rows))
     assert json.loads(result.stdout)["epochs"] == len(rows) == best + 3 < 9
     assert best < 3, "the kept model must be among the snapshots"
@@ -152,7 +152,7 @@ def test_classes_held_out_of_the_burn_in_come_with_the_stream(work: Path) -> Non
     says(refused(*stream), "data.novel_classes 3,7")
     done(*stream, SET, "data.novel_classes=7,3,7", "--attack", "none", "--out", "logs/new")
     rows = read_metrics(Path("logs/new/metrics.jsonl"))
-    assert rows[0]["accuracy/novel_classes"] == 0.0  # never seen, never said
+    assert rows[0]["test/novel_classes_acc"] == 0.0  # never seen, never said
     assert 0 <= json.loads(Path("logs/new/summary.json").read_text())["start"]["novel_classes_acc"] <= 1
     says(refused(*stream, *held, SET, "stream.pool=burnin"), "classes burn-in")
     says(

@@ -43,7 +43,7 @@ def test_what_a_run_records(work: Path) -> None:
         (4, "adversarial"),
         (5, "adversarial"),
     ]
-    assert [row["step"] for row in rows if "accuracy/test" in row] == [0, 3, 4, 5]
+    assert [row["step"] for row in rows if "test/acc" in row] == [0, 3, 4, 5]
     eps = json.loads((run / "config.json").read_text())["attack"]["eps"]
     assert all(0 < row["attack/linf"] <= eps + 1e-6 for row in rows[1:5])
     assert rows[5]["attack/linf"] == 0
@@ -57,11 +57,11 @@ def test_the_numbers_are_those_of_the_rows(work: Path) -> None:
     summary = online("--out", "run", "--trigger", "coast,adversarial")
     rows = read_metrics(Path("run/metrics.jsonl"))
     by_step = {(row["step"], row["branch"]): row for row in rows}
-    assert summary["start"]["acc"] == by_step[0, ""]["accuracy/test"]
-    assert summary["before"]["acc"] == by_step[3, ""]["accuracy/test"]
+    assert summary["start"]["acc"] == by_step[0, ""]["test/acc"]
+    assert summary["before"]["acc"] == by_step[3, ""]["test/acc"]
     for name in ("coast", "adversarial"):
-        assert summary["branches"][name]["after"]["acc"] == by_step[4, name]["accuracy/test"]
-        assert summary["branches"][name]["end"]["acc"] == by_step[5, name]["accuracy/test"]
+        assert summary["branches"][name]["after"]["acc"] == by_step[4, name]["test/acc"]
+        assert summary["branches"][name]["end"]["acc"] == by_step[5, name]["test/acc"]
         assert summary["branches"][name]["end"]["distance_from_start"] == by_step[5, name]["optim/distance_from_start"]
     trunk = [row["optim/grad_norm"] for row in rows if row["branch"] == "" and row["step"]]
     assert summary["means"]["optim/grad_norm"] == pytest.approx(sum(trunk) / 3)
@@ -103,7 +103,7 @@ def test_a_neutral_defence_is_standard_training(work: Path) -> None:
         "trades": ["--med", "TRADES", SET, "defense.beta=0"],
     }.items():
         online("--out", out, *arguments)
-    losses = {out: _curve(out, "loss/test") for out in ("st", "dsc", "clip", "trades")}
+    losses = {out: _curve(out, "test/loss") for out in ("st", "dsc", "clip", "trades")}
     assert losses["dsc"] == losses["clip"] == losses["st"]
     assert losses["trades"] == pytest.approx(losses["st"])
 
@@ -139,16 +139,16 @@ def test_stop_rules(rule: str, horizon: int, work: Path) -> None:
     assert summary["horizon"] == horizon
     steps = [(row["step"], row["branch"]) for row in read_metrics(Path("run/metrics.jsonl"))]
     assert steps == [*((t, "") for t in range(horizon + 1)), (horizon + 1, "adversarial"), (horizon + 2, "adversarial")]
-    assert summary["before"]["acc"] == _curve("run", "accuracy/test")[-3]
+    assert summary["before"]["acc"] == _curve("run", "test/acc")[-3]
 
 
 def test_a_shifting_stream_is_measured_under_its_shift(work: Path) -> None:
     online("--stream", "shift:contrast", "--out", "run", SET, "evaluate.test=every")
     rows = read_metrics(Path("run/metrics.jsonl"))
-    assert all("accuracy/shifted" in row for row in rows)
-    assert "accuracy/shifted_bn_reestimated" in rows[3]
-    assert rows[0]["accuracy/shifted"] == rows[0]["accuracy/test"]
-    assert any(row["accuracy/shifted"] != row["accuracy/test"] for row in rows)
+    assert all("test/shifted_acc" in row for row in rows)
+    assert "test/shifted_acc_bn_reestimated" in rows[3]
+    assert rows[0]["test/shifted_acc"] == rows[0]["test/acc"]
+    assert any(row["test/shifted_acc"] != row["test/acc"] for row in rows)
 
 
 def test_the_flags_reach_the_run(work: Path) -> None:

@@ -35,20 +35,18 @@ def poisoned_run(path: Path) -> None:
         branches = ["coast", "clean"]
         with RunRecorder(run, branches) as recorder:
             for t in range(3):
-                recorder.log(
-                    {"accuracy/test": 0.9 - t / 10, "accuracy/test_bn_reestimated": 0.95, "attack/linf": 0.0625}, t
-                )
+                recorder.log({"test/acc": 0.9 - t / 10, "test/acc_bn_reestimated": 0.95, "attack/linf": 0.0625}, t)
             recorder.images("images/sent", torch.linspace(0, 1, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8), 2)
-            recorder.log({"accuracy/test": 0.5, "x/third": 1.0}, 3, "coast")
-            recorder.log({"accuracy/test": 0.5625}, 4, "coast")
-            recorder.log({"accuracy/test": 0.25}, 3, "clean")
+            recorder.log({"test/acc": 0.5, "x/third": 1.0}, 3, "coast")
+            recorder.log({"test/acc": 0.5625}, 4, "coast")
+            recorder.log({"test/acc": 0.25}, 3, "clean")
             offset = recorder.sync()
-            recorder.log({"accuracy/test": 0.99}, 4, "clean")
-            recorder.log({"accuracy/test": 0.99}, 5, "clean")
+            recorder.log({"test/acc": 0.99}, 4, "clean")
+            recorder.log({"test/acc": 0.99}, 5, "clean")
         with pytest.MonkeyPatch.context() as patch:
             next_second(patch)
             with RunRecorder(run, branches, (offset, 4)) as recorder:
-                recorder.log({"accuracy/test": 0.375}, 4, "clean")
+                recorder.log({"test/acc": 0.375}, 4, "clean")
                 recorder.close({"status": "done", "harm": 0.125, "clean": {"after": 0.375}})
 
 
@@ -56,8 +54,8 @@ def other_run(path: Path) -> None:
     """Write a run of another defence with one branch."""
     config = {"seed": 2, "defense": {"name": "CLIP", "norm": 1.5}}
     with RunDirectory.create(path, config, {}) as run, RunRecorder(run, ["clean"]) as recorder:
-        recorder.log({"accuracy/test": 0.75}, 0)
-        recorder.log({"accuracy/test": float("nan")}, 1, "clean")
+        recorder.log({"test/acc": 0.75}, 0)
+        recorder.log({"test/acc": float("nan")}, 1, "clean")
         recorder.close({"status": "diverged", "harm": 0.5})
 
 
@@ -99,7 +97,7 @@ def wait_for(condition: Callable[[], T | None], server: "subprocess.Popen[bytes]
     return found
 
 
-def values(ask: Ask, run: str, tag: str = "accuracy/test") -> list[tuple[int, float]]:
+def values(ask: Ask, run: str, tag: str = "test/acc") -> list[tuple[int, float]]:
     return [(step, round(value, 5)) for _, step, value in ask("plugin/scalars/scalars", run=run, tag=tag)]
 
 
@@ -107,13 +105,13 @@ def test_there_is_one_curve_for_the_trunk_and_one_for_each_branch(ask: Ask) -> N
     assert sorted(ask("runs")) == ["other", "poisoned", "poisoned/branch-clean", "poisoned/branch-coast"]
     tags = ask("plugin/scalars/tags")
     assert set(tags["poisoned"]) == {
-        "accuracy/test",
-        "accuracy/test_bn_reestimated",
+        "test/acc",
+        "test/acc_bn_reestimated",
         "attack/linf",
         "summary/harm",
         "summary/clean.after",
     }
-    assert set(tags["poisoned/branch-coast"]) == {"accuracy/test", "x/third"}
+    assert set(tags["poisoned/branch-coast"]) == {"test/acc", "x/third"}
 
 
 def test_scalars_are_those_of_the_metrics_file(ask: Ask) -> None:
@@ -132,14 +130,14 @@ def test_the_layout_groups_tags_and_matches_no_others(ask: Ask) -> None:
     everything = {chart["title"]: chart for c in layout["category"] for chart in c["chart"]}
     charts = {title: chart["multiline"]["tag"] for title, chart in everything.items() if "multiline" in chart}
     assert everything["monitor accuracy with its interval"]["margin"]["series"] == [
-        {"value": "accuracy/monitor", "lower": "accuracy/monitor_low", "upper": "accuracy/monitor_high"}
+        {"value": "monitor/acc", "lower": "monitor/acc_low", "upper": "monitor/acc_high"}
     ]
     assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "update", "attack", "audit"]
     assert len(charts["memorization discrepancy"]) == 3
     shown = {tag: ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag) for tag in charts["accuracy"]}
     assert all(answer["regex_valid"] for answer in shown.values())
     found = [sorted(answer["tag_to_events"]) for answer in shown.values()]
-    assert found == [["accuracy/test"], ["accuracy/test_bn_reestimated"], [], []]
+    assert found == [["test/acc"], ["test/acc_bn_reestimated"], [], []]
 
 
 def test_images_are_shown(ask: Ask) -> None:
@@ -158,7 +156,7 @@ def test_hyperparameters_of_all_runs_are_columns(ask: Ask) -> None:
     assert set(names) == {"seed", "defense.name", "defense.threshold", "defense.norm", "stream.triggers"}
     assert names["seed"]["type"] == "DATA_TYPE_FLOAT64"
     metrics = {(info["name"]["tag"], info["name"].get("group", "")) for info in experiment["metricInfos"]}
-    assert {("summary/harm", ""), ("accuracy/test", "branch-clean")} <= metrics
+    assert {("summary/harm", ""), ("test/acc", "branch-clean")} <= metrics
 
 
 def test_every_run_is_a_row_with_its_settings_and_results(ask: Ask) -> None:

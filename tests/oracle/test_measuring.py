@@ -176,8 +176,8 @@ def test_the_monitor_weighs_classes_as_the_test_set_does() -> None:
     head.bias.data = torch.tensor([0.0, 1.0])  # says class 1 of everything
     net = nn.Sequential(nn.Flatten(), head)
     found = monitor(view_of(net.eval()), images, parts)
-    assert found["accuracy/monitor"] == pytest.approx(0.75)
-    assert found["accuracy/monitor_low"] <= 0.75 <= found["accuracy/monitor_high"]
+    assert found["monitor/acc"] == pytest.approx(0.75)
+    assert found["monitor/acc_low"] <= 0.75 <= found["monitor/acc_high"]
 
 
 def test_its_interval_covers_and_is_narrower_than_a_simple_one() -> None:

@@ -12,8 +12,8 @@ from accupoison.records.tags import TAGS
 from tests.damage import outcomes
 
 SCALARS = {
-    "accuracy/test": 0.5,
-    "loss/stream": 2.25,
+    "test/acc": 0.5,
+    "stream/loss": 2.25,
     "optim/lr": 0.1,
     "defense/threshold": float("inf"),
     "x/mine": -1e-3,

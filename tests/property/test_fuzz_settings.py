@@ -195,7 +195,7 @@ def read_everything(folder: Path) -> None:
     if runs:
         tables = (outcome_table(runs), mechanism_table(runs), retention_table(runs), threat_lines(runs))
         assert tables[0].count("|") > 10
-        survives(lambda: runs[0].curve("accuracy/monitor", "adversarial"))
+        survives(lambda: runs[0].curve("monitor/acc", "adversarial"))
 
 
 @pytest.mark.slow

@@ -18,13 +18,13 @@ from tests.messages import refuses
 
 ROOT = Path(__file__).parent.parent.parent
 DECIDED = """
-    accuracy/test accuracy/test_bn_reestimated loss/test accuracy/shifted accuracy/shifted_bn_reestimated
-    accuracy/monitor accuracy/stream accuracy/monitor_low accuracy/monitor_high accuracy/novel_classes dp/epsilon
-    audit/auc audit/auc_burnin loss/stream attack/trigger_step attack/linf attack/alignment attack/feasible
+    test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated
+    monitor/acc stream/acc monitor/acc_low monitor/acc_high test/novel_classes_acc dp/epsilon
+    audit/auc audit/auc_burnin stream/loss attack/trigger_step attack/linf attack/alignment attack/feasible
     attack/scale defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
     defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps
     defense/rejected optim/lr optim/grad_norm optim/update_norm optim/distance_from_start time/step_s time/attack_s
-    time/defense_s time/update_s time/evaluate_s time/epoch_s loss/train accuracy/train"""
+    time/defense_s time/update_s time/evaluate_s time/epoch_s train/loss train/acc"""
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
@@ -55,28 +55,28 @@ def test_the_list_of_tags_is_up_to_date() -> None:
 
 def test_rows_come_back_and_are_strict_json(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "m.jsonl")
-    log.log({"accuracy/test": 0.1, "x/mine": math.nan}, 0)
-    log.log({"loss/test": -math.inf, "defense/threshold": math.inf, "defense/inner_steps": 3}, 1, "coast")
+    log.log({"test/acc": 0.1, "x/mine": math.nan}, 0)
+    log.log({"test/loss": -math.inf, "defense/threshold": math.inf, "defense/inner_steps": 3}, 1, "coast")
     rows = read_metrics(tmp_path / "m.jsonl")  # readable while it is open
     log.close()
     expected = [
-        {"step": 0, "branch": "", "accuracy/test": 0.1, "x/mine": math.nan},
+        {"step": 0, "branch": "", "test/acc": 0.1, "x/mine": math.nan},
         {
             "step": 1,
             "branch": "coast",
-            "loss/test": -math.inf,
+            "test/loss": -math.inf,
             "defense/threshold": math.inf,
             "defense/inner_steps": 3.0,
         },
     ]
     assert repr(rows) == repr(expected)
-    assert json.loads((tmp_path / "m.jsonl").read_text().splitlines()[1])["loss/test"] == "-inf"
+    assert json.loads((tmp_path / "m.jsonl").read_text().splitlines()[1])["test/loss"] == "-inf"
 
 
 @pytest.mark.parametrize("tag", ["test/accuracy", "acc", "X/mine", "step"])
 def test_an_unknown_tag_is_a_bug(run: RunDirectory, tag: str) -> None:
     with RunRecorder(run, []) as recorder, refuses("unknown tag", ValueError):
-        recorder.log({"accuracy/test": 1.0, tag: 1.0}, 0)
+        recorder.log({"test/acc": 1.0, tag: 1.0}, 0)
     assert read_metrics(run.path / "metrics.jsonl") == []
     board = TensorBoard(run.path)
     with refuses("unknown tag", ValueError):
@@ -87,8 +87,8 @@ def test_an_unknown_tag_is_a_bug(run: RunDirectory, tag: str) -> None:
 def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     log = MetricsLog(path)
-    log.log({"accuracy/test": 0.5}, 0)
-    log.log({"accuracy/test": 0.25}, 1)
+    log.log({"test/acc": 0.5}, 0)
+    log.log({"test/acc": 0.25}, 1)
     log.close()
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
@@ -105,15 +105,15 @@ def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
 def test_truncate_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     log = MetricsLog(path)
-    log.log({"accuracy/test": 0.5}, 0)
+    log.log({"test/acc": 0.5}, 0)
     position = log.sync()
     assert position["bytes"] == path.stat().st_size
-    log.log({"accuracy/test": 0.9}, 1)
+    log.log({"test/acc": 0.9}, 1)
     log.close()
     again = MetricsLog(path, position)
     assert again.last == {"": 0}
-    again.log({"accuracy/test": 0.25}, 1)
-    assert [row["accuracy/test"] for row in read_metrics(path)] == [0.5, 0.25]
+    again.log({"test/acc": 0.25}, 1)
+    assert [row["test/acc"] for row in read_metrics(path)] == [0.5, 0.25]
     again.close()
     with refuses("fewer 10000 checkpoint"):
         MetricsLog(path, 10_000)
@@ -121,13 +121,13 @@ def test_truncate_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence(run: RunDirectory) -> None:
     recorder = RunRecorder(run, [])
-    recorder.log({"accuracy/test": 0.5}, 0)
+    recorder.log({"test/acc": 0.5}, 0)
     recorder.sync()  # else TensorBoard's thread may meet the limit, too
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (run.path.joinpath("metrics.jsonl").stat().st_size + 10, hard))
     try:
         with refuses("metrics.jsonl File too large"):
-            recorder.log({"accuracy/test": 0.25}, 1)
+            recorder.log({"test/acc": 0.25}, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     recorder.close()
@@ -146,16 +146,16 @@ def test_resume_hides_what_came_after_the_checkpoint_and_no_more(
 ) -> None:
     with RunRecorder(run, ["coast"]) as first:
         for step in range(3):
-            first.log({"accuracy/test": step / 10}, step, "coast" if step == 2 else "")
+            first.log({"test/acc": step / 10}, step, "coast" if step == 2 else "")
         offset = first.sync()
         kept = (run.path / "metrics.jsonl").read_bytes()
         for step in (3, 4, 5):
-            first.log({"accuracy/test": 0.9}, step, "coast" if step == 5 else "")
+            first.log({"test/acc": 0.9}, step, "coast" if step == 5 else "")
     next_second(monkeypatch)
     with RunRecorder(run, ["coast"], (offset, purge_step)) as second:
         assert (run.path / "metrics.jsonl").read_bytes() == kept
-        second.log({"accuracy/test": 0.5}, 3, "coast")
-    shown = [(step, round(value, 6)) for step, value in scalars(run.path)["accuracy/test"]]
+        second.log({"test/acc": 0.5}, 3, "coast")
+    shown = [(step, round(value, 6)) for step, value in scalars(run.path)["test/acc"]]
     assert shown == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.5)]
     assert [row["step"] for row in read_metrics(run.path / "metrics.jsonl")] == [0, 1, 2, 3]
     assert not list(run.path.glob("branch-*")), "a single branch continues the trunk"
@@ -164,13 +164,13 @@ def test_resume_hides_what_came_after_the_checkpoint_and_no_more(
 def test_a_run_without_a_checkpoint_begins_again(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (0.9, 0.5):
         with RunRecorder(run, ["a", "b"]) as recorder:
-            recorder.log({"accuracy/test": value}, 0)
+            recorder.log({"test/acc": value}, 0)
             if value == 0.9:
-                recorder.log({"accuracy/test": value}, 1, "b")
+                recorder.log({"test/acc": value}, 1, "b")
         next_second(monkeypatch)
-    assert [row["accuracy/test"] for row in read_metrics(run.path / "metrics.jsonl")] == [0.5]
-    assert scalars(run.path)["accuracy/test"] == [(0, 0.5)]
-    assert not scalars(run.path / "branch-b").get("accuracy/test")
+    assert [row["test/acc"] for row in read_metrics(run.path / "metrics.jsonl")] == [0.5]
+    assert scalars(run.path)["test/acc"] == [(0, 0.5)]
+    assert not scalars(run.path / "branch-b").get("test/acc")
     assert "custom_scalars__config__" in EventAccumulator(str(run.path)).Reload().Tags()["tensors"]
 
 
@@ -181,7 +181,7 @@ def test_metrics_cut_since_the_checkpoint(run: RunDirectory) -> None:
 
 def test_close_writes_the_summary_once(run: RunDirectory) -> None:
     with RunRecorder(run, []) as recorder:
-        recorder.log({"accuracy/test": 0.5}, 7)
+        recorder.log({"test/acc": 0.5}, 7)
         recorder.close({"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}})
     assert read_json(run.path / "summary.json") == {"status": "diverged", "drop": 0.25, "coast": {"after": 0.5}}
     shown = scalars(run.path)
@@ -191,7 +191,7 @@ def test_close_writes_the_summary_once(run: RunDirectory) -> None:
 
 def test_without_a_summary_nothing_claims_that_the_run_ended(run: RunDirectory) -> None:
     with RunRecorder(run, []) as recorder:
-        recorder.log({"accuracy/test": 0.5}, 7)
+        recorder.log({"test/acc": 0.5}, 7)
     assert not (run.path / "summary.json").exists()
     assert not any("hparams" in tag for tag in EventAccumulator(str(run.path)).Reload().Tags()["tensors"])
 

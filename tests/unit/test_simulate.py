@@ -157,7 +157,7 @@ def test_what_is_measured_comes_before_the_update() -> None:
         step = next(steps)
         check_tags(step.metrics)
         hits = live.logits(step.clean.x).argmax(1) == step.clean.y
-        assert step.metrics["accuracy/stream"] == float(hits.float().mean())
+        assert step.metrics["stream/acc"] == float(hits.float().mean())
         assert simulated.reference is not None
         rng = generator(0, "probe", t)
         seen = replace(step.seen, extra={})
