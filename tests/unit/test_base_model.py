@@ -122,7 +122,7 @@ def test_a_released_file_with_group_norm(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit(base: BaseModel, change: Callable[[dict[str, Tensor]], None], words: str) -> None:
     weights = dict(base.weights)
     change(weights)
-    with refuses(f"x.pt resnet8 width 4 batch {words} --model"):
+    with refuses(f"x.pt resnet8 width 4 batch {words} model.name"):
         replace(base, weights=weights).build(Path("x.pt"), CPU)
 
 
@@ -250,12 +250,12 @@ def test_the_model_must_be_the_one_asked_for(base: BaseModel, wanted: ModelSetti
     [
         (DataSettings(), data(), None),
         (DataSettings(name="digits", dir="elsewhere", offline=True), data(), None),
-        (DataSettings(), data(classes=4), "x.pt 3 classes small 4 --data"),
+        (DataSettings(), data(classes=4), "x.pt 3 classes small 4 data.name"),
         (DataSettings(), data(seed=1), "x.pt small contents"),
         (DataSettings(split_seed=1), data(), "data.split_seed 0 1 data.split_seed=0"),
         (DataSettings(val=9), data(), "data.val 500 9 data.val=500"),
-        (DataSettings(splits="released", val=9), data(), None),
-        (DataSettings(splits="released"), data(seed=1), "small contents"),
+        (DataSettings(splits="released_split", val=9), data(), None),
+        (DataSettings(splits="released_split"), data(seed=1), "small contents"),
     ],
 )
 def test_the_data_must_be_those_of_the_burn_in(
