@@ -41,15 +41,15 @@ def test_burn_in_learns_and_poison_costs_more_than_no_poison(tmp_path: Path, mon
     runs = {
         name: run("online", "--out", f"logs/{name}", *short, *options)
         for name, options in {
-            "clean": ["--attack", "none", "--trigger", "none", "--steps", "4"],
-            "poisoned": ["--attack", "direct", "--eps", "0.2", "--trigger", "none", "--steps", "4"],
+            "clean": ["--attack", "none", "--trigger", "none", "--steps", "8"],
+            "poisoned": ["--attack", "direct", "--eps", "0.3", "--trigger", "none", "--steps", "8"],
             "accumulative": ["--med", "ST", "--steps", "2"],
             "ours": ["--med", "OURS", "--steps", "2"],
             "frozen": ["--med", "FREEZE", "--trigger", "none", "--steps", "2"],
         }.items()
     }
     before = {name: found["before"]["acc"] for name, found in runs.items()}  # type: ignore[index]
-    assert before["poisoned"] < before["clean"] - 0.02  # greedy: four accumulative steps are within the noise
+    assert before["poisoned"] < before["clean"] - 0.02  # greedy: a few accumulative steps are within the noise
     assert runs["accumulative"]["means"]["optim/grad_norm"] != runs["clean"]["means"]["optim/grad_norm"]  # type: ignore[index]
     assert runs["frozen"]["before"] == {**runs["frozen"]["start"], "distance_from_start": 0.0}  # type: ignore[dict-item]
     assert runs["clean"]["clean_ids"] == runs["poisoned"]["clean_ids"]

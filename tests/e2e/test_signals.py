@@ -47,6 +47,7 @@ def whole(base: Path) -> dict[str, Any]:
     """Return what a stream that nobody stops comes to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
+        patch.delenv("ACCUPOISON_DATA", raising=False)
         done(*STREAM, "--out", "whole")
     return outcome(base / "whole")
 
