@@ -61,10 +61,7 @@ class Attack(Component, ABC):
         """
         self.access = access
         if access.crafted and type(self).trigger is Attack.trigger:
-            raise InputError(
-                f"the attack {self.name or type(self).__name__} makes no trigger; give <trigger.types> none, coast or "
-                "clean"
-            )
+            self.trigger(view, access.trigger, ctx)  # refuses before the run rather than at its trigger
 
     @abstractmethod
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
@@ -83,8 +80,13 @@ class Attack(Component, ABC):
             view: The model as it is now.
             clean: The clean trigger batch, [B, ...].
             ctx: Of this step.
+
+        Raises:
+            InputError: This attack makes none.
         """
-        raise NotImplementedError
+        raise InputError(
+            f"the attack {self.name or type(self).__name__} makes no trigger; give <trigger.types> none, coast or clean"
+        )
 
     def restore(self, state: State, access: Access) -> None:
         """Put back what :meth:`state` returned."""

@@ -21,8 +21,7 @@ from accupoison.errors import InputError, check_choice
 from accupoison.learner import Learner
 from accupoison.measure.accuracy import EVALUATION_BATCH
 from accupoison.measure.hardware import ceiling, training_flops
-from accupoison.records.arrays import read_arrays
-from accupoison.records.files import write_atomically
+from accupoison.records.arrays import read_arrays, write_arrays
 from accupoison.records.run_directory import OLD_SIGNALS, SIGNALS, RunDirectory
 from accupoison.runs.burnin import Progress
 from accupoison.runs.workers import Task, carry_out
@@ -208,7 +207,7 @@ def write_signals(
     share = _share_of_ceiling(learner, data, images / seconds)
     numbers = {"seconds": seconds, "images": images, "share": share, "epsilon": epsilon}
     scalars = {name: np.float64(value) for name, value in numbers.items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays, **scalars))  # type: ignore[arg-type]
+    write_arrays(path, {**arrays, **scalars})
 
 
 def _share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float) -> float:

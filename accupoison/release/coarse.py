@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_least
 from accupoison.release.base import RELEASES, Release
 
 MAX_DIGITS = 8
@@ -63,8 +63,7 @@ class TopK(Release):
     k: int = 3
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"release.k {self.k} is below 1; give a number of classes such as 3, or use label-only")
+        check_least("release.k", self.k, 1, "a number of classes such as 3, or use label-only")
 
     def rewrite(self, probs: Tensor) -> Tensor:
         """Return the largest probabilities, and the mean of the others in their place [B, C]."""

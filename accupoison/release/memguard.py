@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from accupoison.errors import InputError
+from accupoison.errors import InputError, check_least
 from accupoison.release.base import CHUNK, MEMBERS, RELEASES, Release, ask
 from accupoison.release.classifier import make_classifier, train_classifier
 from accupoison.release.search import choose, coins, find_noise
@@ -56,8 +56,7 @@ class MemGuard(Release):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"release.{name} {getattr(self, name)} is not a number above 0; leave it out")
         for name in ("max_iterations", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"release.{name} {getattr(self, name)} is below 1; leave it out for the published one")
+            check_least(f"release.{name}", getattr(self, name), 1, "a positive whole number")
         if min(self.hidden, default=1) < 1:
             raise InputError(f"release.hidden {self.hidden} has a layer without units; give numbers such as 256,128,64")
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from accupoison.attacks import PixelAttack
+from accupoison.attacks import Attack, PixelAttack
 from accupoison.attacks.trigger import craft_trigger
+from accupoison.errors import InputError
 from accupoison.learner import view_of
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, ModelView, Phase, Step, Verdict
@@ -40,6 +41,19 @@ def test_no_trigger_is_no_step() -> None:
     assert [s.phase for s in skipped] == [Phase.ORDINARY] * 3 + [Phase.RECOVER]
     assert same(skipped[-1].clean, clean[-1].clean)  # the recovery sees the same batches
     assert run(triggers=("none",), recovery_steps=0)[-1].t == 2
+
+
+@dataclass(kw_only=True)
+class Triggerless(Attack):
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch
+
+
+def test_an_attack_without_a_trigger_is_refused_one_before_the_stream() -> None:
+    steps = simulation(Triggerless(), triggers=("adversarial",)).run()
+    with pytest.raises(InputError, match="the attack Triggerless makes no trigger; give trigger"):
+        next(steps)
+    assert Phase.TRIGGER in [s.phase for s in run(Triggerless(), triggers=("clean",))]
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from accupoison.config.layers import Layer, resolve
 from accupoison.config.renamed import Say, quiet
 from accupoison.config.schema import DataSettings, ModelSettings, RunSettings, TrainSettings
 from accupoison.data import DataSet
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, check_least
 from accupoison.rng import generator
 
 ORDERS = ("file", "seeded")
@@ -43,8 +43,7 @@ class PartSettings:
     shadow_nonmembers: str = "4000:4500"
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise InputError(f"unknown parts.order {self.order!r}{did_you_mean(self.order, ORDERS)}")
+        check_choice("parts.order", self.order, ORDERS)
         taken: list[tuple[int, int, str]] = []
         for name, (first, end) in self.ranges().items():
             for start, stop, other in taken:
@@ -121,8 +120,7 @@ class NeuralSettings:
     def __post_init__(self) -> None:
         check_rate(self.lr, 0.0, 0.0, "neural")
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"neural.{name} {getattr(self, name)} is below 1; give a positive whole number")
+            check_least(f"neural.{name}", getattr(self, name), 1, "a positive whole number")
         if min(self.hidden, default=1) < 1:
             raise InputError(f"neural.hidden {list(self.hidden)} has a layer without units; give units such as 256,128")
 
@@ -163,6 +161,8 @@ class PrivateSettings:
 
     def __post_init__(self) -> None:
         check_rate(self.lr, self.momentum, 0.0, "private")
+        for name in ("epochs", "batch_size"):
+            check_least(f"private.{name}", getattr(self, name), 1, "a positive whole number")
         if len(set(self.noise_multipliers)) < len(self.noise_multipliers):
             raise InputError("private.noise_multipliers has one twice; drop one of them")
         if not 0 <= self.accuracy_loss <= 1:

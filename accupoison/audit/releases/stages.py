@@ -21,7 +21,7 @@ from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.data import DataSet
 from accupoison.device import resolve_device
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice
 from accupoison.learner import view_of
 from accupoison.measure.dp_accountant import epsilon_of
 from accupoison.records import checkpoint
@@ -252,8 +252,8 @@ def run_study(config: ReleasesConfig, out: Path, *, stage: str | None, jobs: int
         InputError: ``out`` belongs to other settings or data, a setting does not fit, an earlier stage is missing, or a
             model diverged.
     """
-    if stage is not None and stage not in NAMES:
-        raise InputError(f"unknown stage {stage!r}{did_you_mean(stage, NAMES)}")
+    if stage is not None:
+        check_choice("stage", stage, NAMES)
     data, _ = open_data(config.data, torch.device("cpu"))
     rows_of(config.study)  # what does not fit is said before anything is trained
     divide(data, config.parts, 0)
