@@ -110,6 +110,14 @@ class Context(Protocol):
     def t(self) -> int:
         """The step, counted from 0."""
 
+    @property
+    def share(self) -> float:
+        """The share of the training, or of the steps before the trigger, that is done; in [0, 1]."""
+
+    @property
+    def epoch_size(self) -> int | None:
+        """Samples of one pass over the training set; None in a stream, which has no passes."""
+
     def rng(self, *names: str) -> Generator:
         """Return a CPU generator that depends on the seed, the component's role, ``t`` and ``names`` alone."""
 

@@ -81,6 +81,14 @@ class Defense(Component):
         """
         return grads
 
+    def suspects(self) -> tuple[Tensor, Tensor] | None:
+        """Return what the defence has found out about samples by the end: ids, int64 [N], and scores, float [N].
+
+        A score in [0, 1] says how sure the defence is that the sample's label is wrong, or the sample poisoned. The
+        ids are those that it was given. None from a defence that finds nothing out.
+        """
+        return None
+
     def restore(self, state: State, reference: ModelView | None) -> None:
         """Put back what :meth:`state` returned."""
         self.set_state(state)

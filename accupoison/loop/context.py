@@ -6,15 +6,44 @@ from accupoison.rng import generator
 
 
 class StepContext:
-    """The :class:`~accupoison.types.Context` of one hook in one step."""
+    """The :class:`~accupoison.types.Context` of one hook in one step.
 
-    def __init__(self, seed: int, role: str, t: int, metrics: dict[str, float]) -> None:
+    Args:
+        seed: Of the run.
+        role: Of the hook, such as "attack".
+        t: The step, from 0.
+        metrics: Gets what is logged.
+        share: Of the training, or of the steps before the trigger, that is done; in [0, 1].
+        epoch_size: Samples of one pass over the training set; None in a stream.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        role: str,
+        t: int,
+        metrics: dict[str, float],
+        *,
+        share: float = 0.0,
+        epoch_size: int | None = None,
+    ) -> None:
         self._seed, self._role, self._t, self._metrics = seed, role, t, metrics
+        self._share, self._epoch_size = share, epoch_size
 
     @property
     def t(self) -> int:
         """The step."""
         return self._t
+
+    @property
+    def share(self) -> float:
+        """What is done of the training, or of the steps before the trigger."""
+        return self._share
+
+    @property
+    def epoch_size(self) -> int | None:
+        """Samples of one pass over the training set; None in a stream."""
+        return self._epoch_size
 
     def rng(self, *names: str) -> Generator:
         """Return a generator for this hook, step and purpose."""
