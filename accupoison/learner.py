@@ -261,7 +261,7 @@ class Learner:
 
     def momentum(self) -> Grads:
         """Return the momentum buffers in parameter order, zeros where there is none yet."""
-        buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.parameters)
+        buffers = (self.optimizer.state.get(p, {}).get("momentum_buffer") for p in self.parameters)
         return tuple(
             torch.zeros_like(p) if buffer is None else buffer
             for p, buffer in zip(self.parameters, buffers, strict=True)

@@ -161,6 +161,58 @@ class Forward(Protocol):
         """Return logits [B, classes]; ``track``: move the running statistics (default: the first call does)."""
 
 
+FABRICATED = ("copy", "collision", "own", "twin")
+"""What samples of an attacker's own can be: copies of one, crafted from one, one of its images, noise made of one."""
+FIRST_FABRICATED = 2**48
+COPIES, SOURCES = 2**12, 2**32
+
+
+def fabricated_id(kind: str, sources: Tensor, copies: Tensor | int = 0) -> Tensor:
+    """Return the ids of samples that an attacker makes, int64 [N]: negative, and the same wherever they are made.
+
+    Args:
+        kind: Of :data:`FABRICATED`.
+        sources: The ids of what they are made from, int64 [N], below 2**32.
+        copies: Tell those of one source apart, int64 [N], below 4,096.
+    """
+    return -FIRST_FABRICATED - ((FABRICATED.index(kind) * COPIES + copies) * SOURCES + sources)
+
+
+def source_ids(ids: Tensor) -> Tensor:
+    """Return what the samples ``ids``, int64 [N], were made from; ordinary ids stay as they are.
+
+    Negative ids that :func:`fabricated_id` has not made stand for no sample and stay, too.
+    """
+    return torch.where(ids <= -FIRST_FABRICATED, (-ids - FIRST_FABRICATED) % SOURCES, ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """The samples that an attacker may poison or ask about, the same in every replay of a stream.
+
+    Attributes:
+        steps: The ids that arrive at each step before the trigger, int64 [B] each; of an offline training, which has no
+            order, a single tensor with all of them.
+        candidates: Ids whose membership the attacker may want to know, int64 [N], members and others among them.
+        size: One above the largest id.
+        num_classes: Labels are 0 to ``num_classes`` - 1.
+        labels: Returns the true labels of ids, int64 [N] on the CPU.
+        raw: Returns the clean samples of ids, before crop and flip.
+        model: Returns the model of a checkpoint by its path, in eval mode.
+        rehearse: Trains the model of an offline training without some samples and with rows of the attacker's own;
+            called with the ids to leave out, ids and labels of the rows, and a number; None in a stream.
+    """
+
+    steps: tuple[Tensor, ...]
+    candidates: Tensor
+    size: int
+    num_classes: int
+    labels: Callable[[Tensor], Tensor]
+    raw: Callable[[Tensor], Batch]
+    model: Callable[[str], ModelView]
+    rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
     """What the attacker holds besides the model.
@@ -173,6 +225,7 @@ class Access:
         preview: The weights that the victim's optimiser would step to on given gradients, and those where its momentum
             then runs out, for an attacker who knows the procedure; nothing changes through it.
         trains: Batch norm uses batch statistics in the victim's update.
+        population: The samples that may be poisoned; None where nobody has said.
     """
 
     val: Batch
@@ -182,6 +235,7 @@ class Access:
     reoptimise: bool
     preview: Callable[[Grads], tuple[Grads, Grads]] | None = None
     trains: bool = True
+    population: Population | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,7 +247,7 @@ class Step:
         branch: The trigger this step belongs to, or "" before the branches part.
         phase: Ordinary, trigger or recover.
         clean: The batch before the attack (for metrics and ledger only), as it would have reached the defence.
-        sent: The batch that reached the defence.
+        sent: The batch that reached the defence: the rows of ``clean``, then those that are the attacker's own.
         passed: What the defence passed on; ids are the true ones.
         seen: What the update saw: the same, unless the attacker owns the training code.
         wire: What the attacker sent, before the victim's crop and flip.

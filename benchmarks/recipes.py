@@ -22,7 +22,8 @@ from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.runs.burnin import FINAL, run_burnin
-from accupoison.runs.trainer import Burnin, batch_size
+from accupoison.runs.trainer import Burnin
+from accupoison.runs.training_schedule import batch_size
 from accupoison.runs.workers import carry_out
 from accupoison.study.tables import markdown
 from benchmarks.runs import check_settings, run_stream

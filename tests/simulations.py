@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks import ATTACKS, Attack, PixelAttack
-from accupoison.data import DataSet, SplitSizes, make_stream, split
+from accupoison.data import DataSet, DataStream, SplitSizes, make_stream, split
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.simulation import Simulation
-from accupoison.types import Step
+from accupoison.types import Population, Step
 from accupoison.updates import SGD
 from tests.nets import random_net
 
@@ -32,11 +32,28 @@ def data() -> DataSet:
     return DataSet("random", x[:110], y[:110], x[110:], y[110:], tuple("abcdefghij"), flip=True)
 
 
+CRAFTING = [name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), PixelAttack)]
+"""Attacks that move pixels, and can make a trigger; the others cannot."""
+SMALL: dict[str, dict[str, Any]] = {
+    "dirty-label": {"target_class": None, "ratio": 0.3},
+    "targeted": {"count": 8, "copies": 2, "rate": 8},
+    "clean-label": {"target_class": 3, "ratio": 0.3, "iterations": 2},
+    "backdoor": {"ratio": 0.3, "patch": 2},
+    "code": {"ratio": 0.7},
+}
+"""Settings of the others that fit these data."""
+
+
 def attack_of(name: str, **settings: object) -> PixelAttack:
     """Return an attack that takes two steps."""
     attack = ATTACKS.build(name, {"steps": 2} | settings)
     assert isinstance(attack, PixelAttack)
     return attack
+
+
+def any_attack(name: str) -> Attack:
+    """Return a small attack of any kind."""
+    return attack_of(name) if name in CRAFTING else ATTACKS.build(name, SMALL[name])
 
 
 def defense_of(name: str) -> Defense:
@@ -71,7 +88,7 @@ def simulation(
     return Simulation(
         learner=learner,
         stream=make_stream(kind, images, parts, batch_size=ROWS, length=steps + 1 + recovery_steps, seed=seed),
-        attack=attack_of(attack) if isinstance(attack, str) else attack,
+        attack=any_attack(attack) if isinstance(attack, str) else attack,
         defense=defense_of(defense) if isinstance(defense, str) else defense,
         update=SGD(),
         schedule=Schedule(steps=steps, recovery_steps=recovery_steps, augment=augment, quantise=quantise),
@@ -80,8 +97,22 @@ def simulation(
         val=images.batch(parts.val),
         trusted=[images.batch(part) for part in parts.trusted.view(-1, 5)],
         seed=seed,
-        num_ids=images.size,
         flip=images.flip,
+        population=population(make_stream(kind, images, parts, batch_size=ROWS, length=steps, seed=seed), parts.stream),
+    )
+
+
+def population(stream: DataStream, candidates: Tensor) -> Population:
+    """Return whom an attack may poison."""
+    images = data()
+    return Population(
+        steps=tuple(stream.ids(t) for t in range(len(stream))),
+        candidates=candidates,
+        size=images.size,
+        num_classes=images.num_classes,
+        labels=images.labels,
+        raw=images.batch,
+        model=lambda path: view_of(random_net(1, torch.float32)),
     )
 
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from accupoison.attacks.budget import Budget
 from accupoison.errors import InputError
 from accupoison.registry import Component, Registry
 from accupoison.types import Access, Batch, Context, ModelView, State
@@ -19,13 +20,15 @@ class Attack(Component, ABC):
     Attributes:
         knows: What the attacker knows beyond the model's weights and its own images.
         keeps_labels: Labels stay as they are.
-        keeps_ids: Rows keep their place and id; False where it puts samples of its own among them.
+        keeps_ids: No rows are added; False where samples of its own may come after those of the batch.
+        offline: It can also poison the training set of a burn-in.
         access: What the attacker holds, from :meth:`setup` on.
     """
 
     knows: ClassVar[frozenset[str]] = frozenset()
     keeps_labels: ClassVar[bool] = True
     keeps_ids: ClassVar[bool] = True
+    offline: ClassVar[bool] = False
 
     access: Access = field(init=False, repr=False, compare=False)
 
@@ -34,6 +37,16 @@ class Attack(Component, ABC):
         super().__init_subclass__(**kwargs)
         if hasattr(cls, "perturb") and cls.poison is Attack.poison:
             raise TypeError(f"{cls.__name__} has a perturb, which only a PixelAttack calls; derive from that")
+
+    @property
+    def sees_model(self) -> bool:
+        """The attack depends on the model's weights or answers."""
+        return True
+
+    @property
+    def spending(self) -> Budget:
+        """What the attacker may spend before the trigger."""
+        return Budget(ratio=1.0)
 
     @property
     def in_code(self) -> bool:

@@ -45,6 +45,11 @@ class Noise(PixelAttack):
         super().__post_init__()
         check_choice("attack.kind", self.kind, KINDS)
 
+    @property
+    def sees_model(self) -> bool:
+        """It does not."""
+        return False
+
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images with fresh noise."""
         return noisy(batch.x, self.kind, self.eps, ctx.rng("noise"), bounded=batch.bounded)

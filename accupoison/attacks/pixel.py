@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import Attack
+from accupoison.attacks.budget import Budget
 from accupoison.attacks.stealth import hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.errors import InputError, check_choice, check_least
@@ -76,6 +77,11 @@ class PixelAttack(Attack):
                 f"attack.max_loss_increase {self.max_loss_increase} is not a loss of 0 or more; give nats such as 0.1, "
                 "or none"
             )
+
+    @property
+    def spending(self) -> Budget:
+        """``ratio`` of the rows, each within ``eps`` where it is ``bounded``."""
+        return Budget(eps=self.eps, ratio=self.ratio)
 
     @property
     def in_code(self) -> bool:

@@ -58,9 +58,11 @@ def resolve(cls: type[D], layers: Sequence[Layer], registries: Mapping[str, Regi
 
 def _component(section: str, registry: Registry[Any], name: str, parts: Sequence[Mapping[str, Any]]) -> Component:
     entries: list[tuple[str | None, str, Any]] = []  # (the component a value is tied to, key, value), later wins
+    before = 0  # entries of layers before the one that chooses the component
     for part in parts:
         owner = registry.canonical(str(part["name"])) if "name" in part else None
-        name = owner or name
+        if owner is not None:
+            name, before = owner, len(entries)
         for key, value in part.items():
             if isinstance(value, Mapping):
                 entries += [(registry.canonical(key), inner, setting) for inner, setting in value.items()]
@@ -72,7 +74,9 @@ def _component(section: str, registry: Registry[Any], name: str, parts: Sequence
     name = registry.canonical(name)
     hints = typing.get_type_hints(registry.get(name))
     known = {key: hints[key] for key in registry.settings(name)}
-    values = {key: value for owner, key, value in entries if owner in (None, name)}
+    # what a preset says of attacks is dropped where one is chosen that has no such setting
+    meant = [entry for place, entry in enumerate(entries) if entry[0] or entry[1] in known or place >= before]
+    values = {key: value for owner, key, value in meant if owner in (None, name)}
     for key in values.keys() - known:
         if others := [other for other in registry.names() if key in registry.settings(other)]:
             raise InputError(

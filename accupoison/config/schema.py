@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accupoison.attacks import ATTACKS, Accumulative, Attack
+from accupoison.attacks import ATTACKS, Accumulative, Attack, Clean
 from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.online import (
@@ -16,7 +16,7 @@ from accupoison.config.online import (
     StreamSettings,
 )
 from accupoison.config.renamed import Say, quiet, with_new_names
-from accupoison.defenses import DEFENSES, Defense
+from accupoison.defenses import DEFENSES, Defense, Freeze
 from accupoison.errors import InputError
 from accupoison.loop.schedule import Triggers
 from accupoison.records.files import expect, read_json
@@ -59,8 +59,40 @@ class BurninConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    attack: Attack = field(default_factory=Clean)
+    defense: Defense = field(default_factory=Defense)
     update: SGD = field(default_factory=SGD)
     run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        if not self.attack.offline:
+            offline = ", ".join(name for name in ATTACKS.names() if ATTACKS.get(name).offline)
+            raise InputError(
+                f"the attack {self.attack.name} poisons a stream, not a burn-in; give <attack.name> one of {offline}"
+            )
+        if self.defense.requires or isinstance(self.defense, Freeze):
+            needs = " and ".join(sorted(self.defense.requires)) or "no training at all"
+            raise InputError(
+                f"the defence {self.defense.name} needs {needs}, which a burn-in does not have; choose another"
+            )
+        if self.train.label_smoothing and type(self.defense).losses is not Defense.losses:
+            raise InputError(
+                f"train.label_smoothing is {self.train.label_smoothing} and the defence {self.defense.name} has a loss "
+                "of its own; set train.label_smoothing=0"
+            )
+        check_rows_apart(self.update, self.defense, self.attack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewSections:
+    """Sections that runs of older versions lack, with what such a run has had all along."""
+
+    attack: Attack = field(default_factory=Clean)
+    defense: Defense = field(default_factory=Defense)
+    release: Release = field(default_factory=Identity)
+
+
+NEW_SECTIONS = _NewSections()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,27 +124,41 @@ class OnlineConfig:
                 "attack.channel=code puts poison in by the training code, so nothing is sent that "
                 "<evaluate.save_batches> could keep; drop one of them"
             )
-        if isinstance(self.update, DPSGD) and not self.update.coupled:
-            self._check_rows_apart()
+        check_rows_apart(self.update, self.defense, self.attack)
         if self.stop.active and self.stream.kind.startswith("shift:"):
             raise InputError(
                 f"stream.kind {self.stream.kind} grows worse up to a fixed step, so no stop rule can be set with it; "
                 "drop stop.error_rise and stop.error_above"
             )
 
-    def _check_rows_apart(self) -> None:
-        if self.defense.couples:
-            raise InputError(
-                f"the defence {self.defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
-                "what one sample does; choose another, or set update.coupled=true and get no epsilon"
-            )
-        if self.defense.couples is None:
-            kind = type(self.defense).__name__
-            raise InputError(
-                f"the defence {self.defense.name} does not say whether rows depend on each other, so DP-SGD can state "
-                f"no epsilon; declare `couples: ClassVar[bool] = False` in {kind} if no row's image or loss depends on "
-                "another's (accupoison.testing.check_defense tries it), or set update.coupled=true and get no epsilon"
-            )
+
+def check_rows_apart(update: SGD, defense: Defense, attack: Attack) -> None:
+    """Raise InputError if DP-SGD is asked for an epsilon where one sample has a say in the rows of others.
+
+    Args:
+        update: How the model is updated.
+        defense: May let rows of a batch depend on each other.
+        attack: May make rows of samples in the training code.
+    """
+    if not isinstance(update, DPSGD) or update.coupled:
+        return
+    if defense.couples:
+        raise InputError(
+            f"the defence {defense.name} lets rows of a batch depend on each other, so DP-SGD cannot bound "
+            "what one sample does; choose another, or set update.coupled=true and get no epsilon"
+        )
+    if defense.couples is None:
+        kind = type(defense).__name__
+        raise InputError(
+            f"the defence {defense.name} does not say whether rows depend on each other, so DP-SGD can state "
+            f"no epsilon; declare `couples: ClassVar[bool] = False` in {kind} if no row's image or loss depends on "
+            "another's (accupoison.testing.check_defense tries it), or set update.coupled=true and get no epsilon"
+        )
+    if attack.in_code and not attack.keeps_ids:
+        raise InputError(
+            f"the attack {attack.name} learns rows that it makes of each sample, so a sample does more than DP-SGD "
+            "bounds; set update.coupled=true and get no epsilon"
+        )
 
 
 def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
@@ -123,16 +169,17 @@ def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
 def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
-    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before ``release``
-    releases what its model answers.
+    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before a section of
+    :data:`NEW_SECTIONS` has what it stands for.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
     expect(run / CONFIG, config, {"data?": {}, "run?": {}})
     stored = config.get("data", {})
     known = config.get("run", settings["run"])
-    plainly = bool(config) and "release" not in config and settings.get("release") == {"name": "identity"}
+    usual = plain(NEW_SECTIONS)
+    new = {name for name in usual if config and name not in config and settings.get(name) == usual[name]}
     return {
-        **{section: values for section, values in settings.items() if section != "release" or not plainly},
+        **{section: values for section, values in settings.items() if section not in new},
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }

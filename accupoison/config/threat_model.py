@@ -1,7 +1,10 @@
 """The threat model of a run in one line."""
 
-from accupoison.attacks import Clean, Noise, PixelAttack
-from accupoison.config.schema import OnlineConfig
+from accupoison.attacks import Clean, PixelAttack
+from accupoison.attacks.planned import PlannedAttack
+from accupoison.attacks.twins import CodePoisoning
+from accupoison.config.schema import BurninConfig, OnlineConfig
+from accupoison.defenses import Defense
 from accupoison.release.base import MEMBERS
 
 
@@ -15,6 +18,18 @@ def threat_model(config: OnlineConfig, *, images: bool = True) -> str:
     return f"{_attacker(config, images)}; {_defender(config)}{_answers(config)}"
 
 
+def burnin_threat_model(config: BurninConfig) -> str:
+    """Return one line that says who poisons a burn-in, and how it is trained; "" where nobody does and nobody defends.
+
+    Args:
+        config: All settings.
+    """
+    if type(config.attack) is Clean and type(config.defense) is Defense:
+        return ""
+    attacker = "no attacker" if type(config.attack) is Clean else _planner(config, "sample")
+    return f"{attacker}; {_defender(config)}"
+
+
 def _attacker(config: OnlineConfig, images: bool) -> str:
     attack = config.attack
     noun = "image" if images else "sample"
@@ -22,6 +37,8 @@ def _attacker(config: OnlineConfig, images: bool) -> str:
     crafted = bool(config.trigger.crafted)
     if not poisons and not crafted:
         return "no attacker"
+    if isinstance(attack, PlannedAttack | CodePoisoning):
+        return _planner(config, noun)
     ratio = attack.ratio if isinstance(attack, PixelAttack) else 1
     some = f"every {noun}" if ratio == 1 else f"{ratio:.0%} of the {noun}s"
     what = f"{some} before the trigger" if poisons else "the trigger batch alone"
@@ -41,11 +58,27 @@ def _attacker(config: OnlineConfig, images: bool) -> str:
     )
 
 
+def _planner(config: OnlineConfig | BurninConfig, noun: str) -> str:
+    """Return the line of an attacker who relabels samples or adds some of its own."""
+    attack = config.attack
+    sees = "sees the weights" if attack.sees_model else "sees nothing of the model"
+    does = "learns noise made of" if attack.in_code else "relabels" if not attack.keeps_labels else "adds"
+    added = "adds " if attack.spending.copies else ""
+    what = f"{added or f'{does} '}{attack.spending.text(noun)}"
+    eps = "" if attack.spending.eps is None else f" within l_inf {attack.spending.eps * 255:.3g}/255"
+    labels = "keeps labels" if attack.keeps_labels else "gives wrong labels"
+    defence = "does not know the defence"
+    if attack.in_code:
+        defence = "owns the training code: after the defence"
+    trigger = f"; trigger: {', '.join(config.trigger.types)}" if isinstance(config, OnlineConfig) else ""
+    return f"attacker ({attack.name}) {sees}, {what}{eps}, {labels}, {defence}{trigger}"
+
+
 def _knowledge(config: OnlineConfig, crafted: bool) -> str:
     attack = config.attack
     if config.stream.replay is not None:
         return f"sees nothing of this model and sends what it made in {config.stream.replay}"
-    if type(attack) is Noise and not crafted:
+    if not attack.sees_model and not crafted:
         return "sees nothing of the model"
     extra = f" and {', '.join(sorted(attack.knows))}" if attack.knows else ""
     if isinstance(attack, PixelAttack) and attack.max_loss_increase is not None:
@@ -67,7 +100,7 @@ def _order(config: OnlineConfig, images: bool) -> str:
     return f"{order}, then 8-bit rounding" if stream.quantise else order
 
 
-def _defender(config: OnlineConfig) -> str:
+def _defender(config: OnlineConfig | BurninConfig) -> str:
     requires = config.defense.requires
     needs = f" and needs {', '.join(sorted(requires))}" if requires else ""
     clip = f", gradient clipped at {config.update.clip_norm:g}" if config.update.clip_norm < float("inf") else ""

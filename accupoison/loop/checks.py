@@ -8,7 +8,7 @@ import torch
 from accupoison.attacks import Attack
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError, RangeError
-from accupoison.types import Batch, check_range
+from accupoison.types import FIRST_FABRICATED, Batch, check_range
 
 SLACK = 1e-6
 """Rounding by which a pixel may lie outside its budget."""
@@ -33,6 +33,24 @@ def check_batch(batch: Batch, who: str, *, bounded: bool = True) -> None:
             check_range(batch.x, finite=True)
         except RangeError as error:
             raise ComponentError(f"{who} returned {error.what}") from error
+
+
+def check_rows(sent: Batch, clean: Batch, attack: Attack) -> None:
+    """Raise ComponentError unless the rows of a poisoned batch are those of the clean one, then the attacker's own.
+
+    Args:
+        sent: What the attack returned.
+        clean: What it was given.
+        attack: It may add rows where it says that it does not keep ids; these have ids of
+            :func:`accupoison.types.fabricated_id`, so that nobody takes them for samples of the stream.
+    """
+    who, rows, own = component_name(attack), len(clean), sent.ids[len(clean) :]
+    if sent.x.shape[1:] != clean.x.shape[1:] or len(sent) < rows or (attack.keeps_ids and len(own)):
+        raise ComponentError(f"{who} returned {list(sent.x.shape)} for {list(clean.x.shape)}")
+    if not torch.equal(sent.ids[:rows], clean.ids):
+        raise ComponentError(f"{who} moved or dropped rows of the batch; return them first, in their order")
+    if bool((own > -FIRST_FABRICATED).any()):
+        raise ComponentError(f"{who} added rows with the ids of others; make theirs by accupoison.types.fabricated_id")
 
 
 def component_name(component: Attack | Defense) -> str:

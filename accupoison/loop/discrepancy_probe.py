@@ -33,13 +33,36 @@ def probe(
     }
     if len(seen):
         values["defense/discrepancy_seen"] = float(memorization_discrepancy(live, reference, seen.x).mean())
-    size = float((sent.x - clean.x).abs().max())
+    moved = sent.x[: len(clean)] - clean.x
+    size = float(moved.abs().max()) if len(moved) else 0.0
     if size > 0:
-        poisoned = (sent.x != clean.x).flatten(1).any(dim=1)
+        poisoned = moved.flatten(1).any(dim=1)
+        on_sent = on_sent[: len(clean)]
         noise = noisy(clean.x, "rademacher", size, rng, bounded=clean.bounded)
         on_noise = memorization_discrepancy(live, reference, noise)
         values["defense/discrepancy_auc_clean"] = auroc(on_sent[poisoned], on_clean[poisoned])
         values["defense/discrepancy_auc_noise"] = auroc(on_sent[poisoned], on_noise[poisoned])
+    return values
+
+
+def poison_found(clean: Batch, sent: Batch, passed: Batch, seen: Batch) -> dict[str, float]:
+    """Return how many rows are poisoned by their labels or are the attacker's own, and how well the defence tells them.
+
+    Args:
+        clean: The batch before the attack.
+        sent: The batch that reached the defence.
+        passed: What the defence passed on; ``extra["noise"]`` is how sure it is of each row that the label is wrong.
+        seen: What the update saw.
+    """
+    changed = torch.ones(len(sent), dtype=torch.bool)
+    rows = len(clean)
+    changed[:rows] = (sent.y[:rows] != clean.y).cpu() | (sent.x[:rows] != clean.x).flatten(1).any(1).cpu()
+    values = {"attack/poisoned_rows": float(changed.sum()) + len(seen) - len(passed)}
+    noise, poisoned = passed.extra.get("noise"), sent.ids.cpu()[changed]
+    if noise is not None:
+        found = torch.isin(passed.ids.cpu(), poisoned)
+        if bool(found.any()) and not bool(found.all()):
+            values["defense/noisy_auc"] = auroc(noise.cpu()[found], noise.cpu()[~found])
     return values
 
 

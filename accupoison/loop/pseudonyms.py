@@ -4,44 +4,56 @@ import torch
 from torch import Tensor
 
 from accupoison.rng import generator
+from accupoison.types import FIRST_FABRICATED
+
+HALF = 26
+"""Pseudonyms have twice as many bits."""
+MASK, ROUNDS = 2**HALF - 1, 4
 
 
 class Pseudonyms:
-    """A secret renaming of the ids 0 .. ``size`` - 1 among themselves.
+    """A secret one-to-one renaming of samples, true and fabricated, to numbers from 0 that tell nothing of either.
 
-    Ids leak: a defence that sees true ids could know who is poisoned. Negative ids belong to fabricated samples and
-    stay as they are.
+    It is a Feistel network, so there is no table, and an attacker's own sample looks like any other
+    (:func:`accupoison.types.fabricated_id`). Other negative ids are rows that a defence has made up, and stay.
 
     Args:
         seed: The run's seed.
-        size: How many ids there are.
     """
 
-    def __init__(self, seed: int, size: int) -> None:
-        self._names = torch.randperm(size, generator=generator(seed, "pseudonyms"))
-        self._ids = torch.argsort(self._names)
+    def __init__(self, seed: int) -> None:
+        self._keys = torch.randint(2**HALF, (ROUNDS, 2), generator=generator(seed, "pseudonyms")).tolist()
 
     def hide(self, ids: Tensor) -> Tensor:
-        """Return the pseudonyms of true ids, int64 [B].
+        """Return the pseudonyms of true ids, int64 [B], on their device.
 
         Raises:
-            ValueError: An id is ``size`` or more.
+            ValueError: An id has more than 51 bits.
         """
-        return self._look_up(self._names, ids)
+        numbers = torch.where(ids < 0, -2 * ids - 1, 2 * ids)
+        if bool((numbers >= 2 ** (2 * HALF)).any()):
+            raise ValueError(f"the ids {int(ids.min())} to {int(ids.max())} are outside -2**51 to 2**51 - 1")
+        high, low = numbers >> HALF, numbers & MASK
+        for key in self._keys:
+            high, low = low, high ^ _mixed(low, *key)
+        return torch.where(_made_up(ids), ids, (high << HALF) | low)
 
-    def reveal(self, ids: Tensor) -> Tensor:
-        """Return the true ids of pseudonyms, int64 [B].
+    def reveal(self, names: Tensor) -> Tensor:
+        """Return the true ids of pseudonyms, int64 [B], on their device."""
+        high, low = names >> HALF, names & MASK
+        for key in reversed(self._keys):
+            high, low = low ^ _mixed(high, *key), high
+        numbers = (high << HALF) | low
+        ids = torch.where(numbers % 2 == 1, -(numbers + 1) // 2, numbers // 2)
+        return torch.where(_made_up(names), names, ids)
 
-        Raises:
-            ValueError: A pseudonym is ``size`` or more.
-        """
-        return self._look_up(self._ids, ids)
 
-    @staticmethod
-    def _look_up(table: Tensor, ids: Tensor) -> Tensor:
-        known = ids >= 0
-        if (ids >= len(table)).any():
-            raise ValueError(f"id {int(ids.max())} is outside 0..{len(table) - 1}")
-        names = ids.clone()
-        names[known] = table.to(ids.device)[ids[known]]
-        return names
+def _made_up(ids: Tensor) -> Tensor:
+    return torch.logical_and(ids < 0, ids > -FIRST_FABRICATED)
+
+
+def _mixed(half: Tensor, key: int, factor: int) -> Tensor:
+    """Return a keyed hash of half a number; products of two halves fit into 64 bits."""
+    value: Tensor = ((half ^ key) * (factor | 1)) & MASK
+    value = ((value ^ (value >> 13)) * 0x2C1B3C7) & MASK
+    return value ^ (value >> 11)

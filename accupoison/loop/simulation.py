@@ -14,13 +14,13 @@ from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
 from accupoison.learner import Learner
-from accupoison.loop.checks import SLACK, blaming, check_batch, component_name
+from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
 from accupoison.loop.context import StepContext
-from accupoison.loop.discrepancy_probe import probe
+from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, Grads, ModelView, Phase, Step, Verdict
+from accupoison.types import Access, Batch, Grads, ModelView, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
 
 
@@ -40,8 +40,8 @@ class Simulation:
         val: The attacker's own images.
         trusted: Batches that the defence may calibrate on.
         seed: Of all randomness in the loop.
-        num_ids: One above the largest sample id.
         flip: Horizontal flips keep a sample's class.
+        population: The samples that the attacker may poison or ask about; None where it needs none.
     """
 
     learner: Learner
@@ -55,8 +55,8 @@ class Simulation:
     val: Batch
     trusted: Sequence[Batch]
     seed: int
-    num_ids: int
     flip: bool
+    population: Population | None = None
 
     def __post_init__(self) -> None:
         self.horizon = self.schedule.steps
@@ -64,7 +64,7 @@ class Simulation:
         self.branch = -1
         self._ready = False
         self._fork_state: dict[str, Any] | None = None
-        self._names = Pseudonyms(self.seed, self.num_ids)
+        self._names = Pseudonyms(self.seed)
         self._start = self.learner.weights()
         batch = self.stream.trigger(self.schedule.steps)
         self.access = Access(
@@ -74,6 +74,7 @@ class Simulation:
             reoptimise="optimised" in self.trigger.types,
             preview=self._preview,
             trains=self.learner.bn_mode == "train",
+            population=self.population,
         )
 
     @property
@@ -157,6 +158,11 @@ class Simulation:
             return batch
         return batch.with_x(crop_flip(batch.x, rng=generator(self.seed, "augment", *names), flip=self.flip))
 
+    def _augmented_as(self, clean: Batch, batch: Batch) -> Batch:
+        """Return a batch whose first rows are those of ``clean``, with the crops of these, and the others their own."""
+        rows, own = self._augmented(batch.rows(slice(0, len(clean))), self.t), batch.rows(slice(len(clean), None))
+        return rows if not len(own) else batch.with_x(torch.cat([rows.x, self._augmented(own, self.t, "own").x]))
+
     def _advance(self, phase: Phase) -> Step:
         metrics: dict[str, float] = {}
         started = time.perf_counter()
@@ -187,6 +193,8 @@ class Simulation:
         if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)
             metrics["attack/linf"] = _farthest(seen, passed)
+        if not (self.attack.keeps_labels and self.attack.keeps_ids):
+            metrics |= poison_found(clean, sent, passed, seen)
         if self.reference is not None:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
@@ -211,11 +219,12 @@ class Simulation:
                 clean = self._augmented(clean, self.t)
         sent = clean if self.attack.in_code else self._attacked(phase, clean, metrics)
         if self.schedule.quantise:
-            sent = sent.with_x(quantise(sent.x, clean.x))
+            own = sent.x[len(clean) :]
+            sent = sent.with_x(torch.cat([quantise(sent.x[: len(clean)], clean.x), (own * 255).round() / 255]))
         metrics["attack/linf"] = _farthest(sent, clean)
         wire = sent
         if self.schedule.augment == "after":
-            clean, sent = self._augmented(clean, self.t), self._augmented(sent, self.t)
+            clean, sent = self._augmented(clean, self.t), self._augmented_as(clean, sent)
         return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
@@ -228,8 +237,7 @@ class Simulation:
             else:
                 return clean
         check_batch(sent, component_name(self.attack), bounded=clean.bounded)
-        if sent.x.shape != clean.x.shape:
-            raise ComponentError(f"{component_name(self.attack)} returned {len(sent)} rows for {len(clean)}")
+        check_rows(sent, clean, self.attack)
         budget = self.attack.budget(trigger=phase is Phase.TRIGGER)
         if budget is not None and (distance := _farthest(sent, clean)) > budget + SLACK:
             raise ComponentError(
@@ -239,7 +247,8 @@ class Simulation:
 
     def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
         with _clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
-            context = StepContext(self.seed, "defense", self.t, metrics)
+            share = min(1.0, self.t / max(1, self.horizon))
+            context = StepContext(self.seed, "defense", self.t, metrics, share=share)
             seen = self.defense.intercept(view, self._hidden(sent), context)
         check_batch(seen, component_name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)
@@ -260,7 +269,7 @@ class Simulation:
 
 
 def _farthest(batch: Batch, origin: Batch) -> float:
-    return float((batch.x - origin.x).abs().max()) if len(batch) else 0.0
+    return float((batch.x[: len(origin)] - origin.x).abs().max()) if len(origin) else 0.0
 
 
 @contextmanager

@@ -56,6 +56,23 @@ class Ledger:
         self._appended = 0
         self._digest = hashlib.sha256()
 
+    @classmethod
+    def of_training(cls, ids: Tensor, labels: Tensor, changed: Tensor) -> Self:
+        """Return the ledger of an offline training: one row a sample, all at step 0 and all used.
+
+        Args:
+            ids: The samples, int64 [N]; negative ones are the attacker's own.
+            labels: As they are learnt, int64 [N].
+            changed: The attacker altered or made them, bool [N].
+        """
+        ledger = cls()
+        ledger._rows, ledger._size, ledger._branches = np.zeros(len(ids), dtype=ROW), len(ids), [""]
+        columns = {"id": ids, "label": labels, "changed": changed, "offered": ids >= 0}
+        for name, values in columns.items():
+            ledger._rows[name] = values.numpy(force=True)
+        ledger._rows["sent"] = ledger._rows["used"] = True
+        return ledger
+
     def __len__(self) -> int:
         return self._size
 

@@ -18,6 +18,7 @@ from accupoison.loop.simulation import Simulation
 from accupoison.runs.base_model import IDENTITY, BaseModel, default_place, open_data, parts_of
 from accupoison.runs.burnin import EARLY, FINAL
 from accupoison.runs.model_check import check_images
+from accupoison.runs.population import stream_population
 from accupoison.runs.replay import replay_of
 from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, check_private
@@ -123,8 +124,8 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
         val=data.batch(splits.val),
         trusted=trusted_batches(data, splits, s.batch_size),
         seed=config.run.seed if seed is None else seed,
-        num_ids=data.size,
         flip=data.flip,
+        population=stream_population(config, data, splits),
     )
     if "snapshot" in config.defense.requires and simulation.reference is None:
         raise InputError(

@@ -1,5 +1,6 @@
 """The burn-in: train the base model that the stream will go on with, record it and save it."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from typing import Any
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
+from accupoison.config.threat_model import burnin_threat_model
 from accupoison.measure.accuracy import evaluate, monitor
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.recorder import RunRecorder
@@ -56,6 +58,7 @@ def run_burnin(
             env = environment(str(burnin.learner.device), burnin.learner.kernels_in_effect)
             run = stack.enter_context(RunDirectory.create(out, settings, env))
         state = _restored(burnin, run) if resume else None
+        burnin.begin()
         at = None if state is None else (state["offset"], burnin.step)
         with RunRecorder(run, [""], at) as recorder:
             finished = _train(burnin, run, recorder, progress, should_stop)
@@ -73,6 +76,8 @@ def _restored(burnin: Burnin, run: RunDirectory) -> dict[str, Any] | None:
         with reading_payload(run.path / STATE):
             check_contents(run.path, burnin.data.name, state["data"], burnin.data.fingerprint())
             burnin.learner.restore(state["learner"])
+            burnin.begin(state.get("parts"))  # of older versions there is none, nor was there any attack
+            burnin.logged = dict(state.get("logged", {}))
             burnin.step, burnin.sums, burnin.best = state["step"], tuple(state["sums"]), tuple(state["best"])
     return state
 
@@ -102,7 +107,8 @@ def _train(
                 return False
         epoch = burnin.position()[0]
         total_loss, total_accuracy, count = burnin.sums
-        metrics = {"train/loss": total_loss / count, "train/acc": total_accuracy / count}
+        metrics = {**burnin.logged, "train/loss": total_loss / count}
+        metrics |= {"train/acc": total_accuracy / count} if math.isfinite(total_accuracy) else {}
         metrics["optim/lr"] = burnin.learner.lr
         metrics |= monitor(burnin.learner.view(), burnin.data, burnin.splits)
         if isinstance(burnin.config.update, DPSGD):
@@ -125,12 +131,15 @@ def _train(
 def _save(burnin: Burnin, run: RunDirectory, recorder: RunRecorder) -> None:
     burnin.base_model().save(run.path / LATEST)
     state = {"learner": burnin.learner.state(), "step": burnin.step, "sums": burnin.sums, "best": burnin.best}
+    state |= {"parts": burnin.parts(), "logged": burnin.logged}
     run.save_state({**state, "offset": recorder.sync(), "data": burnin.data.fingerprint()})
 
 
 def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:
+    threat = burnin_threat_model(burnin.config)
     summary: dict[str, Any] = {
         "status": "finished" if finished else "interrupted",
+        **({"threat_model": threat} if threat else {}),
         "steps": burnin.step,
         "epochs": burnin.position()[0],
         **({} if burnin.config.train.patience is None else {"best_epoch": burnin.best[1]}),

@@ -1,25 +1,34 @@
 """The training of a base model: where it is, and one step on."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.config.schema import BurninConfig, TrainSettings
-from accupoison.data import DataSet, Splits, crop_flip
+from accupoison.attacks.targeted import Copies
+from accupoison.config.schema import BurninConfig
+from accupoison.data import DataSet, Splits
 from accupoison.data.dataset import Stats
+from accupoison.defenses import Defense
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner
+from accupoison.loop.context import StepContext
+from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.measure.dp_accountant import epsilon_of
+from accupoison.measure.membership import never_learnt
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.rng import derive, generator, global_seed
 from accupoison.runs.base_model import BaseModel, data_identity, open_data, place, spec_for
 from accupoison.runs.model_check import check_images
-from accupoison.types import Batch, Forward, Grads
+from accupoison.runs.population import training_population
+from accupoison.runs.training_schedule import batch_size, check_sizes, learning_rate
+from accupoison.runs.training_set import TrainingSet
+from accupoison.types import Access, Batch, Forward, Grads, ModelView, State
 from accupoison.updates import DPSGD, check_private, private_gradients
 
 
@@ -37,6 +46,9 @@ class Burnin:
         sums: Of loss and accuracy over the batches of the current epoch, and their number.
         best: Highest accuracy on the monitor images so far, and the epoch after which it was.
         name: What the message calls it if it diverges.
+        candidates: Ids whose membership the attacker may ask about, int64 [N].
+        victims: Ids whose labels it may change, int64 [N].
+        logged: What the defence has logged last, by tag.
     """
 
     config: BurninConfig
@@ -48,6 +60,15 @@ class Burnin:
     sums: tuple[float, float, int] = (0.0, 0.0, 0)
     best: tuple[float, int] = (-1.0, 0)
     name: str = "the burn-in"
+    candidates: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    victims: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.attack, self.defense = self.config.attack.fresh(), self.config.defense.fresh()
+        self.training = TrainingSet(self.data, self.splits.burnin, self.attack)
+        self._names = Pseudonyms(self.config.run.seed)
+        self._ready = False
 
     @classmethod
     def prepare(
@@ -56,6 +77,7 @@ class Burnin:
         members: Tensor | None = None,
         stats: Stats | None = None,
         name: str = "the burn-in",
+        candidates: Tensor | None = None,
     ) -> "Burnin":
         """Load the data and make the network.
 
@@ -64,6 +86,8 @@ class Burnin:
             members: Train on these ids, int64 [N], not the burn-in part; nothing is crafted against such a model.
             stats: Channel statistics to normalise by instead of the data set's own.
             name: What the message calls it if it diverges.
+            candidates: Of ``members``, or of others, those whose membership the attacker may ask about, int64 [N]: it
+                leaves their labels alone. None asks about all burn-in and test images.
 
         Raises:
             InputError: Data, model or device are not to be had, or a batch is larger than the burn-in part.
@@ -72,17 +96,10 @@ class Burnin:
         data, splits = open_data(config.data, device)
         splits = splits if members is None else replace(splits, burnin=members)
         data = data if stats is None else replace(data, stats=stats)
-        sizes = {batch_size(config.train, epoch) for epoch in (0, config.train.epochs - 1)}
-        if (largest := max(sizes)) > len(splits.burnin):
-            raise InputError(
-                f"a batch of {largest} images is larger than the burn-in part of {len(splits.burnin)}; "
-                "use a smaller train.batch_size or more images"
-            )
-        if not len(splits.monitor):
-            raise InputError("the monitor split is empty and accuracy is followed on it; give data.monitor 1 or more")
+        smallest = check_sizes(config.train, splits)
         spec = spec_for(config.model, data, splits.burnin)
         model = place(build_model(spec, derive(config.run.seed, "init")), device)
-        check_images(model, spec.name, data, splits.burnin, min(sizes), crafted=members is None)
+        check_images(model, spec.name, data, splits.burnin, smallest, crafted=members is None)
         t = config.train
         learner = Learner(
             model,
@@ -94,7 +111,49 @@ class Burnin:
         )
         if isinstance(config.update, DPSGD):
             check_private(learner, spec.name, data.batch(splits.burnin[:1]))
-        return cls(config, data, splits, spec, learner, name=name)
+        asked = torch.cat([splits.burnin, never_learnt(splits, {})]) if candidates is None else candidates
+        victims = splits.burnin if candidates is None else splits.burnin[~torch.isin(splits.burnin, candidates)]
+        return cls(config, data, splits, spec, learner, name=name, candidates=asked, victims=victims)
+
+    def begin(self, state: Mapping[str, State] | None = None) -> None:
+        """Set attack and defence up, or put back their state.
+
+        Args:
+            state: What :meth:`parts` returned.
+
+        Raises:
+            InputError: There are too few samples for the attack.
+        """
+        if self._ready:
+            return
+        val = self.data.batch(self.splits.val)
+        view = self.learner.view()
+        people = training_population(
+            self.data, self.victims, self.candidates, self.config.run.kernels, partial(rehearsed, self)
+        )
+        access = Access(val, val.rows(slice(0, 0)), crafted=False, reoptimise=False, population=people)
+        if state is not None:
+            self.attack.restore(state["attack"], access)
+            self.defense.restore(state["defense"], None)
+        else:
+            with global_seed(self.config.run.seed, "model", "setup", device=self.learner.device):
+                self.attack.setup(view, access, self._context("attack-setup"))
+                self.defense.setup(view, None, [], self._context("defense-setup"))
+        self._ready = True
+
+    def parts(self) -> dict[str, State]:
+        """Return the state of attack and defence."""
+        return {"attack": self.attack.state(), "defense": self.defense.state()}
+
+    def suspects(self) -> tuple[Tensor, Tensor] | None:
+        """Return what the defence has found out: true ids, int64 [N], and scores [N]; see ``Defense.suspects``."""
+        found = self.defense.suspects()
+        return None if found is None else (self._names.reveal(found[0]), found[1])
+
+    def _context(self, role: str) -> StepContext:
+        size = len(self.training.ids) if self._ready else len(self.splits.burnin)
+        share = min(1.0, self.step / max(1, self.total))
+        return StepContext(self.config.run.seed, role, self.step, self.logged, share=share, epoch_size=size)
 
     @property
     def total(self) -> int:
@@ -103,7 +162,8 @@ class Burnin:
 
     def steps_in(self, epoch: int) -> int:
         """Return the full batches of an epoch; a rest smaller than a batch is left out."""
-        return len(self.splits.burnin) // batch_size(self.config.train, epoch)
+        count = len(self.training.ids) if self._ready else len(self.splits.burnin)
+        return count // batch_size(self.config.train, epoch)
 
     def position(self) -> tuple[int, int]:
         """Return the epoch and the step within it that come next."""
@@ -137,14 +197,15 @@ class Burnin:
         Raises:
             InputError: The loss is no longer finite.
         """
+        self.begin()
         epoch, first = self.position()
-        order = torch.randperm(len(self.splits.burnin), generator=generator(self.config.run.seed, "order", epoch))
+        order = torch.randperm(len(self.training.ids), generator=generator(self.config.run.seed, "order", epoch))
         size = batch_size(self.config.train, epoch)
         for index in range(first, self.steps_in(epoch)):
-            ids = self.splits.burnin[order[index * size : (index + 1) * size]]
+            rows = order[index * size : (index + 1) * size]
             self.learner.lr = learning_rate(self.config.train, self.step, self.total, epoch)
             with global_seed(self.config.run.seed, "model", self.step, device=self.learner.device):
-                loss, accuracy = self._train_step(ids)
+                loss, accuracy = self._train_step(rows)
             sums = self.sums if index else (0.0, 0.0, 0)
             self.sums = (sums[0] + loss, sums[1] + accuracy, sums[2] + 1)
             self.step += 1
@@ -152,29 +213,38 @@ class Burnin:
                 raise InputError(f"{self.name} diverged (loss {loss} at step {self.step}); use a lower train.lr")
             yield loss
 
-    def _train_step(self, ids: Tensor) -> tuple[float, float]:
-        x, y = self.data.inputs(ids), self.data.labels(ids)
-        if not self.data.features:
-            rng = generator(self.config.run.seed, "augment", self.step)
-            x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
-        batch = Batch(x, y, ids)
+    def _train_step(self, rows: Tensor) -> tuple[float, float]:
+        sent = self.training.batch(rows, generator(self.config.run.seed, "augment", self.step))
+        sent = replace(sent, ids=self._names.hide(sent.ids))
+        batch = self.defense.intercept(self.learner.view(), sent, self._context("defense"))
+        if self.attack.in_code:
+            true = replace(batch, ids=self._names.reveal(batch.ids))
+            batch = self.attack.poison(self.learner.view(), true, self._context("attack"))
+            batch = replace(batch, ids=self._names.hide(batch.ids))
         update = self.config.update
         if isinstance(update, DPSGD):
             loss, accuracy, grads = self._private(batch, update)
         else:
             loss, accuracy, grads = self._ordinary(batch)
+        grads = self.defense.gradients(grads, self.learner.momentum(), self._context("update"))
         self.learner.apply(update.clipped(grads))
         return loss, accuracy
 
     def _ordinary(self, batch: Batch) -> tuple[float, float, Grads]:
         with self.learner.forward() as forward:
-            logits = forward(batch.x)
-        loss = F.cross_entropy(logits, batch.y, label_smoothing=self.config.train.label_smoothing)
-        grads = torch.autograd.grad(loss, self.learner.parameters)
-        return float(loss.detach()), float((logits.argmax(1) == batch.y).float().mean()), grads
+            if type(self.defense).losses is Defense.losses:
+                logits = forward(batch.x)
+                loss = F.cross_entropy(logits, batch.y, label_smoothing=self.config.train.label_smoothing)
+                accuracy = float((logits.argmax(1) == batch.y).float().mean())
+            else:
+                loss = self.defense.losses(forward, batch).mean()
+                accuracy = math.nan  # its loss may be of images that nobody has a label for
+        return float(loss.detach()), accuracy, torch.autograd.grad(loss, self.learner.parameters)
 
     def _private(self, batch: Batch, update: DPSGD) -> tuple[float, float, Grads]:
         def losses(forward: Forward, rows: Batch) -> Tensor:
+            if type(self.defense).losses is not Defense.losses:
+                return self.defense.losses(forward, rows)
             smoothing = self.config.train.label_smoothing
             return F.cross_entropy(forward(rows.x), rows.y, reduction="none", label_smoothing=smoothing)
 
@@ -211,41 +281,20 @@ class Burnin:
         )
 
 
-def batch_size(train: TrainSettings, epoch: int) -> int:
-    """Return the batch size of an epoch, counted from 0."""
-    return train.last_batch_size if epoch >= train.epochs - train.last_epochs else train.batch_size
-
-
-def learning_rate(train: TrainSettings, step: int, total: int, epoch: int) -> float:
-    """Return the learning rate of a step.
+def rehearsed(burnin: Burnin, without: Tensor, ids: Tensor, labels: Tensor, number: int) -> ModelView:
+    """Return a model trained like that of a burn-in, with another seed.
 
     Args:
-        train: The schedule, and its rates.
-        step: From 0.
-        total: Steps in all.
-        epoch: Of the step, from 0.
+        burnin: The burn-in.
+        without: Samples that it does not learn from, int64 [N].
+        ids: Rows of an attacker's own that it does, int64 [M]; see :func:`accupoison.types.fabricated_id`.
+        labels: Of these, int64 [M].
+        number: Decides the seed.
     """
-    done, rise = (step + 0.5) / total, 0.2
-    rising = min(1.0, done / rise)
-    match train.schedule:
-        case "linear":
-            return _fall(train, done, 0.5)
-        case "warmup":
-            return rising * train.lr if rising < 1 else _fall(train, done, rise)
-        case "onecycle":
-            return train.lr * min(rising, (1 - done) / (1 - rise))
-        case "step":
-            return train.lr * train.decay ** sum(epoch >= milestone for milestone in train.milestones)
-        case _:
-            return train.lr
-
-
-def _fall(train: TrainSettings, done: float, start: float) -> float:
-    """Return a rate that falls to the final one from ``start`` on, until the last epochs begin.
-
-    Where they begin before that, in a burn-in of an epoch or two, it falls over half of what is left.
-    """
-    end = 1 - train.last_epochs / train.epochs
-    end = end if end > start else (1 + start) / 2
-    fallen = min(1.0, max(0.0, (done - start) / (end - start)))
-    return train.lr + fallen * (train.final_lr - train.lr)
+    config = burnin.config
+    run = replace(config.run, seed=derive(config.run.seed, "rehearsal", number))
+    members = burnin.splits.burnin[~torch.isin(burnin.splits.burnin, without)]
+    config = replace(config, run=run, attack=Copies(copies=ids, labels=labels))
+    again = Burnin.prepare(config, members, name="a rehearsal")
+    again.train()
+    return again.learner.view()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from accupoison.attacks import Attack, PixelAttack
+from accupoison.attacks.planned import PlannedAttack
 from accupoison.loop.checks import SLACK
 from accupoison.testing.bench import (
     Bench,
@@ -18,16 +19,18 @@ from accupoison.testing.bench import (
     same,
     unchanged,
 )
-from accupoison.types import Access, Batch, State
+from accupoison.types import FIRST_FABRICATED, Access, Batch, State
 
 
 def check_attack(make: Callable[[], Attack]) -> None:
     """Try an attack on a tiny model of the check's own.
 
     Every hook must leave the model, its inputs and all global state alone; the images must stay in [0, 1] and, if the
-    attack is ``bounded``, within ``eps`` of the clean ones; labels and ids must stay unless it says that they do not;
-    the same seed must give the same output; and what :meth:`~accupoison.attacks.Attack.state` returns must be enough
-    to go on from.
+    attack is ``bounded``, within ``eps`` of the clean ones; labels must stay unless it says that they do not; rows must
+    keep their place, and those of its own come after them, under fabricated ids; the same seed must give the same
+    output; and what :meth:`~accupoison.attacks.Attack.state` returns must be enough to go on from. At the settings that
+    it calls ``neutral``, if it does, batches must stay as they are; what a planned attack plans must not depend on the
+    model or on the run.
 
     Args:
         make: Returns a new instance with the settings to be tried.
@@ -35,13 +38,19 @@ def check_attack(make: Callable[[], Attack]) -> None:
     Raises:
         AssertionError: A promise was broken; the message says which.
     """
-    for reoptimise in (False, True):
+    for reoptimise in (False, True) if _crafts(make()) else (False,):
         new = partial(_Trial, make, reoptimise=reoptimise)
         check_repeatable(new)
         for poisoned in (0, 1):
             check_going_on(new, poisoned)
     _check_randomness(make)
     _check_no_budget(make)
+    _check_neutral(make)
+    _check_plan(make)
+
+
+def _crafts(attack: Attack) -> bool:
+    return type(attack).trigger is not Attack.trigger
 
 
 class _Trial(Trial):
@@ -52,7 +61,14 @@ class _Trial(Trial):
         self.name = f"attack {type(self.attack).__name__}"
         self.bench = bench = Bench.make()
         preview = bench.learner.preview
-        self.access = Access(val=bench.val, trigger=bench.trigger, crafted=True, reoptimise=reoptimise, preview=preview)
+        self.access = Access(
+            val=bench.val,
+            trigger=bench.trigger,
+            crafted=_crafts(self.attack),
+            reoptimise=reoptimise,
+            preview=preview,
+            population=bench.population,
+        )
         self.context = BenchContext("attack-setup", 0)
         if setup:
             with unchanged(bench.learner, f"{self.name}.setup", self.access.val, self.access.trigger):
@@ -75,16 +91,22 @@ class _Trial(Trial):
         return sent
 
     def play(self, first: int = 0) -> list[Batch]:
-        """Return two poisoned batches and the trigger, the model learning in between."""
-        return [self.step(first), self.step(first + 1), self.hook("trigger", self.access.trigger, first + 2)]
+        """Return two poisoned batches and the trigger, if it makes one, the model learning in between."""
+        batches = [self.step(first), self.step(first + 1)]
+        return [*batches, *([self.hook("trigger", self.access.trigger, first + 2)] if self.access.crafted else [])]
 
     def _check_promises(self, hook: str, clean: Batch, sent: Batch) -> None:
         who, attack = f"{self.name}.{hook}", self.attack
-        shape, dtype = (sent.x.shape, clean.x.shape), (sent.x.dtype, clean.x.dtype)
-        expect(shape[0] == shape[1], f"{who} made images {list(shape[0])} of {list(shape[1])}")
+        shape, dtype, rows = (sent.x.shape, clean.x.shape), (sent.x.dtype, clean.x.dtype), len(clean)
+        fits = shape[0][1:] == shape[1][1:] and (len(sent) == rows if attack.keeps_ids else len(sent) >= rows)
+        expect(fits, f"{who} made images {list(shape[0])} of {list(shape[1])}")
         expect(dtype[0] == dtype[1], f"{who} made {dtype[0]} images of {dtype[1]} ones")
-        expect(not attack.keeps_labels or same(sent.y, clean.y), f"{who} changed a label, yet keeps_labels is True")
-        expect(not attack.keeps_ids or same(sent.ids, clean.ids), f"{who} changed an id, yet keeps_ids is True")
+        kept = same(sent.y[:rows], clean.y)
+        expect(not attack.keeps_labels or kept, f"{who} changed a label, yet keeps_labels is True")
+        expect(same(sent.ids[:rows], clean.ids), f"{who} changed the id or the place of a row")
+        made = bool((sent.ids[rows:] <= -FIRST_FABRICATED).all())
+        expect(made, f"{who} added rows whose ids are not those of accupoison.types.fabricated_id")
+        sent = sent.rows(slice(0, rows))
         if (budget := attack.budget(trigger=hook == "trigger")) is not None:
             distance = float((sent.x - clean.x).abs().max())
             expect(
@@ -114,3 +136,28 @@ def _check_no_budget(make: Callable[[], Attack]) -> None:
     trial = _Trial(lambda: replace(attack, eps=0.0), reoptimise=True)
     for sent, clean in zip(trial.play(), (*trial.bench.batches[:2], trial.bench.trigger), strict=True):
         expect(same(sent.x, clean.x), f"{trial.name} changed an image with eps 0")
+
+
+def _check_neutral(make: Callable[[], Attack]) -> None:
+    neutral = getattr(make(), "neutral", None)
+    if neutral is None:
+        return
+    trial = _Trial(lambda: replace(make(), **neutral))
+    for t, clean in enumerate(trial.bench.batches):
+        sent = trial.hook("poison", clean, t)
+        expect(same(sent, clean), f"{trial.name} changed a batch at its neutral settings {neutral}")
+
+
+def _check_plan(make: Callable[[], Attack]) -> None:
+    if not isinstance(make(), PlannedAttack):
+        return
+    plans = []
+    for role in ("one", "another"):
+        attack, bench = make(), Bench.make()
+        if role == "another" and not attack.sees_model:
+            learn(bench.learner, bench.batches[0])
+        access = Access(bench.val, bench.trigger, crafted=False, reoptimise=False, population=bench.population)
+        assert isinstance(attack, PlannedAttack)
+        attack.setup(bench.learner.view(), access, BenchContext(role, 0))
+        plans.append([attack.changed_ids, attack.changed_y, attack.own_ids, attack.own_y, attack.own_steps])
+    expect(same(*plans), f"attack {type(make()).__name__} plans otherwise in another run, so its replays would differ")

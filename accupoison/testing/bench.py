@@ -20,7 +20,7 @@ from accupoison.loop.context import StepContext
 from accupoison.records.tags import check_tags
 from accupoison.registry import Component
 from accupoison.rng import generator, global_seed
-from accupoison.types import Batch, ModelView, State
+from accupoison.types import Batch, ModelView, Population, State
 from accupoison.updates import SGD
 
 ROWS, SIDE, CLASSES, IDS = 6, 8, 4, 600
@@ -58,6 +58,7 @@ class Bench:
         trigger: The clean trigger batch.
         val: The attacker's own images.
         trusted: What the defender may calibrate on.
+        population: Whom an attack may poison: those of ``batches``, and the trusted as others to ask about.
     """
 
     learner: Learner
@@ -66,6 +67,7 @@ class Bench:
     trigger: Batch
     val: Batch
     trusted: tuple[Batch, ...]
+    population: Population
 
     @classmethod
     def make(cls, bn_mode: str = "train", sharper: float = 1.0) -> "Bench":
@@ -86,7 +88,26 @@ class Bench:
             trigger=batches[6],
             val=batches[7],
             trusted=batches[8:],
+            population=_population(batches, view_of(reference)),
         )
+
+
+def _population(batches: Sequence[Batch], model: ModelView) -> Population:
+    everything = Batch.concat(batches)
+    row = {int(i): number for number, i in enumerate(everything.ids)}
+
+    def raw(ids: Tensor) -> Batch:
+        return everything.rows(torch.tensor([row[int(i)] for i in ids], dtype=torch.int64))
+
+    return Population(
+        steps=tuple(batch.ids for batch in batches[:6]),
+        candidates=torch.cat([batch.ids for batch in (*batches[:6], *batches[8:])]),
+        size=IDS,
+        num_classes=CLASSES,
+        labels=lambda ids: raw(ids).y,
+        raw=raw,
+        model=lambda path: model,
+    )
 
 
 @cache

@@ -230,7 +230,7 @@ BROKEN: list[tuple[type[Attack], str]] = [
     (attack(not_finite), r"poison returned images that are not finite"),
     (attack(ignores_its_eps), r"changed an image with eps 0"),
     (attack(flips_labels), r"changed a label, yet keeps_labels is True"),
-    (attack(renames), r"changed an id, yet keeps_ids is True"),
+    (attack(renames), r"changed the id or the place of a row"),
     (attack(drops_a_row), r"made images \[5, 3, 8, 8\] of \[6, 3, 8, 8\]"),
     (attack(widens), r"made torch\.float64 images of torch\.float32 ones"),
     (attack(keeps_a_graph), r"returned images that carry a graph"),

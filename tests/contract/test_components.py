@@ -29,6 +29,20 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
         {"steps": 1, "ratio": 0.5, "val_size": 3, "bn_mode": "train"},
         {"steps": 1, "ratio": 0.5, "resample_rows": False, "aim": "clean", "round_sign": True},
     ],
+    "dirty-label": [
+        {"target_class": 1, "ratio": 0.1},
+        {"target_class": None, "ratio": 0.5},
+        {"target_class": 2, "ratio": 0.3, "source": "own", "balance": 0.3, "rate": 2},
+    ],
+    "targeted": [
+        {"count": 5, "copies": 2},
+        {"count": 3, "copies": 3, "placement": "before", "target_class": 1, "seed": 1},
+        {"count": 6, "copies": 2, "placement": "after", "rate": 3},
+        {"count": 6, "copies": 4, "adaptive": True, "confidence": 0.25},
+    ],
+    "clean-label": [{"ratio": 0.3, "iterations": 3}, {"ratio": 0.1, "iterations": 3, "encoder": "base.pt", "eps": 0.1}],
+    "backdoor": [{"ratio": 0.4, "patch": 3}],
+    "code": [{}, {"ratio": 0.5, "mean": 0.0}],
 }
 DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "AT": [{"steps": 2}, {"steps": 2, "direction": "descend", "eps": 0.01}],
@@ -49,15 +63,20 @@ ATTACK_CASES = [(name, s) for name in ATTACKS.names() for s in ATTACK_SETTINGS.g
 DEFENSE_CASES = [(name, s) for name in DEFENSES.names() for s in DEFENSE_SETTINGS.get(name, [{}])]
 RELEASE_CASES = [(name, s) for name in RELEASES.names() for s in RELEASE_SETTINGS.get(name, [{}])]
 STANDARD = "ST"
+CRAFTING = [name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), PixelAttack)]
+"""Attacks that move pixels, and can make a trigger."""
 MOVING = [
     case
     for case in ATTACK_CASES
-    if case[0] != "none" and "max_loss_increase" not in case[1] and "resample_rows" not in case[1]
+    if case[0] != "none"
+    and case[0] in CRAFTING
+    and "max_loss_increase" not in case[1]
+    and "resample_rows" not in case[1]
 ]
 
 
 def access(bench: Bench, *, crafted: bool) -> Access:
-    return Access(bench.val, bench.trigger, crafted=crafted, reoptimise=False)
+    return Access(bench.val, bench.trigger, crafted=crafted, reoptimise=False, population=bench.population)
 
 
 @pytest.mark.parametrize(("name", "settings"), ATTACK_CASES)
@@ -97,7 +116,18 @@ def test_attack_moves_images(name: str, settings: Settings) -> None:
     assert float((distance > 0).float().mean()) > 0.25
 
 
-@pytest.mark.parametrize("name", ATTACKS.names())
+@pytest.mark.parametrize(("name", "settings"), [case for case in ATTACK_CASES if case[0] not in CRAFTING])
+def test_attack_of_another_kind_changes_batches(name: str, settings: Settings) -> None:
+    bench, attack = Bench.make(), ATTACKS.build(name, settings)
+    attack.setup(bench.learner.view(), access(bench, crafted=False), BenchContext("attack", 0))
+    changed = [
+        not same(attack.poison(bench.learner.view(), batch, BenchContext("attack", t)), batch)
+        for t, batch in enumerate(bench.batches)
+    ]
+    assert sum(changed) >= 2
+
+
+@pytest.mark.parametrize("name", CRAFTING)
 def test_crafted_trigger_uses_its_budget(name: str) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, {"eps": 0.05, "steps": 2})
     attack.setup(bench.learner.view(), access(bench, crafted=True), BenchContext("attack", 0))

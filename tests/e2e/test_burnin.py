@@ -16,7 +16,7 @@ from accupoison.config.schema import TrainSettings
 from accupoison.records import checkpoint
 from accupoison.records.recorder import read_metrics
 from accupoison.runs.base_model import BaseModel
-from accupoison.runs.trainer import learning_rate
+from accupoison.runs.training_schedule import learning_rate
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, SET, call, done, outcome, refused
 from tests.messages import says
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from accupoison.attacks import ATTACKS
 from accupoison.cli import cli
 from accupoison.config.layers import assignments, coerce, number, plain, read_toml
 from accupoison.config.schema import at_home, burnin_config, online_config
@@ -176,9 +175,16 @@ def test_unknown_names_come_with_the_closest(layer: dict[str, Any], message: str
 
 def test_settings_without_a_name_beside_them_belong_to_whichever_is_chosen() -> None:
     common = {"attack": {"eps": 0.25, "steps": 3}}
-    for name in ATTACKS.names():
+    for name in ("accumulative", "direct", "noise", "none"):
         chosen = online_config([common, {"attack": {"name": name}}]).attack
         assert (chosen.name, chosen.settings["eps"], chosen.settings["steps"]) == (name, 0.25, 3)
+
+
+def test_settings_of_before_the_choice_are_dropped_where_it_has_no_such_setting() -> None:
+    common = {"attack": {"eps": 0.25, "steps": 3}}
+    assert online_config([common, {"attack": {"name": "code"}}]).attack.settings["std"] == 0.1
+    with refuses("attack.eps accumulative attack.name code"):
+        online_config([{"attack": {"name": "code"}}, common])
 
 
 def test_settings_with_a_name_beside_them_go_with_it() -> None:

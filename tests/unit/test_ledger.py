@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.records.ledger import PHASES, ROW, Ledger
-from accupoison.types import Batch, Phase, Step, Verdict
+from accupoison.types import FABRICATED, FIRST_FABRICATED, Batch, Phase, Step, Verdict, fabricated_id, source_ids
 from tests.messages import refuses
 
 FLAGS = ("offered", "sent", "changed", "corrected", "used")
@@ -267,31 +267,43 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_pseudonyms_are_a_secret_bijection() -> None:
-    ids = torch.arange(1000)
-    hidden = Pseudonyms(3, 1000).hide(ids)
-    assert torch.equal(hidden.sort().values, ids)
-    assert int((hidden == ids).sum()) < 10
-    assert torch.equal(Pseudonyms(3, 1000).reveal(hidden), ids)
-    assert torch.equal(Pseudonyms(3, 1000).hide(ids), hidden)
-    assert not torch.equal(Pseudonyms(4, 1000).hide(ids), hidden)
+    true = torch.arange(1000)
+    ids = torch.cat([true, fabricated_id("copy", true, 7)])
+    hidden = Pseudonyms(3).hide(ids)
+    assert len(set(hidden.tolist())) == 2000
+    assert bool((hidden >= 0).all())
+    assert torch.equal(Pseudonyms(3).reveal(hidden), ids)
+    assert torch.equal(Pseudonyms(3).hide(ids), hidden)
+    assert not bool((Pseudonyms(4).hide(ids) == hidden).any())
+    ranks = hidden.argsort().argsort().double()  # nor does order or size tell the fabricated ones
+    assert abs(float(ranks[1000:].mean() - ranks[:1000].mean())) < 100
+    assert abs(float(torch.corrcoef(torch.stack([ranks[:1000], true.double()]))[0, 1])) < 0.15
 
 
-def test_fabricated_ids_pass_through() -> None:
-    names = Pseudonyms(0, 10)
-    ids = torch.tensor([3, -1, -(2**62), 9, 3])
+def test_rows_that_a_defence_made_up_pass_through() -> None:
+    names = Pseudonyms(0)
+    ids = torch.tensor([3, -1, -4, 9, 3])
     hidden = names.hide(ids)
-    assert hidden[1:3].tolist() == [-1, -(2**62)]
+    assert hidden[1:3].tolist() == [-1, -4]
     assert torch.equal(names.reveal(hidden), ids)
     assert hidden[0] == hidden[4]
-    assert torch.equal(ids, torch.tensor([3, -1, -(2**62), 9, 3]))  # the argument is left as it was
+    assert torch.equal(ids, torch.tensor([3, -1, -4, 9, 3]))  # the argument is left as it was
+
+
+def test_fabricated_ids_say_what_they_were_made_from() -> None:
+    sources = torch.tensor([0, 5, 2**32 - 1])
+    ids = torch.cat([fabricated_id(kind, sources, copy) for kind in FABRICATED for copy in (0, 4095)])
+    assert len(set(ids.tolist())) == len(ids)
+    assert int(ids.max()) <= -FIRST_FABRICATED
+    assert torch.equal(source_ids(ids), sources.repeat(2 * len(FABRICATED)))
+    assert source_ids(torch.tensor([7, -1])).tolist() == [7, -1]
 
 
 @pytest.mark.parametrize("ids", [torch.empty(0, dtype=torch.int64), torch.tensor([-3, -4])])
 def test_no_real_ids(ids: Tensor) -> None:
-    for size in (0, 5):
-        assert torch.equal(Pseudonyms(0, size).hide(ids), ids)
+    assert torch.equal(Pseudonyms(0).hide(ids), ids)
 
 
-def test_an_id_outside_is_a_bug() -> None:
-    with refuses("id 10 outside 0..9", ValueError):
-        Pseudonyms(0, 10).hide(torch.tensor([1, 10]))
+def test_an_id_of_too_many_bits_is_a_bug() -> None:
+    with refuses(f"{2**51} outside", ValueError):
+        Pseudonyms(0).hide(torch.tensor([1, 2**51]))

@@ -1,0 +1,67 @@
+"""A patch in the corner and a wrong label: a backdoor, which exposes nobody's membership (a negative control)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks.base import ATTACKS
+from accupoison.attacks.budget import Budget
+from accupoison.attacks.planned import PlannedAttack
+from accupoison.errors import InputError, check_least
+
+
+@ATTACKS.register("backdoor")
+@dataclass(kw_only=True)
+class Backdoor(PlannedAttack):
+    """Stamp a checkerboard into the lower right corner of samples of other classes and label them as the target class.
+
+    Gu et al. (2017), "BadNets". It is here as a control: as many wrong labels as the other attacks have, on images that
+    no clean one resembles.
+
+    Attributes:
+        target_class: The label that stamped images get.
+        ratio: Share of all samples of the training set, or of the stream before the trigger, that are stamped.
+        patch: Side of the square in pixels.
+
+    Raises:
+        InputError: A setting is out of its range, or the images are smaller than the patch.
+    """
+
+    neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
+
+    target_class: int = 0
+    ratio: float = 0.02
+    patch: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least("attack.target_class", self.target_class, 0, "a class by its number")
+        check_least("attack.patch", self.patch, 1, "a number of pixels such as 5")
+        if not 0 <= self.ratio <= 1:
+            raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share such as 0.02")
+
+    @property
+    def spending(self) -> Budget:
+        """``ratio`` of the samples."""
+        return Budget(ratio=self.ratio)
+
+    def relabelling(self) -> tuple[Tensor, Tensor]:
+        """Return samples of other classes, and the target class as their label."""
+        x = self.access.val.x
+        if x.ndim != 4 or min(x.shape[2:]) < self.patch:
+            raise InputError(
+                f"attack.patch {self.patch} does not fit into samples of shape {list(x.shape[1:])}; give images, or a "
+                "smaller patch"
+            )
+        everybody = self.everybody()
+        others = everybody[~torch.isin(everybody, self.of_class(self.target_class, everybody))]
+        chosen = others[self.priority(others, "victims").argsort()[: round(self.ratio * len(everybody))]]
+        return chosen, torch.full_like(chosen, self.target_class)
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """Return the images [N, C, H, W] with the patch."""
+        stamped, side = x.clone(), torch.arange(self.patch, device=x.device)
+        stamped[:, :, -self.patch :, -self.patch :] = ((side[:, None] + side) % 2).to(x.dtype)
+        return stamped

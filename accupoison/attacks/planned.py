@@ -1,0 +1,209 @@
+"""The base of the attacks that decide beforehand whose labels change and which samples of their own join, and when."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks.base import Attack
+from accupoison.errors import InputError, check_choice, check_least
+from accupoison.rng import generator
+from accupoison.types import Access, Batch, Context, ModelView, Population, source_ids
+
+PLACEMENTS = ("any", "before", "after")
+Rows = tuple[Tensor, Tensor, Tensor]
+"""Ids, labels and steps of arrival of an attacker's own samples, int64 [N] each."""
+
+
+@dataclass(kw_only=True)
+class PlannedAttack(Attack):
+    """An attack whose poison is planned at set-up, for a stream or an offline training.
+
+    The plan depends on :attr:`seed` and on who may arrive, not on the model, so that it is the same in every replay
+    of a stream, whoever is in it. A subclass overrides :meth:`relabelling`, :meth:`joining`, or both.
+
+    Attributes:
+        rate: At most so many rows of its own a batch; None has no bound. Rows that do not fit come with the next batch
+            that has room.
+        seed: Of the choice of samples and labels.
+
+    Raises:
+        InputError: A setting is out of its range.
+    """
+
+    keeps_labels: ClassVar[bool] = False
+    keeps_ids: ClassVar[bool] = False
+    offline: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any]]
+    """The settings at which it leaves everything as it is, bit for bit."""
+
+    rate: int | None = None
+    seed: int = 0
+    changed_ids: Tensor = field(init=False, repr=False, compare=False)
+    changed_y: Tensor = field(init=False, repr=False, compare=False)
+    own_ids: Tensor = field(init=False, repr=False, compare=False)
+    own_y: Tensor = field(init=False, repr=False, compare=False)
+    own_steps: Tensor = field(init=False, repr=False, compare=False)
+    own_rows: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_least("attack.rate", self.rate, 1, "a number of rows, or none")
+        check_least("attack.seed", self.seed, 0, "0 or more")
+
+    @property
+    def sees_model(self) -> bool:
+        """The plan does not depend on it."""
+        return False
+
+    @property
+    def population(self) -> Population:
+        """The samples that may be poisoned."""
+        assert self.access.population is not None
+        return self.access.population
+
+    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
+        """Make the plan.
+
+        Raises:
+            InputError: There are too few samples, or no room, for it.
+        """
+        super().setup(view, access, ctx)
+        if access.population is None:
+            raise InputError(f"the attack {self.name or type(self).__name__} was not told whom it may poison")
+        changed = self.relabelling()
+        order = changed[0].argsort()
+        self.changed_ids, self.changed_y = (part[order] for part in changed)
+        ids, y, steps = self.joining(view)
+        steps = self._with_room(steps)
+        order = steps.argsort(stable=True)
+        self.own_ids, self.own_y, self.own_steps, self.own_rows = ids[order], y[order], steps[order], order
+
+    def relabelling(self) -> tuple[Tensor, Tensor]:
+        """Return the ids of the stream's samples that get another label, and the labels, int64 [N] each."""
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+
+    def joining(self, view: ModelView) -> Rows:
+        """Return the samples of the attacker's own.
+
+        Args:
+            view: The model that the stream, or the training, begins with.
+        """
+        return (torch.empty(0, dtype=torch.int64),) * 3
+
+    def own_x(self, index: Tensor) -> Tensor:
+        """Return images of the attacker's own by their row in the plan, floating [N, ...]; the base copies sources."""
+        return self.population.raw(source_ids(self.own_ids[index])).x
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """Return the images [N, ...] whose label is changed as they are sent; the base leaves them as they are."""
+        return x
+
+    def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        """Return the batch with the labels of the plan, and after its rows the attacker's own of this step."""
+        batch = self.relabelled(batch)
+        return self.joined(batch, (self.own_steps == ctx.t).nonzero().flatten())
+
+    def relabelled(self, batch: Batch) -> Batch:
+        """Return the batch with changed labels, and stamped images, where the plan says so."""
+        ids = batch.ids.cpu()
+        rows = torch.isin(ids, self.changed_ids).nonzero().flatten()
+        if not len(rows):
+            return batch
+        labels = self.changed_y[torch.searchsorted(self.changed_ids, ids[rows])]
+        rows = rows.to(batch.y.device)
+        x, y = batch.x.clone(), batch.y.clone()
+        y[rows], x[rows] = labels.to(y.device), self.stamp(batch.x[rows])
+        return replace(batch, x=x, y=y)
+
+    def joined(self, batch: Batch, index: Tensor) -> Batch:
+        """Return the batch with the attacker's own samples after its rows.
+
+        Args:
+            batch: B rows.
+            index: Rows of the plan, int64 [N].
+        """
+        if not len(index):
+            return batch
+        device = batch.x.device
+        own = Batch(self.own_x(index).to(device), self.own_y[index].to(device), self.own_ids[index].to(device))
+        return Batch.concat([batch, own])
+
+    def everybody(self) -> Tensor:
+        """Return the ids of all samples that arrive, int64 [N], each once."""
+        return torch.cat(self.population.steps).unique()  # type: ignore[no-untyped-call,no-any-return]
+
+    def spread(self, placement: str, arrivals: Tensor, copies: int) -> Tensor:
+        """Return when copies arrive, evenly over the steps that their placement leaves, int64 [N * copies].
+
+        Args:
+            placement: "before" the sample itself, "after" it, or "any" step.
+            arrivals: The step of each sample, int64 [N].
+            copies: Of each sample.
+        """
+        last = len(self.population.steps) - 1
+        start, end = torch.zeros_like(arrivals), torch.full_like(arrivals, last)
+        if placement == "before":
+            end = (arrivals - 1).clamp(min=0)
+        elif placement == "after":
+            start = (arrivals + 1).clamp(max=last)
+        share = (torch.arange(copies) + 0.5) / max(1, copies)
+        steps = start[:, None] + ((end - start + 1)[:, None] * share).long()
+        return steps.flatten()
+
+    def priority(self, ids: Tensor, *purpose: str) -> Tensor:
+        """Return a random number for each id that is the same whoever else is there, float64 [N] in [0, 1)."""
+        draw = torch.rand(self.population.size, generator=self.rng(*purpose), dtype=torch.float64)
+        return draw[ids]
+
+    def rng(self, *purpose: str) -> torch.Generator:
+        """Return a generator that depends on :attr:`seed` and the purpose alone."""
+        return generator(self.seed, "attack-plan", *purpose)
+
+    def wrong_labels(self, y: Tensor, ids: Tensor) -> Tensor:
+        """Return a uniformly random other label for each sample, int64 [N].
+
+        Args:
+            y: The true labels, int64 [N].
+            ids: The samples, int64 [N].
+        """
+        others = self.population.num_classes - 1
+        return (y + 1 + (self.priority(ids, "labels") * others).long()) % self.population.num_classes
+
+    def of_class(self, label: int | None, ids: Tensor) -> Tensor:
+        """Return those of the samples, int64 [N], that have the label; None takes all.
+
+        Raises:
+            InputError: No class has this number.
+        """
+        if label is None:
+            return ids
+        if label >= self.population.num_classes:
+            raise InputError(
+                f"attack.target_class {label} is none of the {self.population.num_classes} classes; give 0 to "
+                f"{self.population.num_classes - 1}, or none for all"
+            )
+        return ids[self.population.labels(ids) == label]
+
+    def _with_room(self, steps: Tensor) -> Tensor:
+        """Return steps of arrival, at most ``rate`` rows each; a training without order has room for all."""
+        last = len(self.population.steps) - 1
+        if self.rate is None or not last:
+            return steps
+        room = torch.full((last + 1,), self.rate)
+        if len(steps) > int(room.sum()):
+            raise InputError(
+                f"attack.rate {self.rate} leaves room for {int(room.sum())} rows of the attacker's own in {last + 1} "
+                f"steps, and it has {len(steps)}; raise the rate or plan fewer"
+            )
+        placed = steps.clone()
+        for row, wanted in enumerate(steps.tolist()):
+            free = next(t for t in (*range(wanted, last + 1), *range(wanted - 1, -1, -1)) if room[t])
+            room[free] -= 1
+            placed[row] = free
+        return placed
+
+
+def check_placement(placement: str) -> None:
+    """Raise InputError unless the placement is one of :data:`PLACEMENTS`."""
+    check_choice("attack.placement", placement, PLACEMENTS)

@@ -1,0 +1,80 @@
+"""Whom an attacker may poison or ask about, in a stream and in an offline training."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accupoison.config.schema import OnlineConfig
+from accupoison.data import DataSet, Splits, make_stream
+from accupoison.learner import view_of
+from accupoison.rng import generator
+from accupoison.runs.base_model import BaseModel
+from accupoison.types import ModelView, Population
+
+
+def stream_population(config: OnlineConfig, data: DataSet, splits: Splits) -> Population:
+    """Return the samples of a run's stream, also where a replay puts others in their places, and as many others.
+
+    Args:
+        config: All settings.
+        data: The samples.
+        splits: Whose they are.
+    """
+    s = config.stream
+    length = s.steps + 1 + s.recovery_steps
+    stream = make_stream(
+        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool
+    )
+    steps = tuple(stream.ids(t) for t in range(s.steps))
+    coming = torch.cat([torch.empty(0, dtype=torch.int64), *steps]).unique()  # type: ignore[no-untyped-call]
+    later = torch.cat([stream.trigger(s.steps).ids.cpu(), *(stream.ids(t) for t in range(s.steps + 1, length))])
+    part = splits.burnin if s.pool == "burnin" else splits.stream
+    others = part[~torch.isin(part, torch.cat([coming, later]))]
+    others = others[torch.randperm(len(others), generator=generator(config.run.seed, "candidates"))[: len(coming)]]
+    return _population(data, steps, torch.cat([coming, others]), config.run.kernels, None)
+
+
+def training_population(
+    data: DataSet,
+    victims: Tensor,
+    candidates: Tensor,
+    kernels: str,
+    rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView],
+) -> Population:
+    """Return the samples of an offline training.
+
+    Args:
+        data: The samples.
+        victims: Ids whose labels may be changed, int64 [N].
+        candidates: Ids whose membership may be asked about, int64 [M].
+        kernels: Of models that are opened; see :func:`accupoison.learner.view_of`.
+        rehearse: Trains the model anew; see :class:`~accupoison.types.Population`.
+    """
+    return _population(data, (victims,), candidates, kernels, rehearse)
+
+
+def _population(
+    data: DataSet,
+    steps: tuple[Tensor, ...],
+    candidates: Tensor,
+    kernels: str,
+    rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView] | None,
+) -> Population:
+    return Population(
+        steps=steps,
+        candidates=candidates,
+        size=data.size,
+        num_classes=data.num_classes,
+        labels=lambda ids: data.labels(ids).cpu(),
+        raw=data.batch,
+        model=partial(_opened, data=data, kernels=kernels),
+        rehearse=rehearse,
+    )
+
+
+def _opened(path: str, *, data: DataSet, kernels: str) -> ModelView:
+    base = BaseModel.load(Path(path))
+    return view_of(base.build(Path(path), data.device), kernels)
