@@ -20,6 +20,7 @@ from accupoison.cli.options import (
     model_options,
     output_options,
     renamed_option,
+    training_options,
     update_options,
 )
 from accupoison.cli.output import change_text, gather, json_text, note, percent, progress_bar, table
@@ -187,6 +188,7 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
 @data_options
 @model_options
 @click.option("--epochs", type=WHOLE, help="Passes of each model over its samples.  [default: 100]")
+@training_options
 @update_options
 @click.option("--size", type=WHOLE, help="Training samples of each model.  [default: 20000]")
 @click.option("--shadows", type=WHOLE, help="Models of the attacker.  [default: 20]")

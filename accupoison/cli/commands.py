@@ -22,6 +22,7 @@ from accupoison.cli.options import (
     release_option,
     renamed_option,
     run_options,
+    training_options,
     update_options,
 )
 from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar
@@ -36,11 +37,12 @@ MARKS = {"burnin": "train", "online": "stream"}
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="online_ready (default), one_cycle, step_down, released or pang: all training options.",
+    help="online_ready (default), one_cycle, step_down, released, pang or pmianll: all training options.",
 )
 @data_options
 @model_options
 @click.option("--epochs", type=WHOLE, help="Passes over the burn-in images.")
+@training_options
 @update_options
 @run_options
 @output_options
@@ -60,7 +62,8 @@ def burnin(
     """Train the base model that the stream starts from.
 
     Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ with final.pt, early.pt (the early snapshot that OURS
-    compares with) and the training curves. Ctrl-C saves; --resume goes on.
+    compares with) and the training curves. Ctrl-C saves; --resume goes on. With --attack the training set is
+    poisoned, and ledger.npz says who is; audit --run says who can be recognised.
     """
     from accupoison.config import layers as configuration
     from accupoison.config.schema import burnin_config
@@ -75,7 +78,10 @@ def burnin(
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
-    place = default_place(CHECKPOINTS, settings.data.name, settings.model, settings.train.recipe, settings.run.seed)
+    clean = (settings.attack.name, settings.defense.name) == ("none", "ST")
+    parties = "" if clean else f"{settings.attack.name}-{settings.defense.name}"
+    s, seed = settings, settings.run.seed
+    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, seed, parties)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
     hint = "the same command" if resume_or_start else _resume_command("burnin", target)
@@ -96,7 +102,11 @@ def burnin(
     "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
 )
 @release_option
-@click.option("--attack", metavar="NAME", help="none (before the trigger), noise, direct or accumulative (default).")
+@click.option(
+    "--attack",
+    metavar="NAME",
+    help="none (before the trigger), noise, accumulative (default), targeted, ...: see list.",
+)
 @click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
 @click.option(
     "--trigger",

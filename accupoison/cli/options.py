@@ -175,6 +175,17 @@ release_option = click.option(
     "...: see list.",
 )
 
+training_options = options(
+    click.option(
+        "--attack",
+        metavar="NAME",
+        help="Poison the training set: none (default), dirty-label, targeted, clean-label, code or backdoor.",
+    ),
+    click.option(
+        "--med", "--defense", metavar="NAME", help="The defence: ST (default), MIXUP, NLL-STATIC, NLL-DYNAMIC, AT, ..."
+    ),
+)
+
 update_options = options(
     click.option(
         "--update", metavar="NAME", help="sgd (default), or dpsgd: differentially private, with --norm group."

@@ -218,7 +218,7 @@ def spec_for(settings: ModelSettings, data: DataSet, ids: Tensor) -> ModelSpec:
     )
 
 
-def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed: int) -> Path:
+def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed: int, parties: str = "") -> Path:
     """Return the directory under ``root`` where the burn-in of these settings is kept.
 
     Args:
@@ -227,11 +227,13 @@ def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed
         model: The network.
         recipe: Of the burn-in; where only the directory of its old name is there, that one.
         seed: Of the burn-in.
+        parties: Who poisons and who defends it, such as "dirty-label-ST"; "" is a clean one.
     """
     label = Path(data.partition(":")[2]).stem if ":" in data else data
     name = (model.name or DEFAULTS.name).replace(":", ".")
     parts = [label, name, f"w{model.width or DEFAULTS.width}", model.norm or DEFAULTS.norm]
-    place, old = (root / "-".join([*parts, used, f"seed{seed}"]) for used in (recipe, formerly("start.recipe", recipe)))
+    ends = [*filter(None, [parties]), f"seed{seed}"]
+    place, old = (root / "-".join([*parts, used, *ends]) for used in (recipe, formerly("start.recipe", recipe)))
     return old if holds(old.exists) and not holds(place.exists) else place
 
 

@@ -20,6 +20,7 @@ from accupoison.loop.context import StepContext
 from accupoison.records.tags import check_tags
 from accupoison.registry import Component
 from accupoison.rng import generator, global_seed
+from accupoison.testing.population import population_of
 from accupoison.types import Batch, ModelView, Population, State
 from accupoison.updates import SGD
 
@@ -88,26 +89,8 @@ class Bench:
             trigger=batches[6],
             val=batches[7],
             trusted=batches[8:],
-            population=_population(batches, view_of(reference)),
+            population=population_of(batches, view_of(reference), size=IDS, num_classes=CLASSES),
         )
-
-
-def _population(batches: Sequence[Batch], model: ModelView) -> Population:
-    everything = Batch.concat(batches)
-    row = {int(i): number for number, i in enumerate(everything.ids)}
-
-    def raw(ids: Tensor) -> Batch:
-        return everything.rows(torch.tensor([row[int(i)] for i in ids], dtype=torch.int64))
-
-    return Population(
-        steps=tuple(batch.ids for batch in batches[:6]),
-        candidates=torch.cat([batch.ids for batch in (*batches[:6], *batches[8:])]),
-        size=IDS,
-        num_classes=CLASSES,
-        labels=lambda ids: raw(ids).y,
-        raw=raw,
-        model=lambda path: model,
-    )
 
 
 @cache
