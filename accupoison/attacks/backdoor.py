@@ -31,13 +31,13 @@ class Backdoor(PlannedAttack):
 
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
-    target_class: int = 0
     ratio: float = 0.02
     patch: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("attack.target_class", self.target_class, 0, "a class by its number")
+        if self.target_class is None:
+            raise InputError("attack.target_class none leaves no class to be after; give one by its number")
         check_least("attack.patch", self.patch, 1, "a number of pixels such as 5")
         if not 0 <= self.ratio <= 1:
             raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share such as 0.02")
@@ -57,6 +57,7 @@ class Backdoor(PlannedAttack):
             )
         everybody = self.everybody()
         others = everybody[~torch.isin(everybody, self.of_class(self.target_class, everybody))]
+        assert self.target_class is not None
         chosen = others[self.priority(others, "victims").argsort()[: round(self.ratio * len(everybody))]]
         return chosen, torch.full_like(chosen, self.target_class)
 

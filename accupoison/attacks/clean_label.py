@@ -40,7 +40,6 @@ class CleanLabel(PlannedAttack):
     keeps_labels: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
-    target_class: int = 0
     ratio: float = 0.02
     eps: float = 0.05
     iterations: int = 200
@@ -50,7 +49,8 @@ class CleanLabel(PlannedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("attack.target_class", self.target_class, 0, "a class by its number")
+        if self.target_class is None:
+            raise InputError("attack.target_class none leaves no class to be after; give one by its number")
         check_least("attack.iterations", self.iterations, 0, "a number of iterations such as 200")
         if not 0 <= self.ratio <= 1:
             raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share such as 0.02")

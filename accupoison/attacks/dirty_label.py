@@ -9,7 +9,7 @@ from torch import Tensor
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget
 from accupoison.attacks.planned import PlannedAttack, Rows
-from accupoison.errors import InputError, check_choice, check_least
+from accupoison.errors import InputError, check_choice
 from accupoison.types import ModelView, fabricated_id
 
 
@@ -36,14 +36,12 @@ class DirtyLabel(PlannedAttack):
 
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
-    target_class: int | None = 0
     ratio: float = 0.02
     source: str = "victims"
     balance: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("attack.target_class", self.target_class, 0, "a class by its number, or none for all")
         check_choice("attack.source", self.source, ("victims", "own"))
         for name in ("ratio", "balance"):
             if not 0 <= getattr(self, name) <= 1:

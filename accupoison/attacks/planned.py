@@ -24,6 +24,7 @@ class PlannedAttack(Attack):
     of a stream, whoever is in it. A subclass overrides :meth:`relabelling`, :meth:`joining`, or both.
 
     Attributes:
+        target_class: The class that the attacker is after; None is all of them.
         rate: At most so many rows of its own a batch; None has no bound. Rows that do not fit come with the next batch
             that has room.
         seed: Of the choice of samples and labels.
@@ -38,6 +39,7 @@ class PlannedAttack(Attack):
     neutral: ClassVar[dict[str, Any]]
     """The settings at which it leaves everything as it is, bit for bit."""
 
+    target_class: int | None = 0
     rate: int | None = None
     seed: int = 0
     changed_ids: Tensor = field(init=False, repr=False, compare=False)
@@ -48,6 +50,7 @@ class PlannedAttack(Attack):
     own_rows: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_least("attack.target_class", self.target_class, 0, "a class by its number, or none for all")
         check_least("attack.rate", self.rate, 1, "a number of rows, or none")
         check_least("attack.seed", self.seed, 0, "0 or more")
 

@@ -10,7 +10,7 @@ from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget
 from accupoison.attacks.planned import PlannedAttack, Rows, check_placement
 from accupoison.errors import InputError, check_least
-from accupoison.types import Batch, Context, ModelView, fabricated_id, source_ids
+from accupoison.types import Batch, Context, ModelView, Population, fabricated_id, source_ids
 
 MOST_ADAPTIVE = 6
 """Copies of a target at most where they adapt (Chameleon, ICLR 2024)."""
@@ -56,7 +56,6 @@ class Targeted(PlannedAttack):
         check_placement(self.placement)
         check_least("attack.count", self.count, 1, "a number of targets such as 250")
         check_least("attack.copies", self.copies, 0, "a number of copies such as 8")
-        check_least("attack.target_class", self.target_class, 0, "a class by its number, or none for all")
         check_least("attack.out_models", self.out_models, 1, "a number of models such as 8")
         if not 0 <= self.confidence <= 1:
             raise InputError(f"attack.confidence {self.confidence} is outside [0, 1]; 0.13 is usual")
@@ -79,13 +78,7 @@ class Targeted(PlannedAttack):
 
     def joining(self, view: ModelView) -> Rows:
         """Return the copies."""
-        candidates = self.of_class(self.target_class, self.population.candidates)
-        if self.count > len(candidates):
-            raise InputError(
-                f"attack.count {self.count} is more than the {len(candidates)} samples whose membership is to be told; "
-                "give fewer targets"
-            )
-        self.targets = candidates[self.priority(candidates, "targets").argsort()[: self.count]]
+        self.targets = self.choose(self.population)
         y = self.wrong_labels(self.population.labels(self.targets), self.targets)
         rows = torch.arange(self.count).repeat_interleave(self.most)
         copy = torch.arange(self.most).repeat(self.count)
@@ -94,6 +87,23 @@ class Targeted(PlannedAttack):
             return fabricated_id("copy", self.targets[rows], copy), y[rows], torch.zeros_like(rows)
         steps = self.spread(self.placement, self.arrivals(), self.most)
         return fabricated_id("copy", self.targets[rows], copy), y[rows], steps
+
+    def choose(self, population: Population) -> Tensor:
+        """Return the targets that it has in a population, int64 [count].
+
+        Raises:
+            InputError: There are too few candidates.
+        """
+        candidates = population.candidates
+        if self.target_class is not None:
+            candidates = candidates[population.labels(candidates) == self.target_class]
+        if self.count > len(candidates):
+            raise InputError(
+                f"attack.count {self.count} is more than the {len(candidates)} samples whose membership is to be told; "
+                "give fewer targets"
+            )
+        draw = torch.rand(population.size, generator=self.rng("targets"), dtype=torch.float64)
+        return candidates[draw[candidates].argsort()[: self.count]]
 
     def arrivals(self) -> Tensor:
         """Return the first step of each target, int64 [count]; drawn for those that do not come."""

@@ -45,6 +45,12 @@ def audit_samples(samples: Samples, shadow: Samples | None, *, seed: int = 0) ->
     return _calibrated(shadow, [samples], seed)[0]
 
 
+def right(samples: Samples) -> dict[str, float]:
+    """Return the model's accuracy on ``members`` and on ``others``, in [0, 1]."""
+    hits = samples.probs.argmax(axis=1) == samples.labels
+    return {"members": float(hits[samples.member].mean()), "others": float(hits[~samples.member].mean())}
+
+
 def audit_released(
     released: Samples, undefended: Samples, shadows: tuple[Samples, Samples] | None = None, *, seed: int = 0
 ) -> dict[str, Results]:
@@ -197,6 +203,15 @@ def _where_known(
     return scores
 
 
+def accuracies(targets: Sequence[ModelSignals]) -> dict[str, list[float]]:
+    """Return ``test_accuracy`` on others and ``train_accuracy`` on members, in [0, 1], of each target model."""
+    shares = [right(target.samples) for target in targets]
+    return {
+        "test_accuracy": [share["others"] for share in shares],
+        "train_accuracy": [share["members"] for share in shares],
+    }
+
+
 def model_facts(targets: Sequence[ModelSignals], models: Sequence[ModelSignals]) -> dict[str, Any]:
     """Return what is to be known of the models beside the attacks.
 
@@ -204,13 +219,11 @@ def model_facts(targets: Sequence[ModelSignals], models: Sequence[ModelSignals])
         targets: Whose accuracies are reported.
         models: All of them, whose speed and privacy scores are.
     """
-    hits = [(target.samples.probs.argmax(axis=1) == target.samples.labels, target.samples.member) for target in targets]
     shares = [model.share for model in models if not np.isnan(model.share)]
     samples = models[0].samples
     return {
         "audited": len(samples.labels),
-        "test_accuracy": [float(hit[~member].mean()) for hit, member in hits],
-        "train_accuracy": [float(hit[member].mean()) for hit, member in hits],
+        **accuracies(targets),
         "images_per_second": float(np.median([model.images / model.seconds for model in models])),
         "share_of_ceiling": float(np.median(shares or [np.nan])),
         "seconds": float(sum(model.seconds for model in models)),

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from accupoison.audit.results import CLASS_MINIMUM, MOST_VULNERABLE
-
+CLASS_MINIMUM = 10
+"""A class needs this many members and as many others for an AUC of its own."""
+MOST_VULNERABLE = 20
+"""How many of the samples likeliest to be recognised are named."""
 MODEL_MINIMUM = 4
 """So many models must have a sample, and so many lack it, for a privacy score."""
 
@@ -72,3 +75,25 @@ def privacy_report(
             "auc": float(np.mean(aucs)) if enough else None,
         }
     return {"most_vulnerable": most, "by_class": by_class}
+
+
+def per_sample_auc(score: NDArray[np.float64], keep: NDArray[np.bool_]) -> float | None:
+    """Return the AUC of telling models with a sample from models without it, the mean over samples, in [0, 1].
+
+    A pooled AUC also profits from samples that are easy or hard for all models; this one does not (arXiv 2605.25819).
+
+    Args:
+        score: What an attack says of each sample, for M models, [M, N].
+        keep: Which samples each model was trained with, bool [M, N].
+
+    Returns:
+        The mean over the samples that ``MODEL_MINIMUM`` models have and as many lack; None where there is none.
+    """
+    inside, outside = keep.sum(axis=0), (~keep).sum(axis=0)
+    known = (inside >= MODEL_MINIMUM) & (outside >= MODEL_MINIMUM)
+    if not known.any():
+        return None
+    ranks = rankdata(score[:, known], axis=0)
+    count, rest = inside[known], outside[known]
+    wins = (ranks * keep[:, known]).sum(axis=0) - count * (count + 1) / 2
+    return float((wins / (count * rest)).mean())

@@ -8,13 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accupoison.audit.metric import balanced_accuracy, predict
+from accupoison.audit.privacy_score import CLASS_MINIMUM, MOST_VULNERABLE, per_sample_auc
 from accupoison.audit.roc import PRIORS, RocSummary, auc_of, epsilon_lower_bound, predictive_value, roc_summary
 from accupoison.audit.samples import Samples
-
-MOST_VULNERABLE = 20
-"""How many of the samples likeliest to be recognised are named."""
-CLASS_MINIMUM = 10
-"""A class needs this many members and as many others for an AUC of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +109,8 @@ def _auc_by_class(score: NDArray[np.float64], samples: Samples) -> dict[int, flo
 def by_attack(models: Sequence[Results]) -> list[dict[str, Any]]:
     """Return, for each attack, its name, its main figures as lists over models, and all that is known of each model.
 
-    The lists are ``accuracy``, ``auc`` and ``tpr`` (at a false positive rate of 1%; None where withheld).
+    The lists are ``accuracy``, ``auc`` and ``tpr`` (at a false positive rate of 1%; None where withheld), all pooled
+    over samples; ``auc_per_sample`` is a mean over samples, None where there are too few models.
     """
     rows = []
     for name in models[0]:
@@ -124,6 +121,10 @@ def by_attack(models: Sequence[Results]) -> list[dict[str, Any]]:
                 "accuracy": [result.accuracy for result in results],
                 "auc": [result.roc.auc for result in results],
                 "tpr": [result.roc.tpr_at_fpr[0.01] for result in results],
+                "auc_per_sample": per_sample_auc(
+                    np.stack([result.score for result in results]),
+                    np.stack([result.samples.member for result in results]),
+                ),
                 "target_models": [result.as_dict() for result in results],
             }
         )
@@ -191,11 +192,16 @@ def spread_table(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         {
             "attack": row["attack"],
             "accuracy": _spread(row["accuracy"]),
-            "AUC": _spread(row["auc"]),
-            "TPR at 1.0% FPR": "withheld" if None in row["tpr"] else _spread(row["tpr"]),
+            "AUC (pooled)": _spread(row["auc"]),
+            "TPR at 1.0% FPR (pooled)": "withheld" if None in row["tpr"] else _spread(row["tpr"]),
+            "AUC (per sample)": _few(row["auc_per_sample"]),
         }
         for row in sorted(attacks, key=lambda row: -float(np.mean(row["auc"])))
     ]
+
+
+def _few(value: float | None) -> str:
+    return "too few models" if value is None else f"{value:.3f}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,14 @@ class ModelSignals:
         numbers = {name: float(arrays[name]) for name in (*NUMBERS, "share") if name in arrays}
         samples = Samples(probs, labels, arrays["keep"], audited.ids.cpu().numpy())
         return cls(phi, samples, true, group=group, **numbers)
+
+    def rows(self, index: NDArray[Any]) -> "ModelSignals":
+        """Return what the model says of the audited samples that ``index``, a bool or an integer array, selects.
+
+        Raises:
+            InputError: All of them are members, or none is.
+        """
+        return replace(self, phi=self.phi[index], samples=self.samples.rows(index))
 
     def apart(self, others: Sequence["ModelSignals"]) -> list["ModelSignals"]:
         """Return those of ``others`` that may attack this one."""

@@ -24,6 +24,7 @@ from accupoison.cli.options import (
     update_options,
 )
 from accupoison.cli.output import change_text, gather, json_text, note, percent, progress_bar, table
+from accupoison.errors import InputError
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
@@ -35,28 +36,45 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the results a
 
 
 @cli.group(cls=RenamingGroup, renamed={"ages": "recency", "worlds": "shadow-replays"}, invoke_without_command=True)
-@click.option("--run", type=PATH, help="A finished online run, such as logs/RUN.")
+@click.option("--run", type=PATH, help="A finished online run, such as logs/RUN, or a burn-in's directory.")
 @click.option("--out", type=PATH, help="The directory to write.  [default: RUN/audit]")
+@click.option(
+    "--attack",
+    type=click.Choice(["twin"]),
+    help="Ask about each sample's twin as well: the attacker who put them into the training code (attack code).",
+)
 @RELEASE
 @SEED
 @JSON
 @click.pass_context
 def audit(
-    ctx: click.Context, run: Path | None, out: Path | None, release: str | None, seed: int, as_json: bool
+    ctx: click.Context,
+    run: Path | None,
+    out: Path | None,
+    attack: str | None,
+    release: str | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Measure how well an outsider can tell who was in the training set.
 
     With --run: members of the burn-in and of the stream, each against test images that were never learnt from, asked
     of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by
     recency: steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
-    Where the run, or --release, releases something else than probabilities: attackers unaware of it, adaptive, and of
+    Of a burn-in, its members against test images. Where samples were poisoned, these are left out, and the class or the
+    targets that the attack was after are groups of their own. Where the run, or --release, releases something else than probabilities: attackers unaware of it, adaptive, and of
     labels alone, side by side.
     """
     if ctx.invoked_subcommand is None:
+        from accupoison.audit.offline.burnin import is_burnin
+
         if run is None:
             commands = ", ".join(sorted(audit.commands))
             raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
-        _audit_run(run, out or run / "audit", release, seed, as_json)
+        if is_burnin(run):
+            _audit_burnin(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
+        else:
+            _audit_run(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
         return
     for name in ctx.params:  # they would be ignored
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -64,7 +82,32 @@ def audit(
             raise click.UsageError(f"{option} belongs to audit --run; give it after {ctx.invoked_subcommand}")
 
 
-def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json: bool) -> None:
+def _audit_burnin(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
+    from accupoison.audit.attack_suite import audit_samples, right
+    from accupoison.audit.offline.burnin import audit_burnin
+    from accupoison.audit.writers import write_results
+    from accupoison.records.files import write_json
+
+    if release is not None:
+        raise InputError(f"--release {release} is of an online run, and {run} is a burn-in; drop it")
+    audited = audit_burnin(run, twins=twins)
+    everything: dict[str, Any] = {"run": str(run), "epochs": audited.epochs, "groups": {}, "accuracy": {}}
+    text = []
+    for name, samples in audited.groups.items():
+        content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
+        everything["groups"][name], everything["accuracy"][name] = content["attacks"], right(samples)
+        shares = right(samples)
+        accuracy = f"right on {percent(shares['members'])} of members, {percent(shares['others'])} of others"
+        text += [f"{name} members against test images ({len(samples.labels)} samples); {accuracy}", table(rows), ""]
+    write_json(folder / "audit.json", everything)
+    if as_json:
+        click.echo(json_text(everything))
+        return
+    parties = f"attack {audited.config.attack.name}, defence {audited.config.defense.name}"
+    click.echo("\n".join([*text, f"{parties}, {audited.epochs} epochs; thresholds from a half. Wrote {folder}"]))
+
+
+def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
     from accupoison.audit.attack_suite import audit_released, audit_samples
     from accupoison.audit.online.recency import SCORES
     from accupoison.audit.online.run import audit_run
@@ -74,18 +117,19 @@ def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json:
     from accupoison.config.releases import parse_release
     from accupoison.records.files import write_json
 
-    audited = audit_run(run, CHECKPOINTS, release=None if release is None else parse_release(release))
+    given = None if release is None else parse_release(release)
+    audited = audit_run(run, CHECKPOINTS, release=given, twins=twins)
     groups: dict[str, Any] = {}
     attackers: dict[str, Any] = {}
     text = []
     for name, samples in audited.groups.items():
         if own := audited.undefended.get(name):
             of_three, facts = audit_released(samples, own, seed=seed), {"spec": audited.release, **change(samples, own)}
-            content, rows = write_released(folder / name, of_three, facts)
+            content, rows = write_released(folder / name.replace(" ", "-"), of_three, facts)
             attackers[name] = content["attackers"] | {"release": facts}
             text.append(change_text(facts))
         else:
-            content, rows = write_results(folder / name, audit_samples(samples, None, seed=seed))
+            content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
         groups[name] = content["attacks"]
         text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
     by_recency = {score: audited.by_recency(score) for score in SCORES}
@@ -194,6 +238,7 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
 @click.option("--shadows", type=WHOLE, help="Models of the attacker.  [default: 20]")
 @click.option("--target-models", type=WHOLE, help="Models that are attacked.  [default: 4]")
 @renamed_option("--victims", "--target-models")
+@click.option("--leave-one-out", is_flag=True, default=None, help="Attack each shadow by the others, no target model.")
 @common_options
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
 @click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
@@ -227,11 +272,18 @@ def offline(
     folder = out or LOGS / f"offline-{config.data.name.replace(':', '-').replace('/', '-')}-{model}"
     with progress_bar("models", hidden=quiet or as_json) as show:
         run_offline(config, folder, jobs=jobs, report=show)
-    results, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
-    content, rows = write_models(folder, results, facts)
+    found, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
+    content, rows = write_models(folder, found.pop(""), facts)
+    for group, results in found.items():
+        of_group, table_of_group = write_models(folder / group.replace(" ", "-"), results, facts["focus"][group])
+        content.setdefault("groups", {})[group] = {row["attack"]: row for row in of_group["attacks"]}
+        if not as_json:
+            click.echo(f"{group}, which {config.attack.name} is after\n{table(table_of_group)}\n")
     means = (("test accuracy", facts["test_accuracy"]), ("accuracy on members", facts["train_accuracy"]))
     accuracies = ", ".join(f"{name} {percent(sum(values) / len(values))}" for name, values in means)
     count = f"{config.shadows.target_models} target models, {config.shadows.shadows} shadows"
+    if config.shadows.leave_one_out:
+        count = f"{config.shadows.shadows} models, each attacked by the others"
     _show(folder, content, rows, as_json, f"{count}; {accuracies}")
 
 

@@ -70,6 +70,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "size": ("shadows", "size"),
     "shadows": ("shadows", "shadows"),
     "target_models": ("shadows", "target_models"),
+    "leave_one_out": ("shadows", "leave_one_out"),
     "checkpoint": ("start", "checkpoint"),
     "reference": ("start", "reference"),
 }

@@ -177,9 +177,13 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     stored = config.get("data", {})
     known = config.get("run", settings["run"])
     usual = plain(NEW_SECTIONS)
+    asked = {**settings.get("shadows", {})}
+    if config and "leave_one_out" not in config.get("shadows", {"leave_one_out": None}) and not asked["leave_one_out"]:
+        asked.pop("leave_one_out")  # of an older version
     new = {name for name in usual if config and name not in config and settings.get(name) == usual[name]}
     return {
         **{section: values for section, values in settings.items() if section not in new},
+        **({"shadows": asked} if asked else {}),
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }

@@ -126,6 +126,11 @@ class Simulation:
         self._restore_parts(state["parts"])
         self._ready = state["ready"]  # a state from before the first step still waits for its set-up
 
+    def suspects(self) -> tuple[Tensor, Tensor] | None:
+        """Return what the defence has found out: true ids, int64 [N], and scores [N]; see ``Defense.suspects``."""
+        found = self.defense.suspects()
+        return None if found is None else (self._names.reveal(found[0]), found[1])
+
     def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
         return self.learner.preview(self.update.clipped(grads))
 

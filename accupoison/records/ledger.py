@@ -18,6 +18,7 @@ from accupoison.records.arrays import read_arrays, write_arrays
 from accupoison.records.files import reading, writing
 from accupoison.types import Batch, Phase, Step, Verdict
 
+LEDGER = "ledger.npz"
 PHASES = tuple(Phase)
 ROW = np.dtype(
     [

@@ -7,12 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from accupoison.attacks import Clean
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.config.threat_model import burnin_threat_model
+from accupoison.defenses import Defense
 from accupoison.measure.accuracy import evaluate, monitor
+from accupoison.measure.suspects import suspects_auc, write_suspects
 from accupoison.records.checkpoint import reading_payload
+from accupoison.records.ledger import LEDGER
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.runs.base_model import BaseModel
@@ -36,8 +40,9 @@ def run_burnin(
     """Train, record and save in ``out``; return the summary.
 
     ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``latest.pt``, ``epochN.pt`` for other epochs asked
-    for, with patience ``best.pt``, and the files of a run directory. Stopped by ``should_stop``, it saves its state and
-    can be resumed bit for bit.
+    for, with patience ``best.pt``, and the files of a run directory; where the training is poisoned or defended,
+    ``ledger.npz``, and of a defence that tells samples apart ``suspects.csv``. Stopped by ``should_stop``, it saves its
+    state and can be resumed bit for bit.
 
     Args:
         config: All settings.
@@ -60,11 +65,16 @@ def run_burnin(
         state = _restored(burnin, run) if resume else None
         burnin.begin()
         at = None if state is None else (state["offset"], burnin.step)
+        poisoned = type(config.attack) is not Clean or type(config.defense) is not Defense
+        if poisoned:
+            burnin.training.ledger().save(out / LEDGER)
         with RunRecorder(run, [""], at) as recorder:
             finished = _train(burnin, run, recorder, progress, should_stop)
             if finished:
                 _finish(burnin, out)
             summary = {**_summary(burnin, finished), "metrics_digest": recorder.metrics_digest()}
+            if finished and (found := burnin.suspects()) is not None:
+                summary["suspects"] = write_suspects(out, found, burnin.training.ledger())
             recorder.close(summary)
     return summary
 
@@ -111,6 +121,9 @@ def _train(
         metrics |= {"train/acc": total_accuracy / count} if math.isfinite(total_accuracy) else {}
         metrics["optim/lr"] = burnin.learner.lr
         metrics |= monitor(burnin.learner.view(), burnin.data, burnin.splits)
+        if (found := burnin.suspects()) is not None:
+            facts = suspects_auc(found, burnin.training.ledger())
+            metrics |= {"defense/noisy_auc": facts["auc"]} if "auc" in facts else {}
         if isinstance(burnin.config.update, DPSGD):
             metrics["dp/epsilon"] = burnin.epsilon
         metrics["time/epoch_s"] = time.perf_counter() - started

@@ -22,9 +22,10 @@ from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Evaluator
 from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, subsample
 from accupoison.measure.releases import fitted, known_to_defender, release_cost
+from accupoison.measure.suspects import write_suspects
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json, writing
-from accupoison.records.ledger import Ledger
+from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
 from accupoison.runs.build import build_simulation, find_checkpoint
@@ -35,7 +36,6 @@ from accupoison.updates import DPSGD
 
 INPUTS = ("data", "checkpoint", "early", "replay")
 """What a run depends on besides its settings; env.json has a digest of each."""
-LEDGER = "ledger.npz"
 LEDGER_ROWS = "ledger.rows"
 """The ledger of a run that is not over."""
 
@@ -165,7 +165,9 @@ class OnlineRun:
         with self.directory, self.recorder:
             status = self._loop(progress, should_stop)
             cost = self._cost_of_release() if status == "finished" else {}
-            summary = {**self.summary(status), **cost, "metrics_digest": self.recorder.metrics_digest()}
+            found = self.simulation.suspects() if status == "finished" else None
+            suspects = {} if found is None else {"suspects": write_suspects(self.out, found, self.ledger)}
+            summary = {**self.summary(status), **cost, **suspects, "metrics_digest": self.recorder.metrics_digest()}
             self.recorder.close(summary)
         return summary
 

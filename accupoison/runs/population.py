@@ -42,7 +42,7 @@ def training_population(
     victims: Tensor,
     candidates: Tensor,
     kernels: str,
-    rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView],
+    rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView] | None,
 ) -> Population:
     """Return the samples of an offline training.
 
@@ -51,7 +51,7 @@ def training_population(
         victims: Ids whose labels may be changed, int64 [N].
         candidates: Ids whose membership may be asked about, int64 [M].
         kernels: Of models that are opened; see :func:`accupoison.learner.view_of`.
-        rehearse: Trains the model anew; see :class:`~accupoison.types.Population`.
+        rehearse: Trains the model anew; see :class:`~accupoison.types.Population`. None where nobody will.
     """
     return _population(data, (victims,), candidates, kernels, rehearse)
 

@@ -138,7 +138,8 @@ def protocol() -> tuple[OfflineConfig, DataSet]:
 
 def test_the_attacks_find_what_is_there(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
     write_models(tmp_path, *protocol, told=2.0)
-    models, facts = audit_offline(protocol[0], tmp_path, protocol[1])
+    found, facts = audit_offline(protocol[0], tmp_path, protocol[1])
+    models = found[""]
     auc = {name: float(np.mean([model[name].roc.auc for model in models])) for name in models[0]}
     ideal = 0.921  # Phi(2 / sqrt 2): two unit Gaussians at distance 2
     assert ideal - 0.04 < auc["lira_online_fixed_variance"] < ideal + 0.02
@@ -154,7 +155,7 @@ def test_the_attacks_find_what_is_there(protocol: tuple[OfflineConfig, DataSet],
 
 def test_the_attacks_find_nothing_where_nothing_is(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
     write_models(tmp_path, *protocol, told=0.0)
-    models, _ = audit_offline(protocol[0], tmp_path, protocol[1])
+    models = audit_offline(protocol[0], tmp_path, protocol[1])[0][""]
     for one in by_attack(models):
         assert abs(float(np.mean(one["auc"])) - 0.5) < 4 * 0.0132 / 3**0.5  # the AUC's deviation at 950 and 950
         assert abs(float(np.mean(one["accuracy"])) - 0.5) < 0.04

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.audit.attack_suite import ShadowAttacks, model_facts
+from accupoison.attacks.targeted import Targeted
+from accupoison.audit.attack_suite import ShadowAttacks, accuracies, model_facts
+from accupoison.audit.focus import focus
 from accupoison.audit.results import Results
 from accupoison.audit.signals import (
     Audited,
+    ModelSignals,
     ask,
     check_queries,
     make_models,
@@ -31,6 +36,7 @@ from accupoison.records.run_directory import ENV, RunDirectory, check_contents, 
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import Progress
+from accupoison.runs.population import training_population
 from accupoison.runs.trainer import Burnin
 
 POOLS = {"target_models": "victims", "shadows": "shadows"}
@@ -49,6 +55,7 @@ class ShadowSettings:
         shadows: Models of the attacker.
         target_models: Models that are attacked, each by all shadows.
         population: Training samples that no model gets, for the attacks that compare with a population.
+        leave_one_out: Attack every shadow by all others, and train no target models.
         queries: What is asked about each sample, as text with commas; None is the image and, where it keeps its class,
             its mirror image.
 
@@ -60,6 +67,7 @@ class ShadowSettings:
     shadows: int = 20
     target_models: int = 4
     population: int = 1000
+    leave_one_out: bool = False
     queries: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +78,11 @@ class ShadowSettings:
                 raise InputError(f"shadows.{name} {getattr(self, name)} is above {MAX_MODELS}; give a smaller number")
         if self.queries is not None:
             check_queries(self.queries)
+
+    def models(self) -> list[tuple[str, int]]:
+        """Return the pool and the number of every model, shadows first."""
+        pools = ["shadows"] if self.leave_one_out else list(reversed(POOLS))
+        return [(pool, number) for pool in pools for number in range(getattr(self, pool))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +207,7 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
     members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-    burnin = Burnin.prepare(replace(config, run=run), members, name=name)
+    burnin = Burnin.prepare(replace(config, run=run), members, name=name, candidates=division.audited)
     burnin.train()
     queries = config.shadows.queries or (("plain", "flip") if data.flip else ("plain",))
     audited = Audited(burnin.data, division.audited, division.population)
@@ -226,13 +239,13 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress
     if RunDirectory.holds_run(out):
         check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
-    models = [(pool, i) for pool in reversed(POOLS) for i in range(getattr(config.shadows, pool))]
+    models = config.shadows.models()
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
     make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
 
 
-def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list[Results], dict[str, Any]]:
-    """Attack every target model with all shadows.
+def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict[str, list[Results]], dict[str, Any]]:
+    """Attack every target model with all shadows, or every shadow with all others.
 
     Args:
         config: All settings.
@@ -240,20 +253,43 @@ def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[list
         data: The data set.
 
     Returns:
-        What the attacks achieve on each target model, and facts about the models.
+        What the attacks achieve on each model, for all audited samples under the name "" and, where the models were
+        poisoned, for those that the attack is after under theirs; and facts about the models.
 
     Raises:
         InputError: A file of signals is missing or damaged, or holds those of other samples.
     """
     division = divide(data, config.shadows, config.run.seed)
     audited = Audited(data, division.audited, division.population)
-    shadows, targets = (
-        [read_signals(out, model_name(pool, i), audited) for i in range(getattr(config.shadows, pool))]
-        for pool in reversed(POOLS)
-    )
-    attacks = ShadowAttacks(shadows)
-    return [attacks.attack(target) for target in targets], {
-        **model_facts(targets, [*targets, *shadows]),
+    models = {name: read_signals(out, model_name(*name), audited) for name in config.shadows.models()}
+    shadows = [model for (pool, _), model in models.items() if pool == "shadows"]
+    targets = [model for (pool, _), model in models.items() if pool != "shadows"]
+    found = {"": _attacked(shadows, targets)}
+    after = {}
+    for name, rows in _focus(config, data, division).items():
+        some = [[model.rows(rows) for model in pool] for pool in (shadows, targets)]
+        found[name] = _attacked(*some)
+        after[name] = {key: accuracies(some[1] or some[0])[key] for key in ("test_accuracy", "train_accuracy")}
+    return found, {
+        **model_facts(targets or shadows, [*targets, *shadows]),
+        **({"focus": after} if after else {}),
         "epsilon": max(model.epsilon for model in [*targets, *shadows]),
         "dropped_duplicates": division.dropped,
     }
+
+
+def _attacked(shadows: Sequence[ModelSignals], targets: Sequence[ModelSignals]) -> list[Results]:
+    if targets:
+        attacks = ShadowAttacks(shadows)
+        return [attacks.attack(target) for target in targets]
+    return [ShadowAttacks(shadow.apart(shadows)).attack(shadow) for shadow in shadows]
+
+
+def _focus(config: OfflineConfig, data: DataSet, division: Division) -> dict[str, NDArray[np.int64]]:
+    """Return which audited samples, [n], the attack is after, by the name of their group."""
+    attack, audited = config.attack.fresh(), division.audited
+    state: dict[str, Tensor] = {}
+    if isinstance(attack, Targeted):
+        state["targets"] = attack.choose(training_population(data, audited, audited, config.run.kernels, None))
+    groups = focus(attack, state, data, audited, audited)  # each is in half of the models
+    return {name: torch.isin(audited, ids).nonzero().flatten().numpy() for name, (ids, _) in groups.items()}

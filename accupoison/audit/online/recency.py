@@ -27,7 +27,8 @@ class PooledAuc:
 
     Attributes:
         experiment: Attack and defence, and what else tells it from the others.
-        members: "burn-in", "stream", or "never seen": images of the stream's split that never came, the control.
+        members: "burn-in", "stream", those that a privacy attack is after, or "never seen": images of the stream's
+            split that never came, the control.
         recency: Steps since they were learnt last; None for all.
         score: "loss", or "loss_change": how much it fell during the stream.
         auc: Mean and 95% t-interval over base models.
@@ -108,8 +109,9 @@ def _aucs(run: Path, root: Path, limit: int) -> Iterator[tuple[Key, float, int]]
         for name, samples in groups.items():
             roc = roc_summary(values_of(samples, score), samples.member, levels=())
             yield (name, None, score), roc.auc, roc.members
-        for point in audited.by_recency(score):
-            yield (STREAM, point["recency"], score), point["auc"], point["members"]
+        for name in audited.groups:
+            for point in audited.by_recency(score, name) if name != BURNIN else ():
+                yield (name, point["recency"], score), point["auc"], point["members"]
 
 
 def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:

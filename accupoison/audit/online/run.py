@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.audit.metric import scores
+from accupoison.audit.focus import focus
+from accupoison.audit.metric import Floats, scores
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.samples import Samples
+from accupoison.audit.twins import with_twins
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
@@ -37,9 +38,10 @@ class RunAudit:
 
     Attributes:
         groups: Samples by group of members, "stream" and, where the base model says what it was trained on, "burn-in",
-            each beside the same never-learnt ones. The extra score ``loss_change`` is how much the loss fell between
-            the base model and the audited one.
-        last_step: The step at which each stream member was learnt last, int64, in the order of its group.
+            each beside the same never-learnt ones; and those of the stream that a privacy attack is after
+            (:func:`accupoison.audit.focus.focus`). None was sent under a wrong label. The extra score ``loss_change``
+            is how much the loss fell between the base model and the audited one.
+        learnt: The step at which each stream member was learnt last, by id.
         steps: Steps that the audited model has taken.
         branch: The trigger that it received.
         unseen: Images of the stream's split that never came, as if they were members: a control; None without any.
@@ -48,40 +50,44 @@ class RunAudit:
     """
 
     groups: dict[str, Samples]
-    last_step: NDArray[np.int64]
+    learnt: Mapping[int, int]
     steps: int
     branch: str
     unseen: Samples | None = None
     release: str = "identity"
     undefended: dict[str, Samples] = field(default_factory=dict)
 
-    def by_recency(self, score: str) -> list[dict[str, Any]]:
+    def by_recency(self, score: str, group: str = STREAM) -> list[dict[str, Any]]:
         """Return the AUC against the never learnt for each recency: steps since a sample was learnt last.
 
         Args:
             score: A name of ``extra``, or of a metric attack, such as "loss".
+            group: Of members of the stream.
 
         Returns:
             ``recency``, ``auc``, its 95% ``interval`` and the number of ``members``, the latest first.
         """
-        samples = self.groups[STREAM]
+        samples = self.groups[group]
         values = values_of(samples, score)
         curve = []
-        for step in np.unique(self.last_step)[::-1]:
+        last_step = np.array([self.learnt[i] for i in samples.ids[samples.member].tolist()], dtype=np.int64)
+        for step in np.unique(last_step)[::-1]:
             chosen = ~samples.member
-            chosen[: len(self.last_step)] = self.last_step == step  # members come first
+            chosen[: len(last_step)] = last_step == step  # members come first
             roc = roc_summary(values[chosen], samples.member[chosen], levels=())
             about = {"auc": roc.auc, "interval": roc.intervals["auc"], "members": roc.members}
             curve.append({"recency": self.steps - 1 - int(step), **about})
         return curve
 
 
-def values_of(samples: Samples, score: str) -> NDArray[np.float64]:
+def values_of(samples: Samples, score: str) -> Floats:
     """Return a score by its name, higher for likelier members [N]: of ``extra``, or of a metric attack."""
     return samples.extra[score] if score in samples.extra else scores(samples.probs, samples.labels)[score]
 
 
-def audit_run(run: Path, root: Path, *, limit: int = 5000, release: Release | None = None) -> RunAudit:
+def audit_run(
+    run: Path, root: Path, *, limit: int = 5000, release: Release | None = None, twins: bool = False
+) -> RunAudit:
     """Load a finished run's last model and ask it about members and others, on clean images in eval mode.
 
     A release that learns from members gets some that are then not audited; see
@@ -92,6 +98,8 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000, release: Release | No
         root: The directory of checkpoints.
         limit: At most so many burn-in members and so many never-learnt samples.
         release: What the answers go through; None is the run's own.
+        twins: Also ask the model itself about the twin of each sample, as the score ``twin``; see
+            :mod:`accupoison.attacks.twins`.
 
     Raises:
         InputError: There is no finished run, its data or checkpoint are no longer what they were, or there are too few
@@ -100,7 +108,12 @@ def audit_run(run: Path, root: Path, *, limit: int = 5000, release: Release | No
     config = config_of(run)
     built, ledger, before = finished(run, config, root)
     config = config if release is None else replace(config, release=release)
-    return _ask(config, built, before, ledger, limit)
+    audited = _ask(config, built, before, ledger, limit)
+    if not twins:
+        return audited
+    view = built.simulation.learner.view()
+    groups = {name: with_twins(group, view, built.data, config.attack) for name, group in audited.groups.items()}
+    return replace(audited, groups=groups)
 
 
 def config_of(run: Path) -> OnlineConfig:
@@ -150,23 +163,30 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     data, views = built.data, (before, built.simulation.learner.view())
     known = known_to_defender(config.release, splits, built.burnin, config.run.seed)
     release = fitted(config.release, views[1], data, known, config.run.seed)
-    others = subsample(never_learnt(splits, learnt), limit)
+    everybody = never_learnt(splits, learnt)
+    others = subsample(everybody, limit)
     taken = set(known[0].tolist())
+    if not config.attack.keeps_labels:  # who was sent under a wrong label says nothing of who was learnt
+        taken |= set(ledger.path(branch)["id"][ledger.path(branch)["changed"]].tolist())
     learnt = {i: step for i, step in learnt.items() if i not in taken}
+    if not learnt:
+        raise InputError("every sample that was learnt from the stream was poisoned, so nobody is left to audit")
     stream = torch.tensor(list(learnt), dtype=torch.int64)
-    members = {STREAM: stream}
+    pairs = {STREAM: (stream, others)}
     if built.burnin is not None:  # else nobody knows whom the base model has seen
         drawn = subsample(built.burnin[~torch.isin(built.burnin, known[0])], limit)
-        members = {BURNIN: drawn[~torch.isin(drawn, stream)], **members}
+        pairs = {BURNIN: (drawn[~torch.isin(drawn, stream)], others), **pairs}
         came = torch.from_numpy(ledger.path(branch)["id"].copy())
         never = splits.stream[~torch.isin(splits.stream, torch.cat([came, built.burnin]))]
-        members |= {UNSEEN: subsample(never, limit)} if len(never) else {}
-    groups = _groups(release, views, data, members, others)
+        pairs |= {UNSEEN: (subsample(never, limit), others)} if len(never) else {}
+        everybody = torch.cat([never, everybody])
+    pairs |= focus(config.attack, built.simulation.attack.state(), data, stream, everybody)
+    groups = _groups(release, views, data, pairs)
     defended = config.release.name != "identity"
-    undefended = _groups(Identity(), views, data, members, others) if defended else {}
+    undefended = _groups(Identity(), views, data, pairs) if defended else {}
     return RunAudit(
         groups={name: samples for name, samples in groups.items() if name != UNSEEN},
-        last_step=np.array(list(learnt.values()), dtype=np.int64),
+        learnt=learnt,
         steps=int(ledger.rows["step"].max()) + 1,
         branch=branch,
         unseen=groups.get(UNSEEN),
@@ -176,18 +196,21 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
 
 
 def _groups(
-    release: Release, views: Sequence[ModelView], data: DataSet, members: Mapping[str, Tensor], others: Tensor
+    release: Release, views: Sequence[ModelView], data: DataSet, pairs: Mapping[str, tuple[Tensor, Tensor]]
 ) -> dict[str, Samples]:
-    """Return what leaves the later of two models about each group of members and the others, with the loss's change."""
-    of_others = [answers(release, view, data, others) for view in views]
+    """Return what leaves the later of two models about each group of members and others, with the loss's change."""
+    asked: dict[int, list[Tensor]] = {}
+
+    def of(ids: Tensor) -> list[Tensor]:
+        if id(ids) not in asked:  # several groups stand against the same others
+            asked[id(ids)] = [answers(release, view, data, ids) for view in views]
+        return asked[id(ids)]
+
     groups = {}
-    for name, ids in members.items():
-        both = torch.cat([ids, others])
-        labels, member = data.labels(both).cpu().numpy(), np.arange(len(both)) < len(ids)
-        of_both = [
-            torch.cat([answers(release, view, data, ids), rest]).numpy()
-            for view, rest in zip(views, of_others, strict=True)
-        ]
+    for name, (members, others) in pairs.items():
+        both = torch.cat([members, others])
+        labels, member = data.labels(both).cpu().numpy(), np.arange(len(both)) < len(members)
+        of_both = [torch.cat(parts).numpy() for parts in zip(of(members), of(others), strict=True)]
         before, after = (scores(probs, labels)["loss"] for probs in of_both)
         groups[name] = Samples(of_both[1], labels, member, both.numpy(), {"loss_change": after - before})
     return groups

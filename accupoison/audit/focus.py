@@ -1,0 +1,41 @@
+"""The samples that a privacy attack is after: those of a class, or chosen ones, and never a poisoned one."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from accupoison.attacks import Attack
+from accupoison.attacks.planned import PlannedAttack
+from accupoison.data import DataSet
+from accupoison.types import Saved
+
+TARGETS = "targets"
+"""The group of the samples that an attack has chosen."""
+
+
+def focus(
+    attack: Attack, state: Mapping[str, Saved], data: DataSet, members: Tensor, others: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the members and the others that an attack is after, int64 [n] and [m], by the name of their group.
+
+    Args:
+        attack: With its settings.
+        state: What it has saved, in which chosen samples are ``targets``.
+        data: For the labels.
+        members: Samples that the model has learnt as they are, int64 [N].
+        others: Samples that it has never learnt, int64 [M].
+
+    Returns:
+        "class K" for an attack on a class and "targets" for one on chosen samples; groups that lack members or others
+        are left out.
+    """
+    if not isinstance(attack, PlannedAttack):
+        return {}
+    groups = {}
+    targets, label = state.get("targets"), attack.target_class
+    if isinstance(targets, Tensor):
+        groups[TARGETS] = tuple(ids[torch.isin(ids, targets.cpu())] for ids in (members, others))
+    elif label is not None:
+        groups[f"class {label}"] = tuple(ids[(data.labels(ids) == label).cpu()] for ids in (members, others))
+    return {name: (inside, outside) for name, (inside, outside) in groups.items() if len(inside) and len(outside)}
