@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from accupoison.errors import InputError, check_least, first_line
 from accupoison.models.convnet import ConvNet
-from accupoison.models.layers import ModelSpec
+from accupoison.models.layers import ModelSpec, connect
 from accupoison.models.mlp import MLP, PlainMLP
 from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.preact_resnet import PreActResNet
@@ -55,7 +55,7 @@ def _make(spec: ModelSpec) -> nn.Module:
     try:
         if max(spec.width, spec.num_classes) >= 2**31:  # more than some kernels count to
             raise MemoryError
-        return MODELS.get(spec.name)(spec)
+        return connect(MODELS.get(spec.name)(spec))
     except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
         raise InputError(
             f"a {spec.name} of width {spec.width} does not fit into memory; give a smaller width"
