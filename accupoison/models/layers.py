@@ -20,8 +20,9 @@ class ModelSpec:
     Attributes:
         name: One of :data:`accupoison.models.factory.MODELS`, or ``package.module:factory``. A factory, also one of an
             installed package, is called with ``num_classes`` as a keyword.
-        width: Channels of the first stage (mobilenetv2: twice those of its first convolution; mlp: units of its last
-            hidden layer); ignored by a factory.
+        width: Channels of the first stage (wrn28-10: a tenth of them, 16 is standard; resnet50: a quarter; mobilenetv2:
+            twice those of its first convolution; densenet121: twice the growth; mlp: units of its last hidden layer);
+            ignored by a factory.
         norm: "batch", "group" or "group:N", N groups; or "auxiliary", batch norm with a second set of statistics for
             images of noise (:mod:`accupoison.models.auxiliary`). Ignored by a factory.
         num_classes: Number of classes.

@@ -146,6 +146,10 @@ def test_every_model(empty: Path, name: str, norm: str) -> None:
     carry_out(data, name, norm)
 
 
+def test_auxiliary_statistics(empty: Path) -> None:
+    carry_out("digits", "convnet", "auxiliary")
+
+
 def test_features_need_a_model_for_features(empty: Path) -> None:
     features(empty / "data", "mine")
     common = ["--data", "npz:data/mine.npz", "--width", "4", *SIZES]

@@ -54,7 +54,7 @@ def disturb(net: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 assert tensor is not None
-                tensor.data += torch.rand(tensor.shape, generator=rng, dtype=torch.float64).to(tensor.dtype)
+                tensor.data += 0.1 * torch.rand(tensor.shape, generator=rng, dtype=torch.float64).to(tensor.dtype)
 
 
 def network(name: str = "resnet8", *, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -73,8 +73,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_without_twins_it_is_plain_batch_norm(name: str) -> None:
     """The same bits of outputs, first and second derivatives and statistics, in both modes, by PyTorch's kernels."""
-    net = build_model(ModelSpec(name=name, width=4, norm="auxiliary"), seed=3)
-    plain = build_model(ModelSpec(name=name, width=4), seed=3)
+    width = 1 if name == "wrn28-10" else 4
+    net = build_model(ModelSpec(name=name, width=width, norm="auxiliary"), seed=3)
+    plain = build_model(ModelSpec(name=name, width=width), seed=3)
     names = set(plain.state_dict())
     assert names < set(net.state_dict())
     assert all(".auxiliary." in key for key in set(net.state_dict()) - names)
@@ -92,7 +93,7 @@ def test_without_twins_it_is_plain_batch_norm(name: str) -> None:
             every = zip((f"{part} {key}" for part in "gh" for key in keys), (*grads, *hvp(grads)), strict=True)
             found.append({**dict(every), **learner.model.state_dict(), "logits": learner.view().logits(batch.x)})
         mine, its = found
-        assert all(torch.equal(mine[key], value) for key, value in its.items())
+        assert all(torch.equal(mine[key], value) and value.isfinite().all() for key, value in its.items())
         assert all(not value.any() for key, value in mine.items() if key[:2] in ("g ", "h ") and key not in its)
         assert all(torch.equal(mine[key], value) for key, value in aside.items())
 
