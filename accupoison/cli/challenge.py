@@ -81,7 +81,7 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
 @click.argument("root", type=PATH)
 @data_options
 @click.option("--networks", default="resnet34,vgg16,mobilenetv2", show_default=True, help="Which of the challenge's.")
-@click.option("--width", type=WHOLE, help="Channels of the first stage.  [default: 64]")
+@click.option("--width", type=WHOLE, help="Channels of the first stage (wrn28-10: a tenth).  [default: 64]")
 @click.option("--epochs", type=WHOLE, help="Passes over the members.")
 @click.option(
     "--size", type=WHOLE, default=2000, show_default=True, help="Samples of known membership; as many to tell."

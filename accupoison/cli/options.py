@@ -165,8 +165,8 @@ model_options = options(
     click.option(
         "--model", metavar="NAME", help="resnet18 (default), vgg16, ... (see list), or package.module:factory."
     ),
-    click.option("--width", type=WHOLE, help="Channels of the first stage.  [default: 64]"),
-    click.option("--norm", metavar="NAME", help="batch (default) or group."),
+    click.option("--width", type=WHOLE, help="Channels of the first stage (wrn28-10: a tenth).  [default: 64]"),
+    click.option("--norm", metavar="NAME", help="batch (default), group, group:N or auxiliary."),
 )
 
 release_option = click.option(

@@ -56,7 +56,8 @@ class ModelSettings:
     Attributes:
         name: One of :data:`accupoison.models.factory.MODELS`, such as "resnet18", or "package.module:factory".
         width: Channels of the first stage.
-        norm: "batch", "group" (about 8 channels a group) or "group:N" (N groups).
+        norm: "batch", "group" (about 8 channels a group), "group:N" (N groups) or "auxiliary" (batch norm with a second
+            set of statistics for images of noise).
     """
 
     name: str | None = None

@@ -105,7 +105,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
     """Return a copy whose batch-norm statistics are the averages over ``batches``, weights untouched.
 
     What a poisoned stream costs in stale statistics alone comes back by this, without labels; what it has done to the
-    weights does not. A model without batch norm comes back equal.
+    weights does not. A model without batch norm comes back equal. Statistics that no image calls for stay as they
+    are, such as those of noise (:class:`~accupoison.models.auxiliary.AuxiliaryBatchNorm2d`).
 
     Args:
         model: The network; left as it is.
@@ -116,6 +117,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
     """
     copied = copy_of(model).eval()
     norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
@@ -126,4 +128,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modu
             raise ValueError("batch-norm statistics cannot be re-estimated without images")
         for x in batches:
             copied(x)
+    for norm, buffers in zip(norms, before, strict=True):
+        if norm.num_batches_tracked is not None and not norm.num_batches_tracked:
+            for name, buffer in buffers.items():
+                norm.get_buffer(name).copy_(buffer)
     return copied.eval()

@@ -9,12 +9,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from accupoison.errors import InputError, check_least, first_line
+from accupoison.models.alexnet import AlexNet
 from accupoison.models.convnet import ConvNet
-from accupoison.models.layers import ModelSpec
+from accupoison.models.densenet import DenseNet
+from accupoison.models.layers import ModelSpec, connect
 from accupoison.models.mlp import MLP, PlainMLP
 from accupoison.models.mobilenet import MobileNetV2
 from accupoison.models.preact_resnet import PreActResNet
-from accupoison.models.resnet import ResNet
+from accupoison.models.resnet import Bottleneck, ResNet
 from accupoison.models.vgg import VGG
 from accupoison.registry import Lookup
 
@@ -25,7 +27,11 @@ MODELS: Lookup[Callable[..., nn.Module]] = Lookup("model")
 for _name, _network in {
     "resnet18": partial(ResNet, (2, 2, 2, 2), pool=True),
     "resnet34": partial(ResNet, (3, 4, 6, 3), pool=True),
+    "resnet50": partial(ResNet, (3, 4, 6, 3), pool=False, block=Bottleneck),
     "preact-resnet18": partial(PreActResNet, (2, 2, 2, 2)),
+    "wrn28-10": partial(PreActResNet, (4, 4, 4), widen=10),
+    "densenet121": DenseNet,
+    "alexnet": AlexNet,
     "vgg16": VGG,
     "mobilenetv2": MobileNetV2,
     "resnet8": partial(ResNet, (1, 1, 1), pool=False),
@@ -55,7 +61,7 @@ def _make(spec: ModelSpec) -> nn.Module:
     try:
         if max(spec.width, spec.num_classes) >= 2**31:  # more than some kernels count to
             raise MemoryError
-        return MODELS.get(spec.name)(spec)
+        return connect(MODELS.get(spec.name)(spec))
     except (RuntimeError, MemoryError) as error:  # what torch raises where the memory does not suffice
         raise InputError(
             f"a {spec.name} of width {spec.width} does not fit into memory; give a smaller width"

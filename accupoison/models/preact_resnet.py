@@ -1,4 +1,4 @@
-"""The pre-activation residual network."""
+"""Pre-activation residual networks, ordinary and wide."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,21 +28,25 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Four stages of pre-activation blocks, without a max-pool.
+    """Stages of pre-activation blocks, without a max-pool and without dropout.
+
+    Three stages of four blocks, ten times as wide, are WRN-28-10 (Zagoruyko and Komodakis, BMVC 2016, Table 1), whose
+    standard width is 16.
 
     Args:
-        blocks: Residual blocks in each stage; stage k has ``width * 2**k`` channels.
-        spec: The number of classes and so on; the first stage has ``width`` channels.
+        blocks: Residual blocks in each stage; stage k has ``widen * width * 2**k`` channels.
+        spec: The number of classes and so on; the first convolution has ``width`` channels.
+        widen: See ``blocks``.
     """
 
-    def __init__(self, blocks: tuple[int, ...], spec: ModelSpec) -> None:
+    def __init__(self, blocks: tuple[int, ...], spec: ModelSpec, *, widen: int = 1) -> None:
         super().__init__()
         self.normalize = Normalize(spec.mean, spec.std)
         self.conv1 = nn.Conv2d(len(spec.mean), spec.width, 3, 1, 1, bias=False)
         channels, layers = spec.width, list[nn.Module]()
         for stage, count in enumerate(blocks):
             for block in range(count):
-                outputs = spec.width * 2**stage
+                outputs = widen * spec.width * 2**stage
                 layers.append(PreActBlock(channels, outputs, 2 if stage > 0 and block == 0 else 1, spec.norm))
                 channels = outputs
         self.layers = nn.Sequential(*layers)

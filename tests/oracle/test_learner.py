@@ -29,7 +29,7 @@ def nets() -> list[nn.Module]:
     return [random_net(0), *(net.double() for net in made)]
 
 
-_KINDS = [("resnet8", "batch"), ("convnet", "group"), ("resnet18", "batch")]
+_KINDS = [("resnet8", "batch"), ("convnet", "group"), ("resnet18", "batch"), ("convnet", "auxiliary")]
 
 
 @pytest.fixture(params=range(1 + len(_KINDS)), ids=["tiny", *(f"{name}-{norm}" for name, norm in _KINDS)])

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.io import savemat
 from torchvision import datasets
 
-from accupoison.data import DataSet, load
+from accupoison.data import DataSet, load, splits
 from accupoison.data.torchvision_sets import PUBLISHED
 from tests.messages import refuses
 
@@ -64,7 +65,8 @@ def stl10(root: Path, patch: pytest.MonkeyPatch) -> Made:
         x[rows].transpose(0, 1, 3, 2).tofile(folder / f"{half}_X.bin")
         (y[rows] + 1).astype(np.uint8).tofile(folder / f"{half}_y.bin")
         lists = [[f.name, hashlib.md5(f.read_bytes()).hexdigest()] for f in sorted(folder.glob(f"{half}_*.bin"))]
-        patch.setattr(datasets.STL10, f"{half}_list", lists)
+        absent = [["unlabeled_X.bin", "5242ba1fed5e4be9e1e742405eb56ca4"]] if half == "train" else []
+        patch.setattr(datasets.STL10, f"{half}_list", lists + absent)
     return x, y
 
 
@@ -188,6 +190,30 @@ def test_tiny_imagenet_as_published(tmp_path: Path) -> None:
     data = tiny_imagenet(tmp_path)
     assert (data.classes, data.shape) == (("n01", "n02"), (3, 64, 64))
     assert (data.train_y.tolist(), data.test_y.tolist()) == ([0, 1], [1])
+
+
+@pytest.mark.parametrize("count", [2, 7, 12])
+def test_the_test_half_of_tiny_imagenet_is_the_published_validation_split(count: int, tmp_path: Path) -> None:
+    folder, kinds = tmp_path / "tiny-imagenet-200", [f"n{i:02}" for i in range(count)]
+    places = [folder / "train" / kind / "images" / f"{kind}_{i}.JPEG" for kind in kinds for i in (0, 1)]
+    for path in places:
+        write_image(path, side=64)
+    lines, val = [], list[torch.Tensor]()
+    for i, kind in enumerate(reversed(kinds)):
+        path = folder / "val" / "images" / f"val_{i}.JPEG"
+        write_image(path, side=64)
+        lines.append(f"val_{i}.JPEG\t{kind}\t0\t0\t62\t62")
+        val.append(torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1))
+        write_image(folder / "test" / "images" / f"test_{i}.JPEG", side=64)  # without labels, and not read
+    (folder / "wnids.txt").write_text("\n".join(kinds))
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    data = load("tiny-imagenet", data_dir=tmp_path)
+    assert (data.num_classes, data.num_train) == (count, 2 * count)
+    assert torch.equal(data.test_x, torch.stack(val))
+    assert data.test_y.tolist() == list(reversed(range(count)))
+    assert data.train_y.tolist() == [label for label in range(count) for _ in (0, 1)]
+    parts = splits.split(data, sizes=splits.SplitSizes(burnin=2, stream=1, trigger=0, val=0, trusted=0, monitor=1))
+    assert torch.equal(data.inputs(parts.test), torch.stack(val))
 
 
 def spoil_size(root: Path) -> None:
