@@ -24,7 +24,6 @@ from accupoison.cli.options import (
     update_options,
 )
 from accupoison.cli.output import change_text, gather, json_text, note, percent, progress_bar, table
-from accupoison.errors import InputError
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
@@ -62,99 +61,23 @@ def audit(
     of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by
     recency: steps since a stream member was learnt last. Writes audit.json, and tables and figures for each group.
     Of a burn-in, its members against test images. Where samples were poisoned, these are left out, and the class or the
-    targets that the attack was after are groups of their own. Where the run, or --release, releases something else than probabilities: attackers unaware of it, adaptive, and of
-    labels alone, side by side.
+    targets that the attack was after are groups of their own. Where the run, or --release, releases something else than
+    probabilities: attackers unaware of it, adaptive, and of labels alone, side by side.
     """
     if ctx.invoked_subcommand is None:
         from accupoison.audit.offline.burnin import is_burnin
+        from accupoison.cli.audit_run import audit_burnin_directory, audit_run_directory
 
         if run is None:
             commands = ", ".join(sorted(audit.commands))
             raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
-        if is_burnin(run):
-            _audit_burnin(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
-        else:
-            _audit_run(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
+        carry_out = audit_burnin_directory if is_burnin(run) else audit_run_directory
+        carry_out(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
         return
     for name in ctx.params:  # they would be ignored
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = "--json" if name == "as_json" else f"--{name}"
             raise click.UsageError(f"{option} belongs to audit --run; give it after {ctx.invoked_subcommand}")
-
-
-def _audit_burnin(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
-    from accupoison.audit.attack_suite import audit_samples, right
-    from accupoison.audit.offline.burnin import audit_burnin
-    from accupoison.audit.writers import write_results
-    from accupoison.records.files import write_json
-
-    if release is not None:
-        raise InputError(f"--release {release} is of an online run, and {run} is a burn-in; drop it")
-    audited = audit_burnin(run, twins=twins)
-    everything: dict[str, Any] = {"run": str(run), "epochs": audited.epochs, "groups": {}, "accuracy": {}}
-    text = []
-    for name, samples in audited.groups.items():
-        content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
-        everything["groups"][name], everything["accuracy"][name] = content["attacks"], right(samples)
-        shares = right(samples)
-        accuracy = f"right on {percent(shares['members'])} of members, {percent(shares['others'])} of others"
-        text += [f"{name} members against test images ({len(samples.labels)} samples); {accuracy}", table(rows), ""]
-    write_json(folder / "audit.json", everything)
-    if as_json:
-        click.echo(json_text(everything))
-        return
-    parties = f"attack {audited.config.attack.name}, defence {audited.config.defense.name}"
-    click.echo("\n".join([*text, f"{parties}, {audited.epochs} epochs; thresholds from a half. Wrote {folder}"]))
-
-
-def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
-    from accupoison.audit.attack_suite import audit_released, audit_samples
-    from accupoison.audit.online.recency import SCORES
-    from accupoison.audit.online.run import audit_run
-    from accupoison.audit.results import interval_text
-    from accupoison.audit.samples import change
-    from accupoison.audit.writers import write_recency, write_released, write_results
-    from accupoison.config.releases import parse_release
-    from accupoison.records.files import write_json
-
-    given = None if release is None else parse_release(release)
-    audited = audit_run(run, CHECKPOINTS, release=given, twins=twins)
-    groups: dict[str, Any] = {}
-    attackers: dict[str, Any] = {}
-    text = []
-    for name, samples in audited.groups.items():
-        if own := audited.undefended.get(name):
-            of_three, facts = audit_released(samples, own, seed=seed), {"spec": audited.release, **change(samples, own)}
-            content, rows = write_released(folder / name.replace(" ", "-"), of_three, facts)
-            attackers[name] = content["attackers"] | {"release": facts}
-            text.append(change_text(facts))
-        else:
-            content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
-        groups[name] = content["attacks"]
-        text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
-    by_recency = {score: audited.by_recency(score) for score in SCORES}
-    write_recency(folder, by_recency)
-    everything: dict[str, Any] = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
-    everything |= {"groups": groups, "by_recency": by_recency}
-    everything |= {"release": audited.release, "attackers": attackers} if attackers else {}
-    write_json(folder / "audit.json", everything)
-    if as_json:
-        click.echo(json_text(everything))
-        return
-    rows = [
-        {
-            "recency": str(points[0]["recency"]),
-            **{
-                score: interval_text(point["auc"], point["interval"])
-                for score, point in zip(SCORES, points, strict=True)
-            },
-            "members": str(points[0]["members"]),
-        }
-        for points in zip(*by_recency.values(), strict=True)
-    ]
-    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
-    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
-    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
 
 
 @audit.command()

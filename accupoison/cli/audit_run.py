@@ -1,0 +1,107 @@
+"""What ``audit --run`` writes and prints, of a run and of a burn-in."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from accupoison.cli.group import CHECKPOINTS
+from accupoison.cli.output import change_text, json_text, percent, table
+from accupoison.errors import InputError
+
+
+def audit_burnin_directory(
+    run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool
+) -> None:
+    """Audit a burn-in: write its tables and figures, and print them.
+
+    Args:
+        run: The directory.
+        folder: The one to write.
+        release: What the answers go through; None is the run's own.
+        seed: Of the calibration half and the neural attack.
+        as_json: Print JSON and nothing else.
+        twins: Ask about the twin of each sample as well.
+    """
+    from accupoison.audit.attack_suite import audit_samples, right
+    from accupoison.audit.offline.burnin import audit_burnin
+    from accupoison.audit.writers import write_results
+    from accupoison.records.files import write_json
+
+    if release is not None:
+        raise InputError(f"--release {release} is of an online run, and {run} is a burn-in; drop it")
+    audited = audit_burnin(run, twins=twins)
+    everything: dict[str, Any] = {"run": str(run), "epochs": audited.epochs, "groups": {}, "accuracy": {}}
+    text = []
+    for name, samples in audited.groups.items():
+        content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
+        everything["groups"][name], everything["accuracy"][name] = content["attacks"], right(samples)
+        shares = right(samples)
+        accuracy = f"right on {percent(shares['members'])} of members, {percent(shares['others'])} of others"
+        text += [f"{name} members against test images ({len(samples.labels)} samples); {accuracy}", table(rows), ""]
+    write_json(folder / "audit.json", everything)
+    if as_json:
+        click.echo(json_text(everything))
+        return
+    parties = f"attack {audited.config.attack.name}, defence {audited.config.defense.name}"
+    click.echo("\n".join([*text, f"{parties}, {audited.epochs} epochs; thresholds from a half. Wrote {folder}"]))
+
+
+def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
+    """Audit an online run: write its tables and figures, and print them.
+
+    Args:
+        run: The directory.
+        folder: The one to write.
+        release: What the answers go through; None is the run's own.
+        seed: Of the calibration half and the neural attack.
+        as_json: Print JSON and nothing else.
+        twins: Ask about the twin of each sample as well.
+    """
+    from accupoison.audit.attack_suite import audit_released, audit_samples
+    from accupoison.audit.online.recency import SCORES
+    from accupoison.audit.online.run import audit_run
+    from accupoison.audit.results import interval_text
+    from accupoison.audit.samples import change
+    from accupoison.audit.writers import write_recency, write_released, write_results
+    from accupoison.config.releases import parse_release
+    from accupoison.records.files import write_json
+
+    given = None if release is None else parse_release(release)
+    audited = audit_run(run, CHECKPOINTS, release=given, twins=twins)
+    groups: dict[str, Any] = {}
+    attackers: dict[str, Any] = {}
+    text = []
+    for name, samples in audited.groups.items():
+        if own := audited.undefended.get(name):
+            of_three, facts = audit_released(samples, own, seed=seed), {"spec": audited.release, **change(samples, own)}
+            content, rows = write_released(folder / name.replace(" ", "-"), of_three, facts)
+            attackers[name] = content["attackers"] | {"release": facts}
+            text.append(change_text(facts))
+        else:
+            content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
+        groups[name] = content["attacks"]
+        text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
+    by_recency = {score: audited.by_recency(score) for score in SCORES}
+    write_recency(folder, by_recency)
+    everything: dict[str, Any] = {"run": str(run), "trigger": audited.branch, "steps": audited.steps}
+    everything |= {"groups": groups, "by_recency": by_recency}
+    everything |= {"release": audited.release, "attackers": attackers} if attackers else {}
+    write_json(folder / "audit.json", everything)
+    if as_json:
+        click.echo(json_text(everything))
+        return
+    rows = [
+        {
+            "recency": str(points[0]["recency"]),
+            **{
+                score: interval_text(point["auc"], point["interval"])
+                for score, point in zip(SCORES, points, strict=True)
+            },
+            "members": str(points[0]["members"]),
+        }
+        for points in zip(*by_recency.values(), strict=True)
+    ]
+    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
+    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
+    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
