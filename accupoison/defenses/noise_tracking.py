@@ -29,6 +29,8 @@ MIXTURES: dict[str, type[Mixture]] = {
 STREAM_WINDOW = 2000
 APART = 1.0
 """Ashman's D of the margins of those whom a mixture calls right and wrong, below which it has found other groups."""
+CHANCE = 1.25
+"""Times 1 / classes: a model that answers one class for all agrees with so few labels, and has found no wrong ones."""
 EDGE = 1e-4
 """B stays this far from 0 and 1 (Arazo et al., ICML 2019, released code)."""
 EMPTY = torch.iinfo(torch.int64).min
@@ -133,7 +135,7 @@ class NoiseTracking(Mixing):
         if self.mixture == "gaussian":
             features = view.features(batch.x).flatten(1)
         self._remember(batch.ids, losses, features, self.window or ctx.epoch_size or STREAM_WINDOW)
-        self._fit_if_due(len(batch), ctx)
+        self._fit_if_due(len(batch), logits.shape[1], ctx)
         if not self.fits:
             return torch.full_like(losses, min(self._unknown(ctx), self.max_b))
         ctx.log("defense/noise_rate", self.noise_rate)
@@ -157,7 +159,7 @@ class NoiseTracking(Mixing):
         self.ids[place], self.arrived[place] = ids, self.seen + rows
         self.held_losses[place], self.held_features[place] = losses[rows], features[rows]
 
-    def _fit_if_due(self, rows: int, ctx: Context) -> None:
+    def _fit_if_due(self, rows: int, classes: int, ctx: Context) -> None:
         by_pass = self.refit is None and ctx.epoch_size is not None
         self.since += rows if by_pass else 1
         held = self.arrived >= 0
@@ -165,9 +167,9 @@ class NoiseTracking(Mixing):
         if enough and self.since >= (self._pass(ctx) if by_pass else self.refit or 1):
             self.since = 0
             self.fits += 1
-            self._fit(self.held_losses[held].cpu(), self.held_features[held].cpu(), ctx)
+            self._fit(self.held_losses[held].cpu(), self.held_features[held].cpu(), classes, ctx)
 
-    def _fit(self, losses: Tensor, features: Tensor, ctx: Context) -> None:
+    def _fit(self, losses: Tensor, features: Tensor, classes: int, ctx: Context) -> None:
         """Fit the mixture to what is finite of losses [N] and features [N, D]: all, unless the model has diverged."""
         finite = losses.isfinite() & features.isfinite().all(1)
         losses, features = losses[finite], features[finite]
@@ -184,6 +186,7 @@ class NoiseTracking(Mixing):
             case _:
                 mixture = fit_gaussian_mixture(losses, features, seed)
         found = group_separation(losses, mixture.noise(losses, features)) >= APART
+        found &= float(groups.weights[0]) > CHANCE / classes
         self.fitted, self.separation = mixture.pack(), groups.separation if found else 0.0
         self.noise_rate = float(self._noise(losses, features).mean())
 

@@ -388,6 +388,20 @@ def test_what_does_not_separate_is_believed() -> None:
     assert metrics["defense/noise_rate"] == 0
 
 
+def test_one_class_for_all_is_no_wrong_label() -> None:
+    """A model that has collapsed has two clear groups of losses: its class, and the other six sevenths."""
+    model = nn.Linear(FEATURES, 7).eval()
+    with torch.no_grad():
+        model.weight.mul_(0.1)
+        model.bias.zero_()[2] = 5.0
+    x = torch.rand(700, FEATURES, generator=torch.Generator().manual_seed(0))
+    batch = Batch(x, torch.arange(700) % 7, torch.arange(700))
+    assert separation(losses_of(model, batch)) > 10
+    for mixture in MIXTURES:
+        defense = DEFENSES.build("NLL-STATIC", {"mixture": mixture})
+        assert not defense.intercept(view_of(model), batch, context()).extra["noise"].any()
+
+
 @pytest.mark.parametrize("name", ["NLL-STATIC", "NLL-DYNAMIC"])
 def test_training_resumes_bit_for_bit(name: str) -> None:
     view = view_of(network())
