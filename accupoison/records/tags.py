@@ -38,6 +38,10 @@ TAGS: dict[str, str] = {
     "noise of the same eps; in [0, 1], 0.5 where they look alike",
     "defense/threshold": "discrepancy above which the defence corrects the batch; nats, >= 0, may be inf",
     "defense/inner_steps": "iterations of the defence's inner loop; count, >= 0",
+    "defense/noise_rate": "share of wrong labels in the window of a noisy-label defence, as its mixture has it; in "
+    "[0, 1], 0 where the mixture does not separate",
+    "defense/mixture_separation": "Ashman's D of the margins of correct and wrong labels there; no unit, >= 0, above 2 "
+    "where they part, 0 where the mixture has found other groups",
     "defense/rejected": "rows that reached the defence and were kept from the update; fraction in [0, 1]",
     "optim/lr": "learning rate of the update; > 0",
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",

@@ -44,12 +44,25 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
     "backdoor": [{"ratio": 0.4, "patch": 3}],
     "code": [{}, {"ratio": 0.5, "mean": 0.0}],
 }
+TRACKED: Settings = {"min_samples": 4, "min_separation": 0.0}  # rows of the bench show no two groups
 DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "AT": [{"steps": 2}, {"steps": 2, "direction": "descend", "eps": 0.01}],
     "TRADES": [{"steps": 2}, {"steps": 0}],
     "CLIP": [{"max_norm": 0.1}, {"max_norm": 0.01, "norm": "linf"}],
     # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
     "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
+    "MIXUP": [{}, {"alpha": 1.0, "reg_term": 1.0}],
+    "NLL-STATIC": [
+        {**TRACKED, "reg_term": 1.0},
+        {**TRACKED, "target": "soft", "window": 8, "alpha": 0.0},
+        {**TRACKED, "mixture": "margin", "max_b": 0.5},
+        {**TRACKED, "mixture": "gaussian", "warmup_epochs": 1, "window": 6, "refit": 2},
+    ],
+    "NLL-DYNAMIC": [
+        {**TRACKED, "max_b": 0.9},
+        {**TRACKED, "mixture": "gaussian-logits", "window": 9, "warmup_epochs": 1, "dynamic_epochs": 1},
+        {**TRACKED, "alpha": 0.0, "reg_term": 0.5},
+    ],
 }
 FITTED: Settings = {"hidden": (16,), "epochs": 10, "lr": 0.1, "max_iterations": 30, "cap": 1.0}
 RELEASE_SETTINGS: dict[str, list[Settings]] = {

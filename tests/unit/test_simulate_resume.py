@@ -122,3 +122,10 @@ def test_a_state_matters() -> None:
     resumed = simulation("accumulative", "DSC", BRANCHES)
     resumed.restore({**states[2], "parts": states[1]["parts"]})
     assert not same(outcome(next(resumed.run())), steps[2])
+
+
+@pytest.mark.parametrize("mixture", ["beta", "gaussian"])
+@pytest.mark.parametrize("name", ["NLL-STATIC", "NLL-DYNAMIC"])
+def test_noisy_label_defences(name: str, mixture: str) -> None:
+    settings = {"mixture": mixture, "min_samples": 4, "min_separation": 0.0, "window": 8}
+    resumes_anywhere(lambda: simulation("noise", DEFENSES.build(name, settings), ("clean",), steps=3))
