@@ -41,5 +41,12 @@ def twin_scores(view: ModelView, data: DataSet, ids: NDArray[np.int64], attack: 
 
 
 def with_twins(samples: Samples, view: ModelView, data: DataSet, attack: Attack) -> Samples:
-    """Return the samples with the score ``twin``; see :func:`twin_scores`."""
+    """Return the samples with the score ``twin``.
+
+    Args:
+        samples: What the model says of them.
+        view: The model.
+        data: Where they are.
+        attack: That of the model; see :func:`twin_scores`.
+    """
     return replace(samples, extra={**samples.extra, "twin": twin_scores(view, data, samples.ids, attack)})

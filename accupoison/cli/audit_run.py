@@ -22,6 +22,9 @@ def audit_burnin_directory(
         seed: Of the calibration half and the neural attack.
         as_json: Print JSON and nothing else.
         twins: Ask about the twin of each sample as well.
+
+    Raises:
+        InputError: The burn-in has not ended, or a release is asked for.
     """
     from accupoison.audit.attack_suite import audit_samples, right
     from accupoison.audit.offline.burnin import audit_burnin

@@ -42,8 +42,8 @@ STREAM = [
     "--clip-norm",
 ]
 CLI_FLAGS: dict[str, list[str]] = {
-    "audit": ["--run", "--out", "--release", "--seed", "--json"],
-    "burnin": [*SHARED, "--recipe", "--epochs"],
+    "audit": ["--run", "--out", "--attack", "--release", "--seed", "--json"],
+    "burnin": [*SHARED, "--recipe", "--epochs", "--attack", "--med"],
     "online": [
         *SHARED,
         *STREAM,
@@ -61,7 +61,7 @@ CLI_FLAGS: dict[str, list[str]] = {
     "report": ["--claims", "--out", "--trigger", "--json"],
     "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
 }
-OFFLINE_FLAGS = ["--size", "--shadows", "--target-models"]
+OFFLINE_FLAGS = ["--size", "--shadows", "--target-models", "--leave-one-out"]
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""
 
 

@@ -85,7 +85,14 @@ def audit_burnin(run: Path, *, limit: int = 5000, twins: bool = False) -> Burnin
 
 
 def asked(view: ModelView, data: DataSet, members: Tensor, others: Tensor) -> Samples:
-    """Return what a model says of members, int64 [n], and others, int64 [m], in this order."""
+    """Return what a model says of members and others, in this order.
+
+    Args:
+        view: The model.
+        data: The samples.
+        members: Ids, int64 [n].
+        others: Ids, int64 [m].
+    """
     ids = torch.cat([members, others])
     probs = answers(Identity(), view, data, ids).numpy()
     return Samples(probs, data.labels(ids).cpu().numpy(), np.arange(len(ids)) < len(members), ids.numpy())
