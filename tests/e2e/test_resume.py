@@ -17,6 +17,7 @@ from accupoison.defenses import DEFENSES
 from accupoison.runs.burnin import never
 from accupoison.runs.online import OnlineRun
 from tests.e2e.conftest import ENVIRONMENT, ONLINE, SET, After, done, outcome, steps_of
+from tests.simulations import CRAFTING
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +26,21 @@ CHEAP = {"steps": 1, "threshold": 0.0}
 """Settings that keep components fast, and DSC busy; given to those that have them."""
 
 
+SMALL = {"count": 20, "copies": 2, "ratio": 0.2, "iterations": 1, "patch": 2, "min_samples": 15, "min_separation": 0.0}
+"""Settings of attacks that make no trigger, and of defences that fit, for few small images."""
+
+
 def component(section: str, name: str) -> dict[str, Any]:
     known = REGISTRIES[section].settings(name)
-    return {"name": name, **{key: value for key, value in CHEAP.items() if key in known}}
+    values = CHEAP if section == "attack" and name in CRAFTING else CHEAP | SMALL
+    return {"name": name, **{key: value for key, value in values.items() if key in known}}
 
 
 def settings(attack: str, defense: str, sections: Layer | None = None) -> OnlineConfig:
     """Return the settings of a tiny run."""
     chosen = {"attack": component("attack", attack), "defense": component("defense", defense)}
-    return online_config([preset("online", "demo"), read_toml(Path("tiny.toml")), chosen, sections or {}])
+    crafted = {} if attack in CRAFTING else {"trigger": {"types": "clean"}}
+    return online_config([preset("online", "demo"), read_toml(Path("tiny.toml")), chosen, crafted, sections or {}])
 
 
 def go(config: OnlineConfig, out: str, *, resume: bool = False, stop: Callable[[], bool] = never) -> str:
