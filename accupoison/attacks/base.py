@@ -44,6 +44,11 @@ class Attack(Component, ABC):
         return True
 
     @property
+    def poisons_rows(self) -> bool:
+        """It relabels rows or adds some of its own, so that poisoned rows can be counted."""
+        return not (self.keeps_labels and self.keeps_ids)
+
+    @property
     def spending(self) -> Budget:
         """What the attacker may spend before the trigger."""
         return Budget(ratio=1.0)

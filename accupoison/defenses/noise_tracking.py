@@ -56,10 +56,12 @@ class NoiseTracking(Mixing):
         max_b: Upper bound on B; 0 estimates nothing, and every label is believed.
         warmup_epochs: Passes of plain mixup before B is used. A pass is one over the training set, or over ``window``
             samples in a stream. None is left to each defence, and 0 in a stream.
+        reg_term: Weight of the class balance, without which guesses drift to few classes (1.0 in PMIANLL's commands).
     """
 
     couples: ClassVar[bool] = True
 
+    reg_term: float = 1.0
     mixture: str = "beta"
     window: int | None = None
     refit: int | None = None

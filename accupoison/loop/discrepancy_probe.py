@@ -56,7 +56,7 @@ def poison_found(clean: Batch, sent: Batch, passed: Batch, seen: Batch) -> dict[
     """
     changed = torch.ones(len(sent), dtype=torch.bool)
     rows = len(clean)
-    changed[:rows] = (sent.y[:rows] != clean.y).cpu() | (sent.x[:rows] != clean.x).flatten(1).any(1).cpu()
+    changed[:rows] = (sent.y[:rows] != clean.y).cpu()
     values = {"attack/poisoned_rows": float(changed.sum()) + len(seen) - len(passed)}
     noise, poisoned = passed.extra.get("noise"), sent.ids.cpu()[changed]
     if noise is not None:

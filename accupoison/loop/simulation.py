@@ -198,7 +198,7 @@ class Simulation:
         if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)
             metrics["attack/linf"] = _farthest(seen, passed)
-        if not (self.attack.keeps_labels and self.attack.keeps_ids):
+        if self.attack.poisons_rows:
             metrics |= poison_found(clean, sent, passed, seen)
         if self.reference is not None:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))

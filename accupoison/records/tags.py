@@ -25,8 +25,7 @@ TAGS: dict[str, str] = {
     "no unit, at most the number of tensors either way",
     "attack/feasible": "the stealth constraint holds for the batch, as the attacker predicts its update; 1 or 0",
     "attack/scale": "share of the perturbation that the stealth constraint left; fraction in [0, 1]",
-    "attack/poisoned_rows": "rows whose label or image the attacker changed, or that are its own; count, where it may "
-    "change labels or add rows",
+    "attack/poisoned_rows": "rows whose label the attacker changed, or that are its own; count, of attacks that do so",
     "defense/noisy_auc": "AUC of the defence's belief that a label is wrong, the attacker's rows against the others; "
     "in [0, 1]",
     "defense/discrepancy_clean": "mean memorization discrepancy of the clean batch before the update; nats, >= 0",

@@ -83,12 +83,19 @@ class Replay(Attack):
 
     Attributes:
         source: The directory of that run.
+        original: The attack of that run.
     """
 
     keeps_labels: ClassVar[bool] = False
     keeps_ids: ClassVar[bool] = False
 
     source: Path
+    original: Attack
+
+    @property
+    def poisons_rows(self) -> bool:
+        """As the original does."""
+        return self.original.poisons_rows
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return what was sent at this step."""
@@ -125,7 +132,7 @@ def replay_of(config: OnlineConfig, data: DataSet, stream: DataStream) -> Replay
                 f"{_file(run, t)} was made of other samples than this stream has there; give the <data.name>, "
                 f"<run.seed> and stream settings of {run}"
             )
-    return Replay(source=run)
+    return Replay(source=run, original=config.attack)
 
 
 def check_replay(config: OnlineConfig) -> Path:

@@ -66,8 +66,9 @@ def test_an_option_in_front_of_a_command_is_refused() -> None:
 
 def test_a_run_that_cannot_be_audited(work: Path) -> None:
     says(refused("audit", "--run", "nowhere"), "no run nowhere")
-    place = CHECKPOINT.parent
-    says(refused("audit", "--run", place), f"{place} burnin no stream")
+    done("burnin", "--recipe", "demo", "--data", "digits", "--epochs", "1", "--out", "half", "--quiet")
+    Path("half/final.pt").unlink()
+    says(refused("audit", "--run", "half"), "half not ended burnin --resume half")
     done(*ONLINE, "--med", "FREEZE", "--out", "frozen")
     says(refused("audit", "--run", "frozen"), "FREEZE no members")
     done(*ONLINE, "--out", "run")

@@ -61,7 +61,7 @@ def losses_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def build(name: str, **settings: object) -> NoiseTracking:
-    defense = DEFENSES.build(name, {"min_samples": 2, "min_separation": 0.0, **settings})
+    defense = DEFENSES.build(name, {"min_samples": 2, "min_separation": 0.0, "reg_term": 0.0, **settings})
     assert isinstance(defense, NoiseTracking)
     return defense
 
