@@ -131,9 +131,9 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
     Members of the burn-in, members of the stream and images that never came, each against test images never learnt, by
     the loss and by its change during the stream. Runs that differ in base model and seed alone are replicates: mean and
     95% interval over base models. RUNS are directories of runs, or of sweeps; runs that have learnt nothing are left
-    out. Writes recency.json, recency.csv, recency.png.
+    out. Beside them the accuracy that was lost. Writes recency.json, recency.csv, recency.png, harms.csv.
     """
-    from accupoison.audit.online.recency import pool_recency, write_pooled
+    from accupoison.audit.online.recency import both_harms, pool_recency, write_pooled
 
     folder = out or LOGS / "recency"
     collected = gather(runs)
@@ -141,12 +141,15 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
         pooled, skipped = pool_recency(collected, CHECKPOINTS, show)
     for sentence in skipped:
         note(sentence)
-    rows = write_pooled(folder, pooled)
+    harms = both_harms(collected, pooled)
+    rows = write_pooled(folder, pooled, harms)
     if as_json:
         aucs = [vars(entry) | {"auc": vars(entry.auc)} for entry in pooled]
-        click.echo(json_text({"out": str(folder), "aucs": aucs}))
+        click.echo(json_text({"out": str(folder), "aucs": aucs, "harms": harms}))
         return
-    click.echo(table(rows))
+    click.echo(
+        f"{table(rows)}\n\nboth harms: accuracy lost before the trigger, members told by the loss\n{table(harms)}"
+    )
     where = folder / "recency.csv"
     click.echo(f"\n95% intervals over base models, or over streams where there is one; by recency in {where}")
 
@@ -253,10 +256,18 @@ def shadow_replays(
     replays = ReplayAudit(run, CHECKPOINTS, folder, made)
     with progress_bar("replays", hidden=quiet or as_json) as show:
         make_replays(replays, jobs=jobs, report=show)
-    results, of_run, facts = audit_replays(replays)
-    attacks = {row["attack"]: row for row in by_attack([of_run])}
-    content, rows = write_models(folder, results, {**facts, "run": attacks})
-    rows = [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
+    found, facts = audit_replays(replays)
+    tables = {}
+    for group, (results, of_run) in found.items():
+        attacks = {row["attack"]: row for row in by_attack([of_run])}
+        place = folder / group.replace(" ", "-")
+        written, rows = write_models(place, results, {**(facts if not group else {}), "run": attacks})
+        tables[group] = written, [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
+    content, rows = tables.pop("")
+    for group, (written, rows_of_group) in tables.items():
+        content.setdefault("groups", {})[group] = {row["attack"]: row for row in written["attacks"]}
+        if not as_json:
+            click.echo(f"{group}, which the run's attack is after\n{table(rows_of_group)}\n")
     knows = "the weights before the stream" if made.burnin == "shared" else "nothing of the run's base model"
     _show(folder, content, rows, as_json, f"{made.count} replays of {facts['pairs']} pairs; the auditor knows {knows}")
 

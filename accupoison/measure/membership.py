@@ -34,6 +34,20 @@ def never_learnt(splits: Splits, learnt: Mapping[int, int]) -> Tensor:
     return splits.test[~torch.isin(splits.test, known)]
 
 
+def relabelled(data: DataSet, ledger: Ledger, branch: str) -> set[int]:
+    """Return the samples that were learnt under a wrong label, which says nothing of who was learnt.
+
+    Args:
+        data: For the true labels.
+        ledger: Which label each was sent with.
+        branch: The path that the run is on.
+    """
+    rows = ledger.path(branch)
+    rows = rows[rows["offered"]]
+    ids = torch.from_numpy(rows["id"].copy())
+    return set(ids[data.labels(ids).cpu() != torch.from_numpy(rows["label"].astype(np.int64))].tolist())
+
+
 def membership_auc(
     view: ModelView, data: DataSet, splits: Splits, burnin: Tensor | None, ledger: Ledger, branch: str
 ) -> dict[str, float]:
@@ -47,7 +61,8 @@ def membership_auc(
         ledger: Who has been learnt from.
         branch: The path that the run is on.
     """
-    learnt = ledger.learnt(branch)
+    wrong = relabelled(data, ledger, branch)
+    learnt = {i: step for i, step in ledger.learnt(branch).items() if i not in wrong}
     members = {"audit/auc": torch.tensor(list(learnt), dtype=torch.int64)}
     if burnin is not None:
         members["audit/auc_burnin"] = burnin[~torch.isin(burnin, members["audit/auc"])]

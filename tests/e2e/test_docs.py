@@ -36,7 +36,13 @@ ONLINE_FLAGS = """
     onlinemode distance outf epochs gamma beta logdir momentum weight_decay poison_scale roundsign use_advtrigger
     use_online_advtrigger num-steps threshold restore_optimizer clip_gradnorm clipvalue med
 """
+PMIANLL_FLAGS = """
+    root-dir batch-size test-batch-size epochs lr dataset momentum device seed log-interval experiment-name alpha M
+    Mixup clean_model BootBeta reg-term exp defence_method target_class poison_strategy attack_train_amount
+    attack_test_amount model_name noise_level distribution synthemic_samples
+"""
 """What the argument parsers of the released scripts take."""
+SCRIPTS = [("train_cifar", TRAIN_FLAGS), ("online_accu_train", ONLINE_FLAGS), ("train.py", PMIANLL_FLAGS)]
 
 
 def tables() -> list[tuple[str, list[tuple[str, str]]]]:
@@ -49,7 +55,7 @@ def tables() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 SETTINGS = [
-    ("burnin" if "train_cifar" in title else "online", ours.strip("`"))
+    ("burnin" if "train_cifar" in title or "train.py" in title else "online", ours.strip("`"))
     for title, rows in tables()
     for _, ours in rows
     if ours
@@ -75,10 +81,10 @@ def test_every_setting_resolves(command: str, options: str, work: Path) -> None:
     done(command, *words, "--dry-run")
 
 
-@pytest.mark.parametrize(("script", "flags"), [("train_cifar", TRAIN_FLAGS), ("online_accu_train", ONLINE_FLAGS)])
+@pytest.mark.parametrize(("script", "flags"), SCRIPTS)
 def test_every_flag_of_the_scripts_is_there(script: str, flags: str) -> None:
     (rows,) = [rows for title, rows in tables() if script in title]
-    named = set(re.findall(r"--([a-z][\w-]*)", " ".join(theirs for theirs, _ in rows)))
+    named = set(re.findall(r"--([A-Za-z][\w-]*)", " ".join(theirs for theirs, _ in rows)))
     assert named == set(flags.split())
 
 

@@ -26,7 +26,7 @@ CHEAP = {"steps": 1, "threshold": 0.0}
 """Settings that keep components fast, and DSC busy; given to those that have them."""
 
 
-SMALL = {"count": 20, "copies": 2, "ratio": 0.2, "iterations": 1, "patch": 2, "min_samples": 15, "min_separation": 0.0}
+SMALL = {"count": 20, "copies": 2, "ratio": 0.05, "iterations": 1, "patch": 2, "min_samples": 15, "min_separation": 0.0}
 """Settings of attacks that make no trigger, and of defences that fit, for few small images."""
 
 

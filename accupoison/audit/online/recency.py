@@ -17,6 +17,7 @@ from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate, estimate
 
+CONTROLS = (BURNIN, UNSEEN)
 SCORES = ("loss", "loss_change")
 """The scores whose AUC is followed by recency."""
 
@@ -67,12 +68,7 @@ def pool_recency(
     pooled = []
     skipped: list[str] = []
     done = 0
-    groups = group(runs)
-    streams = {_stream(experiment) for experiment in groups}
-    triggers = {_trigger(experiment) for experiment in groups}
-    for experiment in groups:
-        parts = [experiment.first.attack, experiment.first.defense, experiment.setting]
-        parts += [_stream(experiment)] * (len(streams) > 1) + [_trigger(experiment)] * (len(triggers) > 1)
+    for name, experiment in _named(runs).items():
         aucs: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
         members: defaultdict[Key, int] = defaultdict(int)
         for run in experiment.runs:
@@ -86,10 +82,53 @@ def pool_recency(
             report(done, len(runs), run.path.name)
         for key, values in aucs.items():
             if (mean := estimate(values)) is not None:
-                pooled.append(PooledAuc(", ".join(filter(None, parts)), *key, mean, members[key]))
+                pooled.append(PooledAuc(name, *key, mean, members[key]))
     if not pooled:
         raise InputError(skipped[0])
     return pooled, skipped
+
+
+def _named(runs: Sequence[Run]) -> dict[str, Group]:
+    """Return the experiments among runs by what tells them apart, in words."""
+    groups, named = group(runs), {}
+    streams = {_stream(experiment) for experiment in groups}
+    triggers = {_trigger(experiment) for experiment in groups}
+    for experiment in groups:
+        parts = [experiment.first.attack, experiment.first.defense, experiment.setting]
+        parts += [_stream(experiment)] * (len(streams) > 1) + [_trigger(experiment)] * (len(triggers) > 1)
+        named[", ".join(filter(None, parts))] = experiment
+    return named
+
+
+def both_harms(runs: Sequence[Run], pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:
+    """Return one row an experiment, for people: accuracy lost before the trigger, and members exposed at the end.
+
+    Args:
+        runs: Finished runs.
+        pooled: Of :func:`pool_recency` of the same runs; a run that has learnt nothing exposes nobody of the stream.
+    """
+    aucs = {(e.experiment, e.members): e.auc for e in pooled if e.recency is None and e.score == "loss"}
+    members = [m for m in dict.fromkeys(e.members for e in pooled) if m not in CONTROLS]
+    rows = []
+    for name, experiment in _named(runs).items():
+        marks = [(run.burnin, run.summary["start"], run.summary.get("before")) for run in experiment.runs]
+        lost = estimate(
+            (base, None if end is None else 100 * (first["acc"] - end["acc"])) for base, first, end in marks
+        )
+        rows.append(
+            {
+                "experiment": name,
+                "budget": experiment.first.config.attack.spending.text("sample"),
+                "accuracy lost (points)": "" if lost is None else _plus_minus(lost, 1),
+                **{f"AUC {m}": _plus_minus(aucs[name, m], 3) if (name, m) in aucs else "" for m in members},
+                "runs": str(len(experiment.runs)),
+            }
+        )
+    return rows
+
+
+def _plus_minus(value: Estimate, digits: int) -> str:
+    return f"{value.mean:.{digits}f}" + (f" ± {value.half:.{digits}f}" if np.isfinite(value.half) else "")
 
 
 def _stream(experiment: Group) -> str:
@@ -114,12 +153,13 @@ def _aucs(run: Path, root: Path, limit: int) -> Iterator[tuple[Key, float, int]]
                 yield (name, point["recency"], score), point["auc"], point["members"]
 
 
-def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:
-    """Write ``recency.json``, ``recency.csv`` and ``recency.png``.
+def write_pooled(folder: Path, pooled: Sequence[PooledAuc], harms: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Write ``recency.json``, ``recency.csv``, ``recency.png`` and ``harms.csv``.
 
     Args:
         folder: A directory; made if it is not there.
         pooled: Of :func:`pool_recency`.
+        harms: Of :func:`both_harms`.
 
     Returns:
         The rows of the table that are over all recencies.
@@ -134,7 +174,7 @@ def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, st
             "members": entry.members,
             "recency": "all" if entry.recency is None else str(entry.recency),
             "score": entry.score,
-            "AUC": f"{entry.auc.mean:.3f}" + (f" ± {entry.auc.half:.3f}" if np.isfinite(entry.auc.half) else ""),
+            "AUC": _plus_minus(entry.auc, 3),
             "samples": str(entry.samples),
             "burn-ins": str(entry.auc.burnins),
             "runs": str(entry.auc.runs),
@@ -142,24 +182,28 @@ def write_pooled(folder: Path, pooled: Sequence[PooledAuc]) -> list[dict[str, st
         for entry in pooled
     ]
     write_csv(folder / "recency.csv", rows)
+    write_csv(folder / "harms.csv", harms)
     save_figure(_figure(pooled), folder / "recency.png")
     return [row for row in rows if row["recency"] == "all"]
 
 
 def _figure(pooled: Sequence[PooledAuc]) -> Figure:
-    """Return AUC against recency with its interval, a panel a score and a line an experiment."""
+    """Return AUC against recency with its interval, a panel a score and a line an experiment.
+
+    Members are those that the experiment's attack is after, or of the whole stream.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(SCORES), sharey=True)
     for axes, score in zip(panels, SCORES, strict=True):
         for number, name in enumerate(dict.fromkeys(entry.experiment for entry in pooled)):
             entries = [entry for entry in pooled if (entry.experiment, entry.score) == (name, score)]
-            curve = sorted(
-                (entry.recency, entry.auc.mean, entry.auc.half) for entry in entries if entry.recency is not None
-            )
+            followed = next((entry.members for entry in entries if entry.members not in (STREAM, *CONTROLS)), STREAM)
+            of_members = [entry for entry in entries if entry.members == followed and entry.recency is not None]
+            curve = sorted((entry.recency or 0, entry.auc.mean, entry.auc.half) for entry in of_members)
             recency, mean, half = np.array(curve, dtype=float).T
             axes.errorbar(recency, mean, yerr=np.nan_to_num(half), label=name, capsize=3, marker="o")
             for entry in entries:
-                if entry.recency is None and entry.members != STREAM:
+                if entry.recency is None and entry.members in CONTROLS:
                     style = "--" if entry.members == BURNIN else ":"
                     axes.axhline(entry.auc.mean, color=f"C{number}", linestyle=style, linewidth=1)
         axes.set(xlabel="steps since the sample was learnt last", title=score)

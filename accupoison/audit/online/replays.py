@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
+from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.attack_suite import ShadowAttacks, model_facts
+from accupoison.audit.focus import focus
 from accupoison.audit.offline.shadow_models import MAX_MODELS
 from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
@@ -232,20 +234,25 @@ def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
         )
     if config.attack.in_code:
         raise InputError(f"the poison of {run} was put in by the training code and never sent; use per-replay")
+    if config.attack.poisons_rows:
+        raise InputError(
+            f"the attack {config.attack.name} of {run} moves no pixels, so nothing transfers; use per-replay"
+        )
     for t in range(config.stream.steps):
         check_batch(run, t, data)
     if CRAFTED.intersection(config.trigger.types[-1:]):
         check_batch(run, None, data)
 
 
-def audit_replays(audit: ReplayAudit) -> tuple[list[Results], Results, dict[str, Any]]:
+def audit_replays(audit: ReplayAudit) -> tuple[dict[str, tuple[list[Results], Results]], dict[str, Any]]:
     """Attack every replay with all other pairs, and the run itself with all of them.
 
     Args:
         audit: The audit, whose replays :func:`make_replays` has made.
 
     Returns:
-        What the attacks achieve on each replay, and on the run; and facts about the replays.
+        What the attacks achieve on each replay, and on the run: for all audited samples but the poisoned ones under the
+        name "", and for those that the run's attack is after under theirs; and facts about the replays.
 
     Raises:
         InputError: A replay is missing, damaged or of other samples, or the run has not ended.
@@ -253,8 +260,17 @@ def audit_replays(audit: ReplayAudit) -> tuple[list[Results], Results, dict[str,
     config, data, splits, pairs = audit.opened()
     audited = Audited(data, pairs.ids, splits.monitor)
     replays = [read_signals(audit.out, _name(i), audited, group=i // 2) for i in range(audit.settings.count)]
-    of_replays = [ShadowAttacks(replay.apart(replays)).attack(replay) for replay in replays]
     built, ledger, _ = finished(audit.run, config, audit.root)
     learnt = ledger.learnt(config.trigger.types[-1])
     run = ModelSignals.of(_signals(built, pairs, learnt, audit.settings), audited)
-    return of_replays, ShadowAttacks(replays).attack(run), {**model_facts(replays, replays), "pairs": len(pairs.inside)}
+    attack = built.simulation.attack
+    poisoned = attack.changed_ids if isinstance(attack, PlannedAttack) else pairs.ids[:0]
+    clean = pairs.ids[~torch.isin(pairs.ids, poisoned)]
+    after = {name: ids for name, (ids, _) in focus(attack, attack.state(), data, clean, clean).items()}
+    found = {}
+    for name, ids in {"": clean, **after}.items():
+        rows = torch.isin(pairs.ids, ids).numpy()
+        some = [replay.rows(rows) for replay in replays]
+        of_replays = [ShadowAttacks(replay.apart(some)).attack(replay) for replay in some]
+        found[name] = of_replays, ShadowAttacks(some).attack(run.rows(rows))
+    return found, {**model_facts(replays, replays), "pairs": len(pairs.inside)}

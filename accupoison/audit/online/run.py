@@ -17,7 +17,7 @@ from accupoison.audit.twins import with_twins
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.measure.membership import never_learnt, subsample
+from accupoison.measure.membership import never_learnt, relabelled, subsample
 from accupoison.measure.releases import answers, fitted, known_to_defender
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
@@ -165,9 +165,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     release = fitted(config.release, views[1], data, known, config.run.seed)
     everybody = never_learnt(splits, learnt)
     others = subsample(everybody, limit)
-    taken = set(known[0].tolist())
-    if not config.attack.keeps_labels:  # who was sent under a wrong label says nothing of who was learnt
-        taken |= set(ledger.path(branch)["id"][ledger.path(branch)["changed"]].tolist())
+    taken = set(known[0].tolist()) | relabelled(data, ledger, branch)
     learnt = {i: step for i, step in learnt.items() if i not in taken}
     if not learnt:
         raise InputError("every sample that was learnt from the stream was poisoned, so nobody is left to audit")
