@@ -10,7 +10,7 @@ from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget
 from accupoison.attacks.planned import PlannedAttack, Rows, check_placement
 from accupoison.errors import InputError, check_least
-from accupoison.types import Batch, Context, ModelView, Population, fabricated_id, source_ids
+from accupoison.types import COPIES, Batch, Context, ModelView, Population, fabricated_id, source_ids
 
 MOST_ADAPTIVE = 6
 """Copies of a target at most where they adapt (Chameleon, ICLR 2024)."""
@@ -56,6 +56,8 @@ class Targeted(PlannedAttack):
         check_placement(self.placement)
         check_least("attack.count", self.count, 1, "a number of targets such as 250")
         check_least("attack.copies", self.copies, 0, "a number of copies such as 8")
+        if self.copies >= COPIES:
+            raise InputError(f"attack.copies {self.copies} is more than ids tell apart; give at most {COPIES - 1}")
         check_least("attack.out_models", self.out_models, 1, "a number of models such as 8")
         if not 0 <= self.confidence <= 1:
             raise InputError(f"attack.confidence {self.confidence} is outside [0, 1]; 0.13 is usual")

@@ -25,7 +25,7 @@ from accupoison.cli.options import (
     training_options,
     update_options,
 )
-from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar
+from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar, suspects_text
 from accupoison.errors import InputError
 from accupoison.runs.interrupt import Interruption, StopRequest, exit_code, interruptible
 
@@ -93,6 +93,8 @@ def burnin(
         elif summary["status"] == "finished":
             reached = f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs"
             click.echo(f"{reached}; wrote {target}/final.pt")
+            if "suspects" in summary:
+                click.echo(suspects_text(summary["suspects"]))
             _note(summary["note"])
     _end(ctx, summary["status"], hint, asked)
 
