@@ -139,7 +139,7 @@ def test_the_audit_of_a_burn_in_leaves_poisoned_samples_out(work: Path) -> None:
     for group in found["groups"].values():
         assert poisoned.isdisjoint(group[0]["most_vulnerable"])
     samples = json.loads(Path("d/audit/class-3/audit.json").read_text())["samples"]
-    assert samples == (int((of_class & ~changed).sum()) + int((data.test_y == 3).sum())) / 2 // 1
+    assert samples == int((of_class & ~changed).sum()) + int((data.test_y == 3).sum())  # the whole class
     assert {"audit.json", "audit.csv", "roc.png"} <= {path.name for path in Path("d/audit/class-3").iterdir()}
 
 
@@ -156,7 +156,7 @@ def test_targets_of_a_stream_are_a_group_of_their_own(work: Path) -> None:
     learnt = np.intersect1d(targets, ledger["id"][ledger["used"]])
     assert 10 < len(learnt) < 50
     reported = json.loads(Path("run/audit/targets/audit.json").read_text())["samples"]
-    assert reported == 30
+    assert reported == 60
 
 
 def test_worlds_of_targets_attack_each_other(work: Path) -> None:

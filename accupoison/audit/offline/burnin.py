@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.focus import focus
+from accupoison.audit.focus import BURNIN, focus
 from accupoison.audit.samples import Samples
 from accupoison.audit.twins import with_twins
 from accupoison.config.schema import BurninConfig, burnin_config
@@ -24,8 +24,6 @@ from accupoison.release import Identity
 from accupoison.runs.base_model import BaseModel, open_data
 from accupoison.runs.burnin import FINAL
 from accupoison.types import ModelView, Saved
-
-BURNIN = "burn-in"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from accupoison.audit.online.run import BURNIN, STREAM, UNSEEN, audit_run, values_of
+from accupoison.audit.focus import BURNIN, STREAM, UNSEEN
+from accupoison.audit.online.run import audit_run, values_of
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.writers import save_figure, write_csv
 from accupoison.errors import InputError

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.focus import focus
+from accupoison.audit.focus import BURNIN, STREAM, UNSEEN, focus
 from accupoison.audit.metric import Floats, scores
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.samples import Samples
@@ -27,9 +27,6 @@ from accupoison.release import Identity, Release
 from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
-
-STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
-"""Groups of members; the last one is a control."""
 
 
 @dataclass(frozen=True, eq=False)
