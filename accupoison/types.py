@@ -116,7 +116,7 @@ class Context(Protocol):
 
     @property
     def epoch_size(self) -> int | None:
-        """Samples of one pass over the training set; None in a stream, which has no passes."""
+        """Samples of one pass over the training set, in whole batches; None in a stream, which has no passes."""
 
     def rng(self, *names: str) -> Generator:
         """Return a CPU generator that depends on the seed, the component's role, ``t`` and ``names`` alone."""

@@ -151,7 +151,8 @@ class Burnin:
         return None if found is None else (self._names.reveal(found[0]), found[1])
 
     def _context(self, role: str) -> StepContext:
-        size = len(self.training.ids) if self._ready else len(self.splits.burnin)
+        epoch = min(self.position()[0], self.config.train.epochs - 1)
+        size = self.steps_in(epoch) * batch_size(self.config.train, epoch)  # a rest smaller than a batch is left out
         share = min(1.0, self.step / max(1, self.total))
         return StepContext(self.config.run.seed, role, self.step, self.logged, share=share, epoch_size=size)
 

@@ -51,7 +51,7 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "CLIP": [{"max_norm": 0.1}, {"max_norm": 0.01, "norm": "linf"}],
     # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
     "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
-    "MIXUP": [{}, {"alpha": 1.0, "reg_term": 1.0}],
+    "MIXUP": [{}, {"alpha": 1.0}],
     "NLL-STATIC": [
         {**TRACKED, "reg_term": 1.0},
         {**TRACKED, "target": "soft", "window": 8, "alpha": 0.0},

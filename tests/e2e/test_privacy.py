@@ -77,8 +77,8 @@ def test_a_poisoned_burn_in_is_recorded_and_resumed(attack: str, defense: str, w
         ("--attack", "targeted", SET, "attack.copies=0", SET, "attack.count=10"),
         ("--attack", "code", SET, "attack.ratio=0"),
         ("--med", "MIXUP", SET, "defense.alpha=0"),
-        ("--med", "NLL-STATIC", SET, "defense.alpha=0", SET, "defense.max_b=0", SET, "defense.reg_term=0"),
-        ("--med", "NLL-DYNAMIC", SET, "defense.alpha=0", SET, "defense.max_b=0", SET, "defense.reg_term=0"),
+        ("--med", "NLL-STATIC", SET, "defense.alpha=0", SET, "defense.max_b=0"),
+        ("--med", "NLL-DYNAMIC", SET, "defense.alpha=0", SET, "defense.max_b=0"),
     ],
 )
 def test_neutral_settings_train_the_same_weights(neutral: tuple[str, ...], work: Path) -> None:
