@@ -10,7 +10,7 @@ from accupoison.attacks import Attack
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.samples import Samples
 from accupoison.data import DataSet
-from accupoison.types import Saved
+from accupoison.types import Saved, source_ids
 
 STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
 """Groups of members; the last one is a control."""
@@ -44,6 +44,20 @@ def focus(
     elif label is not None:
         groups[f"class {label}"] = tuple(ids[(data.labels(ids) == label).cpu()] for ids in (members, others))
     return {name: (inside, outside) for name, (inside, outside) in groups.items() if len(inside) and len(outside)}
+
+
+def untouched(state: Mapping[str, Saved], ids: Tensor) -> Tensor:
+    """Return the samples that an attack has neither mislabelled nor copied, int64 [n].
+
+    A model that has learnt copies of a sample under a wrong label answers as if it had not learnt it.
+
+    Args:
+        state: What the attack has saved.
+        ids: Samples, int64 [N].
+    """
+    touched = [state.get("changed_ids"), state.get("targets"), state.get("own_ids")]
+    poisoned = [source_ids(part.cpu()) for part in touched if isinstance(part, Tensor)]
+    return ids[~torch.isin(ids, torch.cat(poisoned))] if poisoned else ids
 
 
 def others_of(name: str, groups: Mapping[str, Samples]) -> Samples | None:

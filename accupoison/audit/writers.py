@@ -75,7 +75,7 @@ def write_released(
 
 
 def write_models(
-    folder: Path, models: Sequence[Results], facts: Mapping[str, Any]
+    folder: Path, models: Sequence[Results], facts: Mapping[str, Any], *, crossed: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on several models.
 
@@ -83,6 +83,7 @@ def write_models(
         folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
+        crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table, best attack first.
@@ -90,7 +91,7 @@ def write_models(
     Raises:
         InputError: A file cannot be written.
     """
-    attacks = by_attack(models)
+    attacks = by_attack(models, crossed=crossed)
     return _write(folder, models, {**facts, "attacks": attacks}, spread_table(attacks))
 
 

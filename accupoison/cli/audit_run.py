@@ -1,5 +1,6 @@
 """What ``audit --run`` writes and prints, of a run and of a burn-in."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,6 @@ def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int,
     from accupoison.audit.focus import others_of
     from accupoison.audit.online.recency import SCORES
     from accupoison.audit.online.run import audit_run
-    from accupoison.audit.results import interval_text
     from accupoison.audit.samples import change
     from accupoison.audit.writers import write_recency, write_released, write_results
     from accupoison.config.releases import parse_release
@@ -105,17 +105,24 @@ def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int,
     if as_json:
         click.echo(json_text(everything))
         return
-    rows = [
+    rows = _recency_rows(by_recency)
+    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
+    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
+    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
+
+
+def _recency_rows(by_recency: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """Return one row for each recency, the AUC of each score with its interval."""
+    from accupoison.audit.results import interval_text
+
+    return [
         {
             "recency": str(points[0]["recency"]),
             **{
                 score: interval_text(point["auc"], point["interval"])
-                for score, point in zip(SCORES, points, strict=True)
+                for score, point in zip(by_recency, points, strict=True)
             },
             "members": str(points[0]["members"]),
         }
         for points in zip(*by_recency.values(), strict=True)
     ]
-    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
-    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
-    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")

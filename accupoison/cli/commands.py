@@ -78,10 +78,8 @@ def burnin(
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
-    clean = (settings.attack.name, settings.defense.name) == ("none", "ST")
-    parties = "" if clean else f"{settings.attack.name}-{settings.defense.name}"
-    s, seed = settings, settings.run.seed
-    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, seed, parties)
+    s = settings
+    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
     hint = "the same command" if resume_or_start else _resume_command("burnin", target)

@@ -117,7 +117,7 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet)
 
 def _burnin(preset: str, seed: int, settings: Mapping[str, Any], root: Path, say: Say) -> tuple[Path, BurninConfig]:
     made = burnin_config([config.preset("burnin", preset, say), settings, {"run": {"seed": seed}}], say)
-    return default_place(root, made.data.name, made.model, made.train.recipe, seed), made
+    return default_place(root, made.data.name, made.model, made.train.recipe, seed, made.parties), made
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,11 @@ def _runs(
 
 def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:
     return {
-        "start": {"recipe": burnin.train.recipe, "seed": burnin.run.seed},
+        "start": {
+            "recipe": burnin.train.recipe,
+            "seed": burnin.run.seed,
+            **({"checkpoint": str(place)} if burnin.parties else {}),
+        },
         "data": {"name": burnin.data.name},
         "model": {key: value for key, value in vars(burnin.model).items() if value is not None},
         "run": {"seed": seed},

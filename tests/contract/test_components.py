@@ -37,7 +37,7 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
     "targeted": [
         {"count": 5, "copies": 2},
         {"count": 3, "copies": 3, "placement": "before", "target_class": 1, "seed": 1},
-        {"count": 6, "copies": 2, "placement": "after", "rate": 3},
+        {"count": 6, "copies": 2, "placement": "after", "rate": 6},
         {"count": 6, "copies": 4, "adaptive": True, "confidence": 0.25},
     ],
     "clean-label": [{"ratio": 0.3, "iterations": 3}, {"ratio": 0.1, "iterations": 3, "encoder": "base.pt", "eps": 0.1}],
