@@ -127,8 +127,7 @@ class Burnin:
         """
         if self._ready:
             return
-        val = self.data.batch(self.splits.val)
-        view = self.learner.view()
+        val, view = self.data.batch(self.splits.val), self.learner.view()
         total, kernels, rehearse = len(self.splits.burnin), self.config.run.kernels, partial(rehearsed, self)
         people = training_population(self.data, self.victims, self.candidates, total, kernels, rehearse)
         access = Access(val, val.rows(slice(0, 0)), crafted=False, reoptimise=False, population=people)
@@ -242,8 +241,8 @@ class Burnin:
                 logits = forward(batch.x)
                 loss = F.cross_entropy(logits, batch.y, label_smoothing=defense.smoothing)
                 accuracy = float((logits.argmax(1) == batch.y).float().mean())
-            else:
-                loss, accuracy = defense.losses(forward, batch).mean(), math.nan  # its images may have no one label
+            else:  # its images may have no one label
+                loss, accuracy = defense.losses(forward, batch).mean(), math.nan
         return float(loss.detach()), accuracy, torch.autograd.grad(loss, self.learner.parameters)
 
     def _private(self, batch: Batch, update: DPSGD, defense: Defense) -> tuple[float, float, Grads]:
