@@ -55,7 +55,7 @@ def test_a_poisoned_burn_in_is_recorded_and_resumed(attack: str, defense: str, w
     ids = torch.from_numpy(rows["id"].copy())
     own = rows["id"] < 0
     true = data.labels(source_ids(ids)).numpy()
-    counts = {"dirty-label": (10, 0), "targeted": (0, 40), "clean-label": (0, 20), "backdoor": (20, 0), "code": (0, 0)}
+    counts = {"dirty-label": (10, 0), "targeted": (0, 40), "clean-label": (0, 20), "backdoor": (20, 0), "code": (0, 200)}
     changed = int((rows["changed"] & ~own).sum())
     assert (changed, int(own.sum())) == counts[attack]
     if attack in ("dirty-label", "targeted"):
@@ -170,9 +170,10 @@ def test_worlds_of_targets_attack_each_other(work: Path) -> None:
     assert "8 models, each attacked by the others" in text
     found = json.loads(done(*command, "--json").stdout)
     assert set(found["groups"]) == {"targets"}
-    targets = found["groups"]["targets"]["lira_online"]
-    assert len(targets["auc"]) == 8
-    assert 0 <= targets["auc_per_sample"] <= 1
+    targets = found["groups"]["targets"]
+    assert len(targets["lira_online"]["auc"]) == 8
+    assert targets["lira_online"]["auc_per_sample"] is None  # its fits leave one model out, which biases them
+    assert 0 <= targets["loss"]["auc_per_sample"] <= 1
     assert set(found["focus"]) == {"targets"}
 
 

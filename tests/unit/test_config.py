@@ -185,7 +185,7 @@ def test_settings_of_before_the_choice_are_dropped_where_it_has_no_such_setting(
     assert online_config([common, {"attack": {"name": "code"}}]).attack.settings["std"] == 0.1
     with refuses("attack.eps accumulative attack.name code"):
         online_config([{"attack": {"name": "code"}}, {"attack": {"eps": 0.25}}])
-    with refuses("attack.epz eps"):  # a typing error is one wherever it stands
+    with refuses("attack.noise.epz eps"):  # a typing error is one wherever it stands
         online_config([{"attack": {"epz": 0.25}}, {"attack": {"name": "noise"}}])
 
 
