@@ -41,15 +41,15 @@ class Estimate:
     values: tuple[float, ...] = ()
 
     def text(self, digits: int, scale: float = 1) -> str:
-        """Return it for people: mean and interval, or the values themselves where there are too few for one.
+        """Return it for people: mean and interval, or the values themselves (once, if they are alike) below three.
 
         Args:
             digits: After the point.
             scale: What to multiply by: 100 makes points of fractions.
         """
         if not math.isfinite(self.half) and 1 < len(self.values) < FEWEST:
-            return ", ".join(f"{scale * value:.{digits}f}" for value in self.values)
-        exact = math.isnan(self.half) or self.half == 0 or math.isnan(self.mean)
+            return ", ".join(dict.fromkeys(f"{scale * value:.{digits}f}" for value in self.values))
+        exact = not self.half > 1e-12 or math.isnan(self.mean)  # units that are all alike, but for rounding
         interval = "" if exact else f" ± {scale * self.half:.{digits}f}"
         return f"{scale * self.mean:.{digits}f}{interval}"
 
