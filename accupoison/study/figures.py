@@ -108,7 +108,7 @@ def _line(picture: Picture, axes: Axes, series: Series, experiment: Group, paths
     centre = [100 * one.mean for one in means]
     axes.plot(steps, centre, label=series.label, gid=picture.mark(series, tips), linewidth=1.5, **style)
     low, high = ([100 * (one.mean + sign * one.half) for one in means] for sign in (-1, 1))
-    band = axes.fill_between(steps, low, high, color=series.color, alpha=0.15, linewidth=0)
+    band = axes.fill_between(steps, low, high, color=series.color, alpha=0.1, linewidth=0)
     band.set_gid(picture.mark(series))
 
 

@@ -123,6 +123,17 @@ def test_the_page_opens_with_the_finding_and_the_threat_model() -> None:
     assert "2 base models, too few for an interval" in report(study(2)).finding
 
 
+def test_without_a_control_or_a_trigger_the_finding_says_so() -> None:
+    poisoned = [run for run in study() if run.config.attack.name == "accumulative"]
+    said = report(poisoned).finding
+    assert said.startswith("Accuracy after the trigger is lowest under accumulative with ST: 52.0 ± 5.0% (mean and 95%")
+    assert "which these runs lack" in said
+    clean = [run for run in study() if run.config.attack.name == "none"]
+    assert "No run is poisoned; accuracy after the trigger is lowest with FREEZE: 61.0 ± 2.5%" in report(clean).finding
+    never = [replace(run, summary={**run.summary, "branches": {}}) for run in poisoned]
+    assert "Accuracy at the end of the stream is lowest under" in report(never).finding
+
+
 def test_names_and_settings_are_text_and_nothing_else_runs() -> None:
     runs = [replace(run, path=Path("logs") / EVIL / run.path.name) for run in study()]
     hostile = {**runs[0].summary, "threat_model": f"attacker {EVIL}; defender {EVIL}"}

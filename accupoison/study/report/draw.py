@@ -87,7 +87,7 @@ def discrepancy(runs: Sequence[Run]) -> Picture | Missing:
     note = f"Circles: clean batches; crosses: noise of equal size; diamonds: poison. {_lines()}"
     with drawing(name):
         picture = Picture(name, title, "", note, (5.4, 1.1 + 0.42 * len(labels)))
-        axes, said = picture.axes(xlabel="mean discrepancy of the batches before the trigger (nats)"), []
+        axes, said = picture.axes(xlabel="mean before the trigger (nats)"), []
         for one, found in every:
             marker, words = KINDS.get(one.first.config.attack.name, POISON)
             label = label_of(one, groups)
@@ -129,7 +129,9 @@ def harm_retention(runs: Sequence[Run], trigger: str) -> Picture | Missing:
         axes = picture.axes(xlabel="retention R of clean learning", ylabel="harm H (points of accuracy)")
         said = []
         for one, lost, retained in pairs:
-            series = picture.add(label_of(one, groups), one.runs, None if "noise" not in one.first.attack else "x")
+            series = picture.add(
+                label_of(one, groups), one.runs, "x" if one.first.config.attack.name == "noise" else None
+            )
             picture.cross(axes, series, retained, _points(lost))
             said.append(f"{series.label}: H {lost.text(1, 100)} points, R {retained.text(2)}")
         axes.axhline(0, color="0.5", linewidth=0.8)
@@ -169,7 +171,7 @@ def accuracy_exposure(found: Sequence[Exposure], attack: str) -> Picture:
         axes, said = picture.axes(xlabel="exposure: AUC against never-learnt samples", ylabel="accuracy (%)"), []
         front = [one for one in found if not any(_beats(other, one) for other in found)]
         best = sorted((one.auc.mean, 100 * one.accuracy.mean) for one in front)
-        axes.step(*zip(*best, strict=True), where="post", color="0.6", linewidth=1, zorder=1)
+        axes.step(*zip(*best, strict=True), where="post", color="0.5", linewidth=5, alpha=0.35, zorder=1)
         for one in found:
             series = picture.add(label_of(group(one.runs)[0], groups), one.runs)
             picture.cross(axes, series, one.auc, _points(one.accuracy))
@@ -228,7 +230,7 @@ def _curve(
     mean, half = np.array([one.mean for one in units]), np.array([one.half for one in units])
     axes.plot(rates[shown], np.maximum(mean, FLOOR)[shown], gid=picture.mark(series), **style)
     low, high = (np.clip(mean + sign * half, FLOOR, 1)[shown] for sign in (-1, 1))
-    axes.fill_between(rates[shown], low, high, color=series.color, alpha=0.15, linewidth=0, gid=picture.mark(series))
+    axes.fill_between(rates[shown], low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
 
 
 def _accuracy(when: str, kind: str, trigger: str) -> Value:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate, Pair, harm, yardstick
-from accupoison.study.tables import in_points, over
+from accupoison.study.tables import Value, in_points, over
 
 CONTROLS = ("none", "noise")
 """Attacks that are none: what the harm of the others is held to."""
@@ -83,21 +83,24 @@ def _over(value: Estimate) -> str:
 
 
 def _without_harm(runs: Sequence[Run], trigger: str) -> str:
-    """Return accuracies alone, where there is no clean control or nobody attacks."""
-    found = [
-        (one, after)
-        for one in group(runs)
-        if (after := over(one, lambda run: run.after(run.followed(trigger)))) is not None
-    ]
-    poisoned = [entry for entry in found if entry[0].first.config.attack.name not in CONTROLS]
-    if not found:
-        return f"No run has ended with the {trigger} trigger, so there is nothing to say of harm."
-    worst, after = min(poisoned or found, key=lambda entry: entry[1].mean)
-    run, reached = worst.first, f"{in_points(after)}%"
-    where = f"Accuracy after the {run.followed(trigger)} trigger"
-    if not poisoned:
-        return f"No run is poisoned; {where[0].lower()}{where[1:]} is lowest with {run.defense}: {reached}."
-    return (
-        f"{where} is lowest under {run.attack} with {run.defense}: {reached}; "
-        "harm H needs ST on the clean stream with the clean trigger, which these runs lack."
-    )
+    """Return accuracies alone, where there is no clean control or nobody attacks: after the trigger, or without one."""
+    for when, value in (("after the trigger", _after(trigger)), ("at the end of the stream", _before)):
+        found = [(one, mean) for one in group(runs) if (mean := over(one, value)) is not None]
+        poisoned = [entry for entry in found if entry[0].first.config.attack.name not in CONTROLS]
+        if found:
+            worst, mean = min(poisoned or found, key=lambda entry: entry[1].mean)
+            run, reached = worst.first, f"{in_points(mean)}% ({_over(mean)})"
+            if not poisoned:
+                return f"No run is poisoned; accuracy {when} is lowest with {run.defense}: {reached}."
+            why = "harm H needs ST on the clean stream with the clean trigger, which these runs lack"
+            return f"Accuracy {when} is lowest under {run.attack} with {run.defense}: {reached}; {why}."
+    return "No run has come to the end of its stream, so there is nothing to say of harm."
+
+
+def _after(trigger: str) -> Value:
+    return lambda run: run.after(run.followed(trigger))
+
+
+def _before(run: Run) -> float | None:
+    accuracy: float | None = run.summary.get("before", {}).get("acc")
+    return accuracy

@@ -53,7 +53,17 @@ for (const figure of document.querySelectorAll("figure")) {
   for (const kind of ["pointermove", "pointerdown"]) figure.querySelector("svg[role=img]").addEventListener(kind, nearest);
   output.textContent = marks.length ? output.dataset.empty : "";
 }
-// A printed page has no details to open.
+// A link to a run opens what hides it.
+addEventListener("hashchange", () => {
+  const details = document.getElementById(location.hash.slice(1))?.closest("details");
+  if (details) details.open = true;
+});
+// A printed page has no details to open: the commands are printed, and folded again afterwards.
+let opened = [];
 addEventListener("beforeprint", () => {
-  for (const one of document.querySelectorAll(".experiment, figure details")) one.open = true;
+  opened = [...document.querySelectorAll(".experiment:not([open]), .threats details:not([open])")];
+  for (const one of opened) one.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const one of opened) one.open = false;
 });
