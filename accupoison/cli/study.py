@@ -47,14 +47,12 @@ def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, q
 @click.option(
     "--format",
     "formats",
-    default="html,md",
-    show_default=True,
     metavar="NAMES",
-    help="html, md, csv, latex, json, svg, pdf; several with commas.",
+    help="html, md, csv, latex, json, svg, pdf; several with commas.  [default: html,md]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
 def report(
-    paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, formats: str, as_json: bool
+    paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, formats: str | None, as_json: bool
 ) -> None:
     """Make a page, tables and figures from runs.
 
@@ -63,19 +61,21 @@ def report(
     figure as FIGURE.svg or FIGURE.pdf. Figures of membership need audits: audit --run RUN, or audit recency. A run that
     is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
     """
-    from accupoison.config.layers import read_toml
+    if as_json and claims is not None:
+        raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
+    if as_json and formats is not None:
+        raise click.UsageError("--json prints summaries and writes nothing; drop it, or give --format json")
+    if as_json:
+        click.echo(json_text({str(run.path): dict(run.summary) for run in gather(paths)}))
+        return
+    from accupoison.config.layers import read_toml  # here, as figures take seconds to load
     from accupoison.study.claims import read_claims
     from accupoison.study.grid import find_grid
     from accupoison.study.report.formats import parse_formats, write_report
     from accupoison.study.report.study import make_report
 
-    if as_json and claims is not None:
-        raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
-    names = parse_formats(formats)
+    names = parse_formats(formats or "html,md")
     runs = gather(paths)
-    if as_json:
-        click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
-        return
     read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
     words = ["report", *map(str, paths), "--trigger", trigger, *([] if claims is None else ["--claims", str(claims)])]
     made = make_report(runs, paths, trigger=trigger, claims=read, commands=(PROGRAM, shlex.join(words)), say=note)

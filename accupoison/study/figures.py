@@ -77,7 +77,7 @@ def curves_picture(
         axes = picture.axes(xlabel="updates", ylabel=f"{images} accuracy (%)")
         for experiment in groups:
             label = f"{label_of(experiment, groups)} (n = {len(experiment.runs)})"
-            _line(picture, axes, picture.add(label, experiment.runs), experiment, paths)
+            _line(picture, axes, picture.add(label, experiment.runs), experiment, paths, min(0.15, 0.5 / len(groups)))
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -1), min(high, 101))  # an interval may go on, an accuracy cannot
         horizons = {run.summary["horizon"] for run in runs}
@@ -88,7 +88,10 @@ def curves_picture(
     return picture, problems
 
 
-def _line(picture: Picture, axes: Axes, series: Series, experiment: Group, paths: Mapping[int, By]) -> None:
+def _line(
+    picture: Picture, axes: Axes, series: Series, experiment: Group, paths: Mapping[int, By], alpha: float
+) -> None:
+    """Draw an experiment's mean with its band, ``alpha`` opaque: many bands on top of each other hide no line."""
     points = [paths[id(run)] for run in experiment.runs]
     steps = sorted(set.intersection(*(set(p) for p in points)))
     found = [estimate((run.burnin, paths[id(run)][step]) for run in experiment.runs) for step in steps]
@@ -108,7 +111,7 @@ def _line(picture: Picture, axes: Axes, series: Series, experiment: Group, paths
     centre = [100 * one.mean for one in means]
     axes.plot(steps, centre, label=series.label, gid=picture.mark(series, tips), linewidth=1.5, **style)
     low, high = ([100 * (one.mean + sign * one.half) for one in means] for sign in (-1, 1))
-    band = axes.fill_between(steps, low, high, color=series.color, alpha=0.1, linewidth=0)
+    band = axes.fill_between(steps, low, high, color=series.color, alpha=alpha, linewidth=0)
     band.set_gid(picture.mark(series))
 
 

@@ -66,7 +66,8 @@ def label_of(experiment: Group, others: Sequence[Group]) -> str:
     run = experiment.first
     parts = [run.defense, "clean stream" if run.config.attack.name == "none" else run.attack]
     parts += [run.config.stream.kind] if len({one.first.config.stream.kind for one in others}) > 1 else []
-    return ", ".join([*parts, experiment.setting] if experiment.setting else parts)
+    text = ", ".join([*parts, experiment.setting] if experiment.setting else parts)
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)  # SVG takes no control characters
 
 
 def named(runs: Sequence[Run]) -> dict[str, Group]:

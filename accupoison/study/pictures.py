@@ -1,6 +1,7 @@
 """A figure with what readers need beside it: words for those who cannot see it, values to hover over, its runs."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -193,5 +194,6 @@ def drawing(name: str) -> Iterator[None]:
         "font.size": 10.5,
         "font.family": "DejaVu Sans",
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks: browsers have them
         yield

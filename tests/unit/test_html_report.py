@@ -34,7 +34,7 @@ from accupoison.study.report.study import Report, make_report
 from tests.messages import refuses
 from tests.unit.test_report import made_up
 
-EVIL = '<script>alert("$x_1^2$")</script>&'
+EVIL = '<script>alert("$x_1^2$")</script>&\x1b\u4e2d'
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_names_and_settings_are_text_and_nothing_else_runs() -> None:
     page = Page(text)
     assert len(page.of("script")) == len(page.of("style")) == 1
     assert "alert" not in page.between("script")
-    assert EVIL in page.between("title")
+    assert EVIL.replace("\x1b", "\ufffd") in page.between("title")  # no control characters in SVG
     (policy,) = [meta["content"] or "" for meta in page.of("meta") if "http-equiv" in meta]
     for tag in ("script", "style"):
         digest = base64.b64encode(hashlib.sha256(page.between(tag).encode()).digest()).decode()
