@@ -56,6 +56,7 @@ def test_a_poisoned_burn_in_is_recorded_and_resumed(attack: str, defense: str, w
     own = rows["id"] < 0
     true = data.labels(source_ids(ids)).numpy()
     counts = {"dirty-label": (10, 0), "targeted": (0, 40), "clean-label": (0, 20), "backdoor": (20, 0)}
+    changed = int((rows["changed"] & ~own).sum())
     assert (changed, int(own.sum())) == counts.get(attack, (0, 200))  # code: a twin for each
     if attack in ("dirty-label", "targeted"):
         assert bool(((rows["label"] != true) == rows["changed"]).all())
