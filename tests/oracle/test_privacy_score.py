@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from accupoison.audit.privacy_score import privacy_report, privacy_scores
+from accupoison.audit.privacy_score import per_sample_auc, privacy_report, privacy_scores
 
 
 def models(distance: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,3 +40,14 @@ def test_the_most_vulnerable_samples_and_classes_are_named() -> None:
     assert loud["auc"] == pytest.approx(0.76, abs=0.02)  # Phi(1 / sqrt 2)
     few = privacy_report(*models(distance[:6], 60), np.arange(6), np.zeros(6, dtype=np.int64))
     assert few["by_class"][0]["auc"] is None
+
+
+def test_the_auc_per_sample_is_a_mean_over_samples_of_models() -> None:
+    phi, keep = models(np.array([0.0] * 300), 24)
+    assert per_sample_auc(phi, keep) == pytest.approx(0.5, abs=0.02)  # nothing leaks
+    hard = np.random.default_rng(1).normal(0, 50, 300)  # hard and easy samples drown a pooled score, not this one
+    phi, keep = models(np.array([2.0] * 300), 24)
+    assert per_sample_auc(phi + hard, keep) == pytest.approx(0.921, abs=0.01)  # Phi(2 / sqrt 2)
+    assert roc_auc_score(keep.ravel(), (phi + hard).ravel()) < 0.6
+    assert per_sample_auc(np.round(0 * phi), keep) == 0.5  # ties
+    assert per_sample_auc(phi[:7], keep[:7]) is None

@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.online.pairs import pair
 from accupoison.audit.online.replays import ReplaySettings
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
 from accupoison.runs.base_model import open_data
+from accupoison.runs.population import stream_population
+from accupoison.types import Access
 from tests.messages import refuses
 
 SIZES = {"name": "digits", "burnin": 200, "stream": 300, "trigger": 20, "val": 20, "trusted": 20, "monitor": 20}
@@ -91,3 +94,18 @@ def test_streams_without_anybody_to_stand_in(stream: dict[str, object], data: di
 def test_settings_that_make_no_sense(settings: dict[str, object], words: str) -> None:
     with refuses(words):
         ReplaySettings(**settings)  # type: ignore[arg-type]
+
+
+def test_victims_of_an_attack_are_never_exchanged() -> None:
+    poison = {"attack": {"name": "dirty-label", "target_class": "none", "ratio": 0.3}, "trigger": {"types": "none"}}
+    made = online_config([{"data": SIZES, "stream": {"batch_size": 10, "steps": 8}}, poison])
+    data, splits = opened(made)
+    plain, poisoned = pair(config(), data, splits), pair(made, data, splits)
+    attack = made.attack.fresh()
+    assert isinstance(attack, PlannedAttack)
+    val, people = data.batch(splits.val), stream_population(made, data, splits)
+    attack.access = Access(val, val, crafted=False, reoptimise=False, population=people)
+    victims = attack.relabelling()[0]
+    assert len(victims) == 24
+    assert torch.isin(plain.inside, victims).any()
+    assert not torch.isin(poisoned.ids, victims).any()

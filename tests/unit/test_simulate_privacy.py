@@ -5,16 +5,19 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from accupoison.attacks import ATTACKS, Attack
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.attacks.twins import twins_of
+from accupoison.config.schema import rows_apart
 from accupoison.data import crop_flip
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.errors import ComponentError
+from accupoison.loop.twins import beside_twins
 from accupoison.records.ledger import Ledger
 from accupoison.rng import generator
-from accupoison.testing.bench import same
+from accupoison.testing.bench import Bench, BenchContext, same
 from accupoison.types import FIRST_FABRICATED, Batch, Context, ModelView, Verdict, fabricated_id, source_ids
 from tests.messages import refuses
 from tests.simulations import CRAFTING, ROWS, SMALL, any_attack, data, outcome, run, simulation
@@ -174,3 +177,36 @@ def test_resuming_needs_no_plan_anew() -> None:
     again.attack.joining = None  # would fail if it were called
     again.restore(first.state())
     assert same([outcome(step) for step in again.run()], whole[1:])
+
+
+def test_twins_keep_out_of_the_losses_of_a_mixing_defence() -> None:
+    bench = Bench.make()
+    defense = DEFENSES.build("MIXUP", {"alpha": 1.0})
+    passed = defense.intercept(bench.learner.view(), bench.batches[0], BenchContext("defense", 0))
+    twins = replace(bench.batches[1], ids=fabricated_id("twin", bench.batches[1].ids))
+    blank = {name: torch.cat([value, torch.zeros_like(value)]) for name, value in passed.extra.items()}
+    seen = replace(Batch.concat([passed, twins]), extra=blank)
+    both = beside_twins(defense, passed, seen)
+    logits = bench.learner.view().logits(seen.x, train=True)  # one pass, whose statistics are of all rows
+    lam, partner_y = passed.extra["lambda"], passed.extra["partner_y"]
+    of_rows = [F.cross_entropy(logits[: len(passed)], y, reduction="none") for y in (passed.y, partner_y)]
+    of_twins = F.cross_entropy(logits[len(passed) :], twins.y, reduction="none")
+    expected = [lam * of_rows[0] + (1 - lam) * of_rows[1], of_twins]
+    with bench.learner.forward() as forward:
+        torch.testing.assert_close(both.losses(forward, seen), torch.cat(expected))
+    assert beside_twins(defense, passed, passed) is defense
+
+
+def test_no_epsilon_where_a_sample_has_a_say_in_other_rows() -> None:
+    assert rows_apart(Defense(), ATTACKS.build("dirty-label", {}))
+    assert not rows_apart(Defense(), ATTACKS.build("code", {}))
+    assert not rows_apart(DEFENSES.build("MIXUP", {}), ATTACKS.build("none", {}))
+
+
+def test_one_class_has_no_other_label() -> None:
+    simulated = simulation("dirty-label", triggers=("clean",))
+    assert simulated.population is not None
+    alone = replace(simulated.population, num_classes=1)
+    simulated.access = replace(simulated.access, population=alone)
+    with refuses("dirty-label one class"):
+        next(simulated.run())
