@@ -8,6 +8,7 @@ import torch
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.online.pairs import pair
 from accupoison.audit.online.replays import ReplaySettings
+from accupoison.config.layers import Layer
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet, Splits, make_stream, split
 from accupoison.runs.base_model import open_data
@@ -97,7 +98,10 @@ def test_settings_that_make_no_sense(settings: dict[str, object], words: str) ->
 
 
 def test_victims_of_an_attack_are_never_exchanged() -> None:
-    poison = {"attack": {"name": "dirty-label", "target_class": "none", "ratio": 0.3}, "trigger": {"types": "none"}}
+    poison: Layer = {
+        "attack": {"name": "dirty-label", "target_class": "none", "ratio": 0.3},
+        "trigger": {"types": "none"},
+    }
     made = online_config([{"data": SIZES, "stream": {"batch_size": 10, "steps": 8}}, poison])
     data, splits = opened(made)
     plain, poisoned = pair(config(), data, splits), pair(made, data, splits)
