@@ -14,7 +14,7 @@ from accupoison.cli.options import JOBS
 from accupoison.cli.output import gather, progress_bar
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock as FileLock
+    from accupoison.records.lock import DirectoryLock
 
 STREAMS = 3
 PICTURE = "curves.png"
@@ -49,9 +49,9 @@ def demo(jobs: int | None, quiet: bool) -> None:
     click.echo(f"curves:  {shlex.quote(sys.executable)} -m tensorboard.main --logdir {shlex.quote(str(logs))}")
 
 
-def _place() -> "tuple[Path, FileLock]":
+def _place() -> "tuple[Path, DirectoryLock]":
     """Return the first directory that is new or holds a demo that was cut off, with a lock on it."""
-    from accupoison.records.run_directory import TakenError, lock_directory
+    from accupoison.records.lock import TakenError, lock_directory
 
     number = 1
     place = LOGS / "demo"
