@@ -34,6 +34,7 @@ RUNS = (
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
+    from accupoison.runs.engines import Local
     from accupoison.study.demo_summary import brief
     from accupoison.study.figures import curves
     from accupoison.study.grid import read_grid
@@ -42,7 +43,9 @@ def demo(jobs: int | None, quiet: bool) -> None:
     logs, lock = _place()
     with lock, progress_bar("demo", hidden=quiet) as show:
         plan = read_grid(_grid(), CHECKPOINTS, logs)
-        run_grid(plan, CHECKPOINTS, jobs=jobs or min(4, os.cpu_count() or 1), report=show)
+        failed = run_grid(plan, CHECKPOINTS, engine=Local(jobs or min(4, os.cpu_count() or 1)), report=show)
+    for error in failed.values():
+        raise error
     runs, picture = gather([logs]), logs / PICTURE
     curves(runs, picture, trigger="adversarial", title="accumulative poisoning of digits, l_inf 0.2")
     click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}")
@@ -65,6 +68,7 @@ def _place() -> "tuple[Path, DirectoryLock]":
 
 def _grid() -> dict[str, Any]:
     return {
+        "controls": False,  # it has those that it shows
         "burnin": {"preset": "demo", "seeds": [0]},
         "online": {"preset": "demo"},
         "runs": [

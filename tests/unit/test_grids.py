@@ -22,6 +22,7 @@ def test_grids_that_ship(path: Path) -> None:
 
 def test_a_run_may_divide_the_data_in_its_own_way() -> None:
     text = {
+        "controls": False,
         "burnin": {"seeds": [0], "data": {"burnin": 70, "val": 7}},
         "online": {"data": {"val": 9}},
         "runs": [{"name": "a", "seeds": [0], "data": {"stream": 50}}],

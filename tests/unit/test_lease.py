@@ -68,7 +68,9 @@ def test_a_half_written_lease_is_waited_for(tmp_path: Path, monkeypatch: pytest.
 
 def test_of_two_that_take_a_stale_lease_over_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held(tmp_path, 150)
-    monkeypatch.setattr("accupoison.records.lease.time.sleep", lambda _: held(tmp_path, 0))  # the other one replaced it a moment later
+    monkeypatch.setattr(
+        "accupoison.records.lease.time.sleep", lambda _: held(tmp_path, 0)
+    )  # the other one replaced it a moment later
     with refuses("in use node7"):
         lock_directory(tmp_path)
     assert json.loads((tmp_path / lease.LEASE).read_text())["host"] == "node7"

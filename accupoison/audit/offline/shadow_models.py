@@ -36,6 +36,7 @@ from accupoison.records.run_directory import ENV, RunDirectory, check_contents, 
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import Progress
+from accupoison.runs.engines import Engine
 from accupoison.runs.population import training_population
 from accupoison.runs.trainer import Burnin
 
@@ -223,13 +224,13 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     return name
 
 
-def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress) -> None:
+def run_offline(config: OfflineConfig, out: Path, *, engine: Engine, report: Progress) -> None:
     """Train all models that ``out`` does not have yet; a run that was cut off goes on by the same call.
 
     Args:
         config: All settings.
         out: The directory.
-        jobs: Processes at once.
+        engine: What makes them.
         report: Told (models done, models in all, the last one).
 
     Raises:
@@ -241,7 +242,7 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress
     divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
     models = config.shadows.models()
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
-    make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
+    make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, engine, report)
 
 
 def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict[str, list[Results]], dict[str, Any]]:
