@@ -131,10 +131,12 @@ def read_grid(
     specs = [spec for plan in plans for spec in _runs(plan, common, of_runs, burnins, logs, say)]
     if not specs:
         raise InputError("the grid has no runs; add a [[runs]] table with a name and seeds")
+    if controls:
+        specs = with_controls(specs)
     for out, times in Counter(spec.out for spec in specs).items():
         if times > 1:
             raise InputError(f"the grid has two runs called {out.name}; give their [[runs]] tables different names")
-    return Grid(tuple(burnins.values()), tuple(with_controls(specs) if controls else specs))
+    return Grid(tuple(burnins.values()), tuple(specs))
 
 
 def _divided(over: Sequence[config.Layer]) -> tuple[list[config.Layer], list[config.Layer]]:
