@@ -103,7 +103,7 @@ class Ray:
     def _look(self, ray: Any) -> None:  # noqa: ANN401
         """Say what is unsafe about the cluster, and what it has no room for."""
         host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")
-        if os.environ.get("RAY_AUTH_MODE") != "token" and not _loopback(host):
+        if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not _loopback(host):
             self.say(
                 f"the Ray head on {host} can be reached from other machines and asks nobody for a token, so whoever "
                 "reaches it can run programs there; set RAY_AUTH_MODE=token wherever Ray is started"
