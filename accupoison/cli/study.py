@@ -78,11 +78,10 @@ def _failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
     """Yield a sentence for each reason, with all that failed for it, and the traceback of what is no bad input."""
     by_reason: dict[str, list[Path]] = {}
     for place, error in failed.items():
-        bad = isinstance(error, InputError)
         reason = error.text(PROGRAM, option_names()) if isinstance(error, InputError) else first_line(error, named=True)
-        by_reason.setdefault(reason, []).append(place)
-        if not bad and len(by_reason[reason]) == 1:
+        if reason not in by_reason and not isinstance(error, InputError):
             yield "".join(traceback.format_exception(error))
+        by_reason.setdefault(reason, []).append(place)
     for reason, places in by_reason.items():
         yield one_line(f"not made: {', '.join(map(str, places))}: {reason}")
 

@@ -189,6 +189,18 @@ def test_a_run_that_cannot_be_made_is_named_and_the_others_are_made(grid: Path) 
         assert list(json.loads(done("report", "logs/grid", "--json").stdout)) == [str(first)]
 
 
+def test_a_bug_in_a_run_has_its_traceback_and_is_named(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of its own")
+
+    monkeypatch.setattr("accupoison.study.sweep.OnlineRun", broken)
+    result = call("sweep", grid, "--quiet")
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert sum("in broken" in line for line in lines) == 1
+    says(lines[-1], "not made: logs/grid/a-b0-s0, logs/grid/a-b0-s1: ZeroDivisionError: a bug of its own")
+
+
 @pytest.mark.slow
 def test_what_a_sweep_will_cost(grid: Path) -> None:
     grid.write_text(grid.read_text().replace("steps = 20", "steps = 2"))
