@@ -6,8 +6,9 @@ import pickle
 import signal
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -69,7 +70,8 @@ def _of_the_system(error: Exception) -> bool:
 def carry_out(tasks: Sequence[Task], jobs: int, threads: int | None = None) -> Iterator[Outcome]:
     """Carry out tasks and yield what becomes of each, in the order of completion.
 
-    When this process is interrupted, the others are asked to stop by SIGTERM, so that they can save.
+    When this process is interrupted, the others are asked to stop by SIGTERM, so that they can save. When a worker is
+    killed, the tasks that were under way are given once more, each alone: it cannot be told which of them was too much.
 
     Args:
         tasks: What to do; a single one, or all with one job, run in this process.
@@ -82,16 +84,37 @@ def carry_out(tasks: Sequence[Task], jobs: int, threads: int | None = None) -> I
         yield from (attempt(number, task) for number, task in enumerate(tasks))
         return
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    waiting = deque(enumerate(tasks))
+    while waiting:
+        lost: list[tuple[int, Task]] = []
+        yield from _side_by_side(waiting, jobs, threads, lost)
+        for entry in lost:
+            again: list[tuple[int, Task]] = []
+            yield from _side_by_side(deque([entry]), 1, threads, again)
+            yield from (Outcome(number, error=InputError(KILLED)) for number, _ in again)
+
+
+def _side_by_side(
+    waiting: deque[tuple[int, Task]], jobs: int, threads: int, lost: list[tuple[int, Task]]
+) -> Iterator[Outcome]:
+    """Carry out tasks in processes until none is waiting or one was killed; ``lost`` gets those under way then."""
+    going: dict[Future[Outcome], tuple[int, Task]] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
         try:
-            with _signals_blocked():  # in the new processes, too: a Ctrl-C in the terminal is for this one alone
-                futures = {pool.submit(_do, number, task): number for number, task in enumerate(tasks)}
-            for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield Outcome(futures[future], error=InputError(KILLED), system=True)
+            while going or (waiting and not lost):
+                while waiting and not lost and len(going) < jobs:
+                    with _signals_blocked():  # in new processes, too: a Ctrl-C in the terminal is for this one alone
+                        going[pool.submit(_do, *waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(going, return_when=FIRST_COMPLETED).done:
+                    entry = going.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool:
+                        lost.append(entry)
+        except BrokenProcessPool:  # of submit
+            lost += going.values()
         except BaseException:
             _stop(pool)
             raise

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -60,12 +61,14 @@ def fail(path: str) -> str:
     raise InputError(f"{path} cannot be; choose another")
 
 
-def trip(path: str) -> str:
-    """Die the first time."""
-    if not Path(path).exists():
-        Path(path).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return Path(path).name
+def trip(path: str, times: int) -> str:
+    """Die so many times."""
+    marks = [Path(f"{path}-{times}-{number}") for number in range(times)]
+    for mark in marks:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return f"{Path(path).name}-{times}"
 
 
 @dataclass
@@ -101,9 +104,12 @@ def test_what_the_system_lost_is_given_once_more_and_bad_input_is_not(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_started_once_more(tmp_path: Path) -> None:
-    tasks = [(trip, (str(tmp_path / name),)) for name in "ab"]
-    assert sorted(results(Local(2), tasks)) == ["a", "b"]
+def test_a_process_that_is_killed_is_started_once_more_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    tasks: list[Task] = [(trip, (str(tmp_path / "a"), times)) for times in (1, 9)]
+    tasks += [(touch, (str(tmp_path / str(number)),)) for number in range(3)]
+    found = {o.task: o.name or str(o.error) for o in outcomes(Local(2), tasks)}
+    says(found.pop(1), "killed fewer jobs")
+    assert found == {0: "a-1", 2: "0", 3: "1", 4: "2"}
 
 
 @pytest.fixture
@@ -333,5 +339,14 @@ def test_engines_by_name() -> None:
     assert engine(jobs=3, cpus=2) == Local(3, 2)
     assert engine("ray", address="head", gpus=0.25, cpus=2) == Ray("head", None, 2, 0.25)
     assert engine("slurm", jobs=8, gpus=2.0, folder=Path("x")) == Slurm(Path("x"), 8, 1, 2)
-    assert Ray("head")._where() == {"address": "head:6379"}
     assert Ray("auto")._where() == {"address": "auto"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_does_not_answer_is_one_sentence(grid: Path) -> None:
+    pytest.importorskip("ray", reason=PIP % "ray")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert Ray(address)._where() == {"address": address}
+    says(refused("sweep", grid, "--engine", "ray", "--address", address), f"no Ray at {address} drop --address")
+    says(refused("sweep", grid, "--engine", "ray", "--address", "127.0.0.1:x"), "no Ray at 127.0.0.1:x")

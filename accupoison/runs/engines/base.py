@@ -15,7 +15,7 @@ class Engine(Protocol):
     """Carries out tasks."""
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Carry out each task once and yield what becomes of it, in the order of completion.
+        """Carry out each task and yield what becomes of it, in the order of completion.
 
         When the process is interrupted, or the iterator is closed, the tasks under way are asked to stop.
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +21,8 @@ SETTINGS = {
 STORE = 80 * 2**20
 """Bytes of the object store of a Ray of our own, the least it takes: no results go through it."""
 PORT = 6379
+ANSWER = 10.0
+"""Seconds that a cluster has to answer."""
 GRACE = 30.0
 """Seconds that tasks have to save when they are cancelled."""
 
@@ -86,7 +89,7 @@ class Ray:
             before = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(log_to_driver=False, logging_level="error", **self._where())
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 fix = "start one by ray start --head, or drop --address" if self.address else "see ray's logs"
                 raise InputError(f"no Ray at {self.address or 'this machine'} ({first_line(error)}); {fix}") from error
             finally:
@@ -95,10 +98,21 @@ class Ray:
         return ray
 
     def _where(self) -> dict[str, Any]:
+        """Return where Ray is to be found or started.
+
+        Raises:
+            OSError: Nothing answers at the address.
+            ValueError: It is none.
+        """
         if self.address is None:
             here = {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": STORE}
             return {**here, "address": "local"}
-        return {"address": self.address if self.address == "auto" or ":" in self.address else f"{self.address}:{PORT}"}
+        if self.address == "auto":
+            return {"address": "auto"}
+        address = self.address if ":" in self.address else f"{self.address}:{PORT}"
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), ANSWER).close()  # Ray itself would try for minutes
+        return {"address": address}
 
     def _look(self, ray: Any) -> None:  # noqa: ANN401
         """Say what is unsafe about the cluster, and what it has no room for."""
