@@ -342,6 +342,12 @@ def test_engines_by_name() -> None:
     assert Ray("auto")._where() == {"address": "auto"}
 
 
+def test_audits_take_the_same_options(work: Path) -> None:
+    for words in (("offline",), ("shadow-replays", "--run", "run")):
+        says(refused("audit", *words, "--address", "auto"), "--address auto local --engine ray")
+
+
+@pytest.mark.slow  # as Ray is loaded
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_does_not_answer_is_one_sentence(grid: Path) -> None:
     pytest.importorskip("ray", reason=PIP % "ray")

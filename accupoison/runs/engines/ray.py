@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +24,8 @@ STORE = 80 * 2**20
 PORT = 6379
 ANSWER = 10.0
 """Seconds that a cluster has to answer."""
+POLLED = 0.2
+"""Seconds between two looks at the tasks."""
 GRACE = 30.0
 """Seconds that tasks have to save when they are cancelled."""
 
@@ -69,8 +72,9 @@ class Ray:
                 while waiting and len(going) < (self.jobs or len(tasks)):
                     order = waiting.pop()
                     going[carry_out.remote(order)] = order.number
-                for done in ray.wait(list(going), num_returns=1)[0]:
+                for done in ray.wait(list(going), num_returns=1, timeout=0)[0]:
                     yield _outcome(ray, done, going.pop(done))
+                time.sleep(POLLED)  # a signal that comes while Ray waits is Ctrl-C to Ray, whichever it was
         finally:
             for task in going:
                 ray.cancel(task)
