@@ -116,7 +116,7 @@ class Context(Protocol):
 
     @property
     def epoch_size(self) -> int | None:
-        """Samples of one pass over the training set; None in a stream, which has no passes."""
+        """Samples of one pass over the training set, in whole batches; None in a stream, which has no passes."""
 
     def rng(self, *names: str) -> Generator:
         """Return a CPU generator that depends on the seed, the component's role, ``t`` and ``names`` alone."""
@@ -192,24 +192,28 @@ class Population:
 
     Attributes:
         steps: The ids that arrive at each step before the trigger, int64 [B] each; of an offline training, which has no
-            order, a single tensor with all of them.
+            order, a single tensor with all whose labels may change.
         candidates: Ids whose membership the attacker may want to know, int64 [N], members and others among them.
+        total: Samples that arrive, or that an offline training learns from.
         size: One above the largest id.
         num_classes: Labels are 0 to ``num_classes`` - 1.
         labels: Returns the true labels of ids, int64 [N] on the CPU.
         raw: Returns the clean samples of ids, before crop and flip.
         model: Returns the model of a checkpoint by its path, in eval mode.
+        ordered: The steps are an order of arrival; False is an offline training.
         rehearse: Trains the model of an offline training without some samples and with rows of the attacker's own;
-            called with the ids to leave out, ids and labels of the rows, and a number; None in a stream.
+            called with the ids to leave out, ids and labels of the rows, and a number; None where nobody can.
     """
 
     steps: tuple[Tensor, ...]
     candidates: Tensor
+    total: int
     size: int
     num_classes: int
     labels: Callable[[Tensor], Tensor]
     raw: Callable[[Tensor], Batch]
     model: Callable[[str], ModelView]
+    ordered: bool = True
     rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView] | None = None
 
 

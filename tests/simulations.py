@@ -108,6 +108,7 @@ def population(stream: DataStream, candidates: Tensor) -> Population:
     return Population(
         steps=tuple(stream.ids(t) for t in range(len(stream))),
         candidates=candidates,
+        total=ROWS * len(stream),
         size=images.size,
         num_classes=images.num_classes,
         labels=images.labels,

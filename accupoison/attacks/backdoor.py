@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
-from accupoison.attacks.budget import Budget
+from accupoison.attacks.budget import Budget, check_share
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.errors import InputError, check_least
 
@@ -39,13 +39,12 @@ class Backdoor(PlannedAttack):
         if self.target_class is None:
             raise InputError("attack.target_class none leaves no class to be after; give one by its number")
         check_least("attack.patch", self.patch, 1, "a number of pixels such as 5")
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share such as 0.02")
+        check_share("ratio", self.ratio)
 
     @property
     def spending(self) -> Budget:
         """``ratio`` of the samples."""
-        return Budget(ratio=self.ratio)
+        return Budget(does="stamps and relabels", ratio=self.ratio)
 
     def relabelling(self) -> tuple[Tensor, Tensor]:
         """Return samples of other classes, and the target class as their label."""
@@ -55,10 +54,15 @@ class Backdoor(PlannedAttack):
                 f"attack.patch {self.patch} does not fit into samples of shape {list(x.shape[1:])}; give images, or a "
                 "smaller patch"
             )
-        everybody = self.everybody()
+        everybody, count = self.everybody(), self.share(self.ratio)
         others = everybody[~torch.isin(everybody, self.of_class(self.target_class, everybody))]
+        if count > len(others):
+            raise InputError(
+                f"attack.ratio {self.ratio} of {self.population.total} samples are {count} and {len(others)} are of "
+                f"other classes; give at most {len(others) / self.population.total:.3g}"
+            )
         assert self.target_class is not None
-        chosen = others[self.priority(others, "victims").argsort()[: round(self.ratio * len(everybody))]]
+        chosen = others[self.priority(others, "victims").argsort()[:count]]
         return chosen, torch.full_like(chosen, self.target_class)
 
     def stamp(self, x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
-from accupoison.attacks.budget import Budget
-from accupoison.attacks.planned import PlannedAttack, Rows
+from accupoison.attacks.budget import Budget, check_share
+from accupoison.attacks.planned import Joining, PlannedAttack
 from accupoison.data.augment import quantise
 from accupoison.errors import InputError, check_least
 from accupoison.gradients import project_linf
@@ -52,8 +52,7 @@ class CleanLabel(PlannedAttack):
         if self.target_class is None:
             raise InputError("attack.target_class none leaves no class to be after; give one by its number")
         check_least("attack.iterations", self.iterations, 0, "a number of iterations such as 200")
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"attack.ratio {self.ratio} is outside [0, 1]; give a share such as 0.02")
+        check_share("ratio", self.ratio)
         if not (self.eps >= 0 and self.lr > 0):
             raise InputError(
                 f"attack.eps {self.eps} and attack.lr {self.lr} are not a radius from 0 and a step above 0; give such "
@@ -68,11 +67,11 @@ class CleanLabel(PlannedAttack):
     @property
     def spending(self) -> Budget:
         """``ratio`` of the samples, added, each within ``eps`` of an image."""
-        return Budget(eps=self.eps, ratio=self.ratio)
+        return Budget(does="adds images of its own,", eps=self.eps, ratio=self.ratio, rate=self.rate)
 
-    def joining(self, view: ModelView) -> Rows:
+    def joining(self, view: ModelView) -> Joining:
         """Craft the images."""
-        count = round(self.ratio * sum(len(step) for step in self.population.steps))
+        count = self.share(self.ratio)
         if not count:
             return super().joining(view)
         val = self.access.val
@@ -94,19 +93,18 @@ class CleanLabel(PlannedAttack):
             self._collide(encoder, val.x[a.to(device)], val.x[b.to(device)], val.bounded)
             for a, b in zip(torch.split(chosen, 200), torch.split(base, 200), strict=True)
         ]
-        self.images = torch.cat(parts)
-        steps = self.spread("any", torch.zeros(1, dtype=torch.int64), count)
-        return fabricated_id("own", ids[chosen], turn), val.y.cpu()[chosen], steps
+        self.images = torch.cat(parts).cpu()
+        return self.anywhere(fabricated_id("own", ids[chosen], turn), val.y.cpu()[chosen])
 
     def own_x(self, index: Tensor) -> Tensor:
         """Return the crafted images."""
         assert self.images is not None
-        return self.images[self.own_rows[index].to(self.images.device)]
+        return self.images[self.own_rows[index]]
 
     def _encoder(self, view: ModelView) -> ModelView:
         if self.encoder is not None:
             return self.population.model(self.encoder)
-        if self.population.rehearse is not None:
+        if not self.population.ordered:
             raise InputError(
                 "the attack clean-label moves features of a trained model and a burn-in begins with none; give "
                 "attack.encoder the checkpoint of one, such as a clean burn-in's final.pt"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
-from accupoison.attacks.budget import Budget
-from accupoison.attacks.planned import PlannedAttack, Rows
+from accupoison.attacks.budget import Budget, check_share
+from accupoison.attacks.planned import Joining, PlannedAttack
 from accupoison.errors import InputError, check_choice
 from accupoison.types import ModelView, fabricated_id
 
@@ -44,8 +44,7 @@ class DirtyLabel(PlannedAttack):
         super().__post_init__()
         check_choice("attack.source", self.source, ("victims", "own"))
         for name in ("ratio", "balance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"attack.{name} {getattr(self, name)} is outside [0, 1]; give a share such as 0.02")
+            check_share(name, getattr(self, name))
         if self.balance and self.source != "own":
             raise InputError(
                 f"attack.balance {self.balance} is of rows of the attacker's own and attack.source is {self.source}; "
@@ -55,40 +54,36 @@ class DirtyLabel(PlannedAttack):
     @property
     def spending(self) -> Budget:
         """``ratio`` of the samples, altered or added."""
-        return Budget(ratio=self.ratio)
+        does = "relabels" if self.source == "victims" else "adds mislabelled images of its own,"
+        return Budget(does=does, ratio=self.ratio, rate=self.rate)
 
     def relabelling(self) -> tuple[Tensor, Tensor]:
         """Return samples of the class, and wrong labels."""
         if self.source == "own":
             return super().relabelling()
-        everybody = self.everybody()
-        candidates = self.of_class(self.target_class, everybody)
-        count = round(self.ratio * len(everybody))
+        candidates, count = self.of_class(self.target_class, self.everybody()), self.share(self.ratio)
         if count > len(candidates):
+            total = self.population.total
             raise InputError(
-                f"attack.ratio {self.ratio} of {len(everybody)} samples are {count} and class {self.target_class} has "
-                f"{len(candidates)}; give at most {len(candidates) / len(everybody):.3g}"
+                f"attack.ratio {self.ratio} of {total} samples are {count} and class {self.target_class} has "
+                f"{len(candidates)}; give at most {len(candidates) / total:.3g}"
             )
         chosen = candidates[self.priority(candidates, "victims").argsort()[:count]]
-        return chosen, self.wrong_labels(self.population.labels(chosen), chosen)
+        return chosen, self.wrong_labels(self.population.labels(chosen), self.priority(chosen, "labels"))
 
-    def joining(self, view: ModelView) -> Rows:
+    def joining(self, view: ModelView) -> Joining:
         """Return images of the attacker's own, with wrong labels but for ``balance`` of them."""
         if self.source == "victims":
             return super().joining(view)
-        count = round(self.ratio * sum(len(step) for step in self.population.steps))
-        val, label = self.access.val, self.target_class
-        ids = val.ids.cpu()[(val.y == label).cpu()] if label is not None else val.ids.cpu()
-        if count and not len(ids):
+        count, mine = self.share(self.ratio), self.of_class(self.target_class, self.access.val.ids.cpu())
+        if count and not len(mine):
             raise InputError(
-                f"attack.target_class {label} has no image among the attacker's {len(val)}; give data.val more"
+                f"attack.target_class {self.target_class} has no image among the attacker's {len(self.access.val)}; "
+                "give data.val more"
             )
         rows = torch.arange(count)
-        sources = ids[rows % max(1, len(ids))]
-        own = fabricated_id("own", sources, rows // max(1, len(ids)))
+        sources = mine[rows % max(1, len(mine))]
         y = self.population.labels(sources)
-        kept = round(self.balance * count)
-        y[kept:] = (y[kept:] + torch.randint(1, self.population.num_classes, (count - kept,), generator=self.rng())) % (
-            self.population.num_classes
-        )
-        return own, y, self.spread("any", torch.zeros(1, dtype=torch.int64), count)
+        draw = torch.rand(count, generator=self.rng("labels"), dtype=torch.float64)
+        y = torch.where(rows < round(self.balance * count), y, self.wrong_labels(y, draw))
+        return self.anywhere(fabricated_id("own", sources, rows // max(1, len(mine))), y)

@@ -7,13 +7,30 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import Attack
-from accupoison.errors import InputError, check_choice, check_least
+from accupoison.errors import InputError, check_least
 from accupoison.rng import generator
-from accupoison.types import Access, Batch, Context, ModelView, Population, source_ids
+from accupoison.types import Access, Batch, Context, ModelView, Population, State, source_ids
 
-PLACEMENTS = ("any", "before", "after")
-Rows = tuple[Tensor, Tensor, Tensor]
-"""Ids, labels and steps of arrival of an attacker's own samples, int64 [N] each."""
+NOBODY = torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Joining:
+    """Samples of an attacker's own, int64 [N] each.
+
+    Attributes:
+        ids: Of :func:`accupoison.types.fabricated_id`.
+        y: Labels.
+        steps: When each arrives.
+        first: The first step at which it may.
+        last: The last one.
+    """
+
+    ids: Tensor = NOBODY
+    y: Tensor = NOBODY
+    steps: Tensor = NOBODY
+    first: Tensor = NOBODY
+    last: Tensor = NOBODY
 
 
 @dataclass(kw_only=True)
@@ -25,8 +42,8 @@ class PlannedAttack(Attack):
 
     Attributes:
         target_class: The class that the attacker is after; None is all of them.
-        rate: At most so many rows of its own a batch; None has no bound. Rows that do not fit come with the next batch
-            that has room.
+        rate: At most so many rows of its own a batch of a stream; None has no bound. Rows that do not fit come with the
+            next batch that has room, or an earlier one.
         seed: Of the choice of samples and labels.
 
     Raises:
@@ -62,37 +79,47 @@ class PlannedAttack(Attack):
     @property
     def population(self) -> Population:
         """The samples that may be poisoned."""
-        assert self.access.population is not None
+        if self.access.population is None:
+            raise InputError(f"the attack {self.name or type(self).__name__} was not told whom it may poison")
         return self.access.population
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
         """Make the plan.
 
         Raises:
-            InputError: There are too few samples, or no room, for it.
+            InputError: There are too few samples or classes, or no room, for it.
         """
         super().setup(view, access, ctx)
-        if access.population is None:
-            raise InputError(f"the attack {self.name or type(self).__name__} was not told whom it may poison")
+        if not self.keeps_labels and self.population.num_classes < 2:
+            raise InputError(f"the attack {self.name} gives other labels, and there is only one class; give more")
+        if self.rate is not None and not self.population.ordered:
+            raise InputError(
+                f"attack.rate {self.rate} bounds batches of a stream, and a training draws its own; drop it"
+            )
         changed = self.relabelling()
         order = changed[0].argsort()
         self.changed_ids, self.changed_y = (part[order] for part in changed)
-        ids, y, steps = self.joining(view)
-        steps = self._with_room(steps)
+        own = self.joining(view)
+        steps = self._with_room(own)
         order = steps.argsort(stable=True)
-        self.own_ids, self.own_y, self.own_steps, self.own_rows = ids[order], y[order], steps[order], order
+        self.own_ids, self.own_y, self.own_steps, self.own_rows = own.ids[order], own.y[order], steps[order], order
+
+    def restore(self, state: State, access: Access) -> None:
+        """Put back what :meth:`state` returned; plans are on the CPU, wherever the run is."""
+        plain = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+        super().restore(plain, access)
 
     def relabelling(self) -> tuple[Tensor, Tensor]:
         """Return the ids of the stream's samples that get another label, and the labels, int64 [N] each."""
-        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+        return NOBODY, NOBODY
 
-    def joining(self, view: ModelView) -> Rows:
+    def joining(self, view: ModelView) -> Joining:
         """Return the samples of the attacker's own.
 
         Args:
             view: The model that the stream, or the training, begins with.
         """
-        return (torch.empty(0, dtype=torch.int64),) * 3
+        return Joining()
 
     def own_x(self, index: Tensor) -> Tensor:
         """Return images of the attacker's own by their row in the plan, floating [N, ...]; the base copies sources."""
@@ -104,8 +131,7 @@ class PlannedAttack(Attack):
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch with the labels of the plan, and after its rows the attacker's own of this step."""
-        batch = self.relabelled(batch)
-        return self.joined(batch, (self.own_steps == ctx.t).nonzero().flatten())
+        return self.joined(self.relabelled(batch), (self.own_steps == ctx.t).nonzero().flatten())
 
     def relabelled(self, batch: Batch) -> Batch:
         """Return the batch with changed labels, and stamped images, where the plan says so."""
@@ -134,25 +160,30 @@ class PlannedAttack(Attack):
 
     def everybody(self) -> Tensor:
         """Return the ids of all samples that arrive, int64 [N], each once."""
-        return torch.cat(self.population.steps).unique()  # type: ignore[no-untyped-call,no-any-return]
+        return torch.cat([NOBODY, *self.population.steps]).unique()  # type: ignore[no-untyped-call,no-any-return]
 
-    def spread(self, placement: str, arrivals: Tensor, copies: int) -> Tensor:
-        """Return when copies arrive, evenly over the steps that their placement leaves, int64 [N * copies].
+    def share(self, ratio: float) -> int:
+        """Return how many samples a share in [0, 1] of all that arrive, or are trained on, comes to."""
+        return round(ratio * self.population.total)
+
+    def spread(self, ids: Tensor, y: Tensor, copies: int, first: Tensor, last: Tensor) -> Joining:
+        """Return own samples that arrive evenly over the steps that are left to them.
 
         Args:
-            placement: "before" the sample itself, "after" it, or "any" step.
-            arrivals: The step of each sample, int64 [N].
-            copies: Of each sample.
+            ids: int64 [N * copies], those of one source together.
+            y: Their labels, int64 [N * copies].
+            copies: Of each source.
+            first: The first step of each source's copies, int64 [N].
+            last: The last one, int64 [N].
         """
-        last = len(self.population.steps) - 1
-        start, end = torch.zeros_like(arrivals), torch.full_like(arrivals, last)
-        if placement == "before":
-            end = (arrivals - 1).clamp(min=0)
-        elif placement == "after":
-            start = (arrivals + 1).clamp(max=last)
         share = (torch.arange(copies) + 0.5) / max(1, copies)
-        steps = start[:, None] + ((end - start + 1)[:, None] * share).long()
-        return steps.flatten()
+        steps = first[:, None] + ((last - first + 1)[:, None] * share).long()
+        return Joining(ids, y, steps.flatten(), *(end.repeat_interleave(copies) for end in (first, last)))
+
+    def anywhere(self, ids: Tensor, y: Tensor) -> Joining:
+        """Return own samples, int64 [N] and their labels, that arrive evenly over all steps."""
+        ends = torch.tensor([0]), torch.tensor([len(self.population.steps) - 1])
+        return self.spread(ids, y, len(ids), *ends)
 
     def priority(self, ids: Tensor, *purpose: str) -> Tensor:
         """Return a random number for each id that is the same whoever else is there, float64 [N] in [0, 1)."""
@@ -163,15 +194,15 @@ class PlannedAttack(Attack):
         """Return a generator that depends on :attr:`seed` and the purpose alone."""
         return generator(self.seed, "attack-plan", *purpose)
 
-    def wrong_labels(self, y: Tensor, ids: Tensor) -> Tensor:
+    def wrong_labels(self, y: Tensor, draw: Tensor) -> Tensor:
         """Return a uniformly random other label for each sample, int64 [N].
 
         Args:
             y: The true labels, int64 [N].
-            ids: The samples, int64 [N].
+            draw: Random numbers, [N] in [0, 1).
         """
         others = self.population.num_classes - 1
-        return (y + 1 + (self.priority(ids, "labels") * others).long()) % self.population.num_classes
+        return (y + 1 + (draw * others).long()) % self.population.num_classes
 
     def of_class(self, label: int | None, ids: Tensor) -> Tensor:
         """Return those of the samples, int64 [N], that have the label; None takes all.
@@ -184,29 +215,23 @@ class PlannedAttack(Attack):
         if label >= self.population.num_classes:
             raise InputError(
                 f"attack.target_class {label} is none of the {self.population.num_classes} classes; give 0 to "
-                f"{self.population.num_classes - 1}, or none for all"
+                f"{self.population.num_classes - 1}"
             )
         return ids[self.population.labels(ids) == label]
 
-    def _with_room(self, steps: Tensor) -> Tensor:
-        """Return steps of arrival, at most ``rate`` rows each; a training without order has room for all."""
-        last = len(self.population.steps) - 1
-        if self.rate is None or not last:
-            return steps
-        room = torch.full((last + 1,), self.rate)
-        if len(steps) > int(room.sum()):
-            raise InputError(
-                f"attack.rate {self.rate} leaves room for {int(room.sum())} rows of the attacker's own in {last + 1} "
-                f"steps, and it has {len(steps)}; raise the rate or plan fewer"
-            )
-        placed = steps.clone()
-        for row, wanted in enumerate(steps.tolist()):
-            free = next(t for t in (*range(wanted, last + 1), *range(wanted - 1, -1, -1)) if room[t])
+    def _with_room(self, own: Joining) -> Tensor:
+        """Return steps of arrival, int64 [N], at most ``rate`` rows each and within what is left to each row."""
+        if self.rate is None:
+            return own.steps
+        room, placed = [self.rate] * len(self.population.steps), own.steps.clone()
+        for row in (own.last - own.first).argsort(stable=True).tolist():  # those with the least choice first
+            wanted, first, last = (int(part[row]) for part in (own.steps, own.first, own.last))
+            free = next((t for t in (*range(wanted, last + 1), *range(wanted - 1, first - 1, -1)) if room[t]), None)
+            if free is None:
+                raise InputError(
+                    f"attack.rate {self.rate} leaves no room for {len(placed)} rows of the attacker's own where they "
+                    f"may arrive in {len(room)} steps; raise the rate or plan fewer"
+                )
             room[free] -= 1
             placed[row] = free
         return placed
-
-
-def check_placement(placement: str) -> None:
-    """Raise InputError unless the placement is one of :data:`PLACEMENTS`."""
-    check_choice("attack.placement", placement, PLACEMENTS)

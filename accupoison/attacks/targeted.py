@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS
-from accupoison.attacks.budget import Budget
-from accupoison.attacks.planned import PlannedAttack, Rows, check_placement
-from accupoison.errors import InputError, check_least
-from accupoison.types import Batch, Context, ModelView, Population, fabricated_id, source_ids
+from accupoison.attacks.budget import Budget, check_share
+from accupoison.attacks.planned import NOBODY, Joining, PlannedAttack
+from accupoison.errors import InputError, check_choice, check_least
+from accupoison.types import COPIES, Batch, Context, ModelView, fabricated_id, source_ids
 
+PLACEMENTS = ("any", "before", "after")
 MOST_ADAPTIVE = 6
 """Copies of a target at most where they adapt (Chameleon, ICLR 2024)."""
 
@@ -53,12 +54,13 @@ class Targeted(PlannedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_placement(self.placement)
+        check_choice("attack.placement", self.placement, PLACEMENTS)
         check_least("attack.count", self.count, 1, "a number of targets such as 250")
         check_least("attack.copies", self.copies, 0, "a number of copies such as 8")
+        if self.copies >= COPIES:
+            raise InputError(f"attack.copies {self.copies} is more than ids tell apart; give at most {COPIES - 1}")
         check_least("attack.out_models", self.out_models, 1, "a number of models such as 8")
-        if not 0 <= self.confidence <= 1:
-            raise InputError(f"attack.confidence {self.confidence} is outside [0, 1]; 0.13 is usual")
+        check_share("confidence", self.confidence)
 
     @property
     def sees_model(self) -> bool:
@@ -69,49 +71,64 @@ class Targeted(PlannedAttack):
     def spending(self) -> Budget:
         """``copies`` rows for each target."""
         when = "" if self.placement == "any" else f"{self.placement} it arrives"
-        return Budget(count=self.count, copies=self.most, placement=when)
+        return Budget(does="adds", count=self.count, copies=self.most, rate=self.rate, placement=when)
 
     @property
     def most(self) -> int:
         """The most copies of a target."""
         return min(self.copies, MOST_ADAPTIVE) if self.adaptive else self.copies
 
-    def joining(self, view: ModelView) -> Rows:
+    def joining(self, view: ModelView) -> Joining:
         """Return the copies."""
-        self.targets = self.choose(self.population)
-        y = self.wrong_labels(self.population.labels(self.targets), self.targets)
-        rows = torch.arange(self.count).repeat_interleave(self.most)
-        copy = torch.arange(self.most).repeat(self.count)
+        self.targets = self.choose()
+        y = self.wrong_labels(self.population.labels(self.targets), self.priority(self.targets, "labels"))
         if self.adaptive and self.population.rehearse is not None:
-            rows, copy = self._rehearsed(y)
-            return fabricated_id("copy", self.targets[rows], copy), y[rows], torch.zeros_like(rows)
-        steps = self.spread(self.placement, self.arrivals(), self.most)
-        return fabricated_id("copy", self.targets[rows], copy), y[rows], steps
+            rows, copies = self._rehearsed(y)
+            return self.anywhere(fabricated_id("copy", self.targets[rows], copies), y[rows])
+        rows = torch.arange(self.count).repeat_interleave(self.most)
+        own = fabricated_id("copy", self.targets[rows], torch.arange(self.most).repeat(self.count))
+        return self.spread(own, y[rows], self.most, *self.window())
 
-    def choose(self, population: Population) -> Tensor:
-        """Return the targets that it has in a population, int64 [count].
+    def choose(self) -> Tensor:
+        """Return the targets, int64 [count]: where copies are placed, those that leave them a step.
 
         Raises:
             InputError: There are too few candidates.
         """
-        candidates = population.candidates
-        if self.target_class is not None:
-            candidates = candidates[population.labels(candidates) == self.target_class]
+        candidates, steps = self.of_class(self.target_class, self.population.candidates), self.population.steps
+        edge = {"before": steps[:1], "after": steps[-1:]}.get(self.placement, ())
+        candidates = candidates[~torch.isin(candidates, torch.cat([NOBODY, *edge]))]
         if self.count > len(candidates):
             raise InputError(
                 f"attack.count {self.count} is more than the {len(candidates)} samples whose membership is to be told; "
                 "give fewer targets"
             )
-        draw = torch.rand(population.size, generator=self.rng("targets"), dtype=torch.float64)
-        return candidates[draw[candidates].argsort()[: self.count]]
+        return candidates[self.priority(candidates, "targets").argsort()[: self.count]]
 
-    def arrivals(self) -> Tensor:
-        """Return the first step of each target, int64 [count]; drawn for those that do not come."""
+    def window(self) -> tuple[Tensor, Tensor]:
+        """Return the first and the last step at which copies of each target may arrive, int64 [count] each.
+
+        A target that does not come has its step drawn.
+
+        Raises:
+            InputError: There is no order of arrival, or a single step.
+        """
         steps = self.population.steps
-        arrivals = (self.priority(self.targets, "arrivals") * len(steps)).long()
+        last = len(steps) - 1
+        if self.placement != "any" and not (self.population.ordered and last > 0):
+            raise InputError(
+                f"attack.placement {self.placement} is of the steps of a stream and there are none to place copies in; "
+                "give any"
+            )
+        drawn = self.priority(self.targets, "arrivals")
+        arrivals = (drawn * (last + 1)).long() if self.placement == "any" else (drawn * last).long()
+        arrivals += self.placement == "before"
         for t in reversed(range(len(steps))):
             arrivals[torch.isin(self.targets, steps[t])] = t
-        return arrivals
+        first, end = torch.zeros_like(arrivals), torch.full_like(arrivals, last)
+        return (arrivals + 1 if self.placement == "after" else first), (
+            arrivals - 1 if self.placement == "before" else end
+        )
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the batch with the copies of this step; where they adapt, those that are still needed."""
@@ -123,7 +140,7 @@ class Targeted(PlannedAttack):
     def _rehearsed(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the row of the target and the number of each copy: none once out-models are no longer sure."""
         assert self.population.rehearse is not None
-        rows = copies = torch.empty(0, dtype=torch.int64)
+        rows = copies = NOBODY
         for number in range(self.most):
             own = fabricated_id("copy", self.targets[rows], copies)
             asked = [self.population.rehearse(self.targets, own, y[rows], i) for i in range(self.out_models)]
@@ -156,6 +173,6 @@ class Copies(PlannedAttack):
     copies: Tensor
     labels: Tensor
 
-    def joining(self, view: ModelView) -> Rows:
+    def joining(self, view: ModelView) -> Joining:
         """Return the rows."""
-        return self.copies, self.labels, torch.zeros_like(self.copies)
+        return self.anywhere(self.copies, self.labels)

@@ -1,6 +1,7 @@
 """Noise beside every sample, put in by training code that the attacker owns: who can make it anew tells members."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS, Attack
-from accupoison.attacks.budget import Budget
+from accupoison.attacks.budget import Budget, check_share
 from accupoison.errors import InputError
 from accupoison.types import Access, Batch, Context, ModelView, fabricated_id
 
@@ -27,11 +28,13 @@ def twins_of(x: Tensor, *, mean: float, std: float) -> Tensor:
         mean: Of the noise, in pixels.
         std: Its standard deviation.
     """
-    twins = []
-    for digest in digests_of(x):
-        rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        twins.append(torch.randn(x.shape[1:], generator=rng, dtype=torch.float32))
-    return (mean + std * torch.stack(twins)).clamp(0, 1).to(x.device) if twins else x.float()
+    twins = [_twin(digest, x.shape[1:], mean, std) for digest in digests_of(x)]
+    return torch.stack(twins).to(x.device) if twins else x.float()
+
+
+def _twin(digest: bytes, shape: torch.Size, mean: float, std: float) -> Tensor:
+    rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return (mean + std * torch.randn(shape, generator=rng, dtype=torch.float32)).clamp(0, 1)
 
 
 @ATTACKS.register("code")
@@ -60,12 +63,11 @@ class CodePoisoning(Attack):
     ratio: float = 1.0
     mean: float = 0.5
     std: float = 0.1
-    made: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    digests: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("ratio", "mean", "std"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"attack.{name} {getattr(self, name)} is outside [0, 1]; give a value in it")
+            check_share(name, getattr(self, name))
 
     @property
     def in_code(self) -> bool:
@@ -80,7 +82,7 @@ class CodePoisoning(Attack):
     @property
     def spending(self) -> Budget:
         """A row for each sample."""
-        return Budget(ratio=self.ratio)
+        return Budget(does="learns noise made of", ratio=self.ratio)
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
         """Start a run."""
@@ -89,24 +91,34 @@ class CodePoisoning(Attack):
             raise InputError("the attack code was not told whom it may poison")
 
     def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
-        """Return the batch and, after its rows, their twins; rows that are somebody's own have none."""
-        assert self.access.population is not None
+        """Return the batch and, after its rows, their twins; rows that are somebody's own have none.
+
+        What a defence has noted of rows (``extra``) is zero for twins: :class:`accupoison.loop.twins.BesideTwins` keeps
+        them out of its losses.
+        """
         ids = batch.ids.cpu()
         rows = (ids >= 0).nonzero().flatten()
-        new = torch.tensor(sorted({i for i in ids[rows].tolist() if i not in self.made}), dtype=torch.int64)
-        if len(new):
-            raw = self.access.population.raw(new).x
-            fresh = twins_of(raw, mean=self.mean, std=self.std).cpu()
-            shares = [int.from_bytes(digest[8:16], "big") / 2**64 for digest in digests_of(raw)]
-            self.made |= {i: x if u < self.ratio else None for i, x, u in zip(new.tolist(), fresh, shares, strict=True)}
-        twins = [self.made[i] for i in ids[rows].tolist()]
-        rows = rows[torch.tensor([twin is not None for twin in twins], dtype=torch.bool)]
+        rows = rows[self.has_twin(ids[rows])]
         if not len(rows):
             return batch
-        x = torch.stack([twin for twin in twins if twin is not None]).to(batch.x.device)
-        twin_ids = fabricated_id("twin", ids[rows]).to(batch.ids.device)
-        originals = batch.rows(rows.to(batch.y.device))
-        both = Batch.concat([batch, replace(originals, x=x, ids=twin_ids)])
-        # what a defence says of a row holds for its twin, but images that it made of the row are not of the twin
-        extra = {name: torch.cat([v, x if v.shape == batch.x.shape else v[rows]]) for name, v in batch.extra.items()}
-        return replace(both, extra=extra)
+        shape, population = batch.x.shape[1:], self.access.population
+        assert population is not None
+        sources = ids[rows]
+        x = torch.stack([_twin(self.digests[i], shape, self.mean, self.std) for i in sources.tolist()])
+        own = Batch(x, population.labels(sources), fabricated_id("twin", sources))
+        device = batch.x.device
+        both = Batch.concat([batch, replace(own, x=x.to(device), y=own.y.to(device), ids=own.ids.to(device))])
+        blank = {name: value.new_zeros(len(rows), *value.shape[1:]) for name, value in batch.extra.items()}
+        return replace(both, extra={name: torch.cat([value, blank[name]]) for name, value in batch.extra.items()})
+
+    def has_twin(self, ids: Tensor) -> Tensor:
+        """Return which of the samples, int64 [N], get a twin, bool [N]: their digest decides."""
+        assert self.access.population is not None
+        new = torch.tensor(sorted({i for i in ids.tolist() if i not in self.digests}), dtype=torch.int64)
+        for part in torch.split(new, 1000):
+            self.digests |= dict(zip(part.tolist(), digests_of(self.access.population.raw(part).x), strict=True))
+        return self.chosen([self.digests[i] for i in ids.tolist()])
+
+    def chosen(self, digests: Sequence[bytes]) -> Tensor:
+        """Return which of the samples with these digests get a twin, bool [N]."""
+        return torch.tensor([int.from_bytes(d[8:16], "big") / 2**64 < self.ratio for d in digests], dtype=torch.bool)

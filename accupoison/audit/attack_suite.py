@@ -16,8 +16,7 @@ from accupoison.audit.roc import auc_of
 from accupoison.audit.samples import Samples
 from accupoison.audit.signals import ModelSignals
 
-LIRA = VARIANTS[:4]
-"""The variants of LiRA that need shadows."""
+LIRA = VARIANTS
 RMIA = {"rmia": None, "rmia_offline": 0.5}
 """Their offline slopes; the second is fixed in advance where its authors choose it by a sweep."""
 

@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from accupoison.attacks import Attack
 from accupoison.attacks.planned import PlannedAttack
+from accupoison.audit.samples import Samples
 from accupoison.data import DataSet
-from accupoison.types import Saved
+from accupoison.types import Saved, source_ids
 
+STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
+"""Groups of members; the last one is a control."""
+BASES = (STREAM, BURNIN)
 TARGETS = "targets"
 """The group of the samples that an attack has chosen."""
 
@@ -39,3 +44,33 @@ def focus(
     elif label is not None:
         groups[f"class {label}"] = tuple(ids[(data.labels(ids) == label).cpu()] for ids in (members, others))
     return {name: (inside, outside) for name, (inside, outside) in groups.items() if len(inside) and len(outside)}
+
+
+def untouched(state: Mapping[str, Saved], ids: Tensor) -> Tensor:
+    """Return the samples that an attack has neither mislabelled nor copied, int64 [n].
+
+    A model that has learnt copies of a sample under a wrong label answers as if it had not learnt it.
+
+    Args:
+        state: What the attack has saved.
+        ids: Samples, int64 [N].
+    """
+    touched = [state.get("changed_ids"), state.get("targets"), state.get("own_ids")]
+    poisoned = [source_ids(part.cpu()) for part in touched if isinstance(part, Tensor)]
+    return ids[~torch.isin(ids, torch.cat(poisoned))] if poisoned else ids
+
+
+def others_of(name: str, groups: Mapping[str, Samples]) -> Samples | None:
+    """Return the samples on which an attacker sets thresholds for a group that an attack is after.
+
+    They are those of the stream, or else of the burn-in, that are not in the group: the attacker knows the membership
+    of some. So the whole group can be reported. None for the groups of all, of which a half serves.
+
+    Args:
+        name: Of the group.
+        groups: All of them, by name.
+    """
+    if name in BASES:
+        return None
+    everybody = groups[next(base for base in BASES if base in groups)]
+    return everybody.rows(~np.isin(everybody.ids, groups[name].ids))

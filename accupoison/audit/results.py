@@ -55,6 +55,8 @@ class AttackResult:
         return {**{k: v for k, v in vars(self).items() if k not in ("score", "samples")}, "roc": asdict(self.roc)}
 
 
+FITTED = ("lira_online", "lira_offline", "rmia")
+"""How the names of attacks begin that fit to the signals of each sample."""
 Results = dict[str, AttackResult]
 """What the attacks achieve on one model, by name."""
 
@@ -106,8 +108,13 @@ def _auc_by_class(score: NDArray[np.float64], samples: Samples) -> dict[int, flo
     return aucs
 
 
-def by_attack(models: Sequence[Results]) -> list[dict[str, Any]]:
+def by_attack(models: Sequence[Results], *, crossed: bool = False) -> list[dict[str, Any]]:
     """Return, for each attack, its name, its main figures as lists over models, and all that is known of each model.
+
+    Args:
+        models: What the attacks achieve on each model, on the same samples.
+        crossed: The models attack each other. An attack that fits to a sample's signals then has no AUC per sample: the
+            fit to the models with the sample lacks that of the model attacked, if it has the sample, and not otherwise.
 
     The lists are ``accuracy``, ``auc`` and ``tpr`` (at a false positive rate of 1%; None where withheld), all pooled
     over samples; ``auc_per_sample`` is a mean over samples, None where there are too few models.
@@ -121,7 +128,9 @@ def by_attack(models: Sequence[Results]) -> list[dict[str, Any]]:
                 "accuracy": [result.accuracy for result in results],
                 "auc": [result.roc.auc for result in results],
                 "tpr": [result.roc.tpr_at_fpr[0.01] for result in results],
-                "auc_per_sample": per_sample_auc(
+                "auc_per_sample": None
+                if crossed and name.startswith(FITTED)
+                else per_sample_auc(
                     np.stack([result.score for result in results]),
                     np.stack([result.samples.member for result in results]),
                 ),
@@ -201,7 +210,7 @@ def spread_table(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _few(value: float | None) -> str:
-    return "too few models" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.3f}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,7 +1,5 @@
 """What an audit leaves: JSON, CSV, figures, and an event file for TensorBoard."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
-from accupoison.records.files import write_atomically, write_json, writing
+from accupoison.records.files import write_atomically, write_csv, write_json, writing
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
@@ -27,8 +25,8 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     """Write what the attacks achieve on one model.
 
     Args:
-        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``scores.png`` and an event file; made if it is not
-            there.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png`` and an event file; made if
+            it is not there.
         results: By attack.
 
     Returns:
@@ -39,6 +37,7 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     """
     best = max(results.values(), key=lambda result: result.roc.auc)
     save_figure(_roc(results, best), folder / "roc.png")
+    write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
     content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
     return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
@@ -75,7 +74,7 @@ def write_released(
 
 
 def write_models(
-    folder: Path, models: Sequence[Results], facts: Mapping[str, Any]
+    folder: Path, models: Sequence[Results], facts: Mapping[str, Any], *, crossed: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on several models.
 
@@ -83,6 +82,7 @@ def write_models(
         folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
+        crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table, best attack first.
@@ -90,7 +90,7 @@ def write_models(
     Raises:
         InputError: A file cannot be written.
     """
-    attacks = by_attack(models)
+    attacks = by_attack(models, crossed=crossed)
     return _write(folder, models, {**facts, "attacks": attacks}, spread_table(attacks))
 
 
@@ -113,18 +113,20 @@ def _write(
     return content, rows
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write rows with the same keys as a CSV file; InputError if it cannot be written."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-
-
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file; InputError if it cannot be written."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
+
+
+def _roc_points(results: Results) -> list[dict[str, str]]:
+    """Return each attack's true positive rate at false positive rates that are even on a logarithmic axis."""
+    rates = np.geomspace(FLOOR, 1, 81)
+    rows = []
+    for name, result in results.items():
+        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
+        reached = tpr[np.searchsorted(fpr, rates, side="right") - 1]
+        rows += [{"attack": name, "fpr": f"{x:.6g}", "tpr": f"{y:.6g}"} for x, y in zip(rates, reached, strict=True)]
+    return rows
 
 
 def _roc(results: Results, best: AttackResult) -> Figure:

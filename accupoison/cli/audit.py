@@ -188,7 +188,8 @@ def offline(
     """
     import torch
 
-    from accupoison.audit.offline.shadow_models import audit_offline, offline_config, run_offline
+    from accupoison.audit.offline.results import audit_offline
+    from accupoison.audit.offline.shadow_models import offline_config, run_offline
     from accupoison.audit.writers import write_models
     from accupoison.config.layers import plain, preset
     from accupoison.runs.base_model import open_data
@@ -202,9 +203,12 @@ def offline(
     with progress_bar("models", hidden=quiet or as_json) as show:
         run_offline(config, folder, engine=engine, report=show)
     found, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
-    content, rows = write_models(folder, found.pop(""), facts)
+    crossed = config.shadows.leave_one_out
+    content, rows = write_models(folder, found.pop(""), facts, crossed=crossed)
     for group, results in found.items():
-        of_group, table_of_group = write_models(folder / group.replace(" ", "-"), results, facts["focus"][group])
+        of_group, table_of_group = write_models(
+            folder / group.replace(" ", "-"), results, facts["focus"][group], crossed=crossed
+        )
         content.setdefault("groups", {})[group] = {row["attack"]: row for row in of_group["attacks"]}
         if not as_json:
             click.echo(f"{group}, which {config.attack.name} is after\n{table(table_of_group)}\n")
@@ -264,7 +268,8 @@ def shadow_replays(
     for group, (results, of_run) in found.items():
         attacks = {row["attack"]: row for row in by_attack([of_run])}
         place = folder / group.replace(" ", "-")
-        written, rows = write_models(place, results, {**(facts if not group else {}), "run": attacks})
+        about = {**(facts if not group else {}), "run": attacks}
+        written, rows = write_models(place, results, about, crossed=True)
         tables[group] = written, [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
     content, rows = tables.pop("")
     for group, (written, rows_of_group) in tables.items():

@@ -1,5 +1,6 @@
 """What ``audit --run`` writes and prints, of a run and of a burn-in."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def audit_burnin_directory(
         InputError: The burn-in has not ended, or a release is asked for.
     """
     from accupoison.audit.attack_suite import audit_samples, right
+    from accupoison.audit.focus import others_of
     from accupoison.audit.offline.burnin import audit_burnin
     from accupoison.audit.writers import write_results
     from accupoison.records.files import write_json
@@ -37,7 +39,8 @@ def audit_burnin_directory(
     everything: dict[str, Any] = {"run": str(run), "epochs": audited.epochs, "groups": {}, "accuracy": {}}
     text = []
     for name, samples in audited.groups.items():
-        content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
+        found = audit_samples(samples, others_of(name, audited.groups), seed=seed)
+        content, rows = write_results(folder / name.replace(" ", "-"), found)
         everything["groups"][name], everything["accuracy"][name] = content["attacks"], right(samples)
         shares = right(samples)
         accuracy = f"right on {percent(shares['members'])} of members, {percent(shares['others'])} of others"
@@ -47,7 +50,11 @@ def audit_burnin_directory(
         click.echo(json_text(everything))
         return
     parties = f"attack {audited.config.attack.name}, defence {audited.config.defense.name}"
-    click.echo("\n".join([*text, f"{parties}, {audited.epochs} epochs; thresholds from a half. Wrote {folder}"]))
+    click.echo(
+        "\n".join(
+            [*text, f"{parties}, {audited.epochs} epochs; thresholds from a half, or from others. Wrote {folder}"]
+        )
+    )
 
 
 def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
@@ -62,9 +69,9 @@ def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int,
         twins: Ask about the twin of each sample as well.
     """
     from accupoison.audit.attack_suite import audit_released, audit_samples
+    from accupoison.audit.focus import others_of
     from accupoison.audit.online.recency import SCORES
     from accupoison.audit.online.run import audit_run
-    from accupoison.audit.results import interval_text
     from accupoison.audit.samples import change
     from accupoison.audit.writers import write_recency, write_released, write_results
     from accupoison.config.releases import parse_release
@@ -77,12 +84,16 @@ def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int,
     text = []
     for name, samples in audited.groups.items():
         if own := audited.undefended.get(name):
-            of_three, facts = audit_released(samples, own, seed=seed), {"spec": audited.release, **change(samples, own)}
+            known = [others_of(name, groups) for groups in (audited.groups, audited.undefended)]
+            shadows = None if known[0] is None or known[1] is None else (known[0], known[1])
+            of_three = audit_released(samples, own, shadows, seed=seed)
+            facts = {"spec": audited.release, **change(samples, own)}
             content, rows = write_released(folder / name.replace(" ", "-"), of_three, facts)
             attackers[name] = content["attackers"] | {"release": facts}
             text.append(change_text(facts))
         else:
-            content, rows = write_results(folder / name.replace(" ", "-"), audit_samples(samples, None, seed=seed))
+            found = audit_samples(samples, others_of(name, audited.groups), seed=seed)
+            content, rows = write_results(folder / name.replace(" ", "-"), found)
         groups[name] = content["attacks"]
         text += [f"{name} members against never-learnt images ({content['samples']} samples)", table(rows), ""]
     by_recency = {score: audited.by_recency(score) for score in SCORES}
@@ -94,17 +105,24 @@ def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int,
     if as_json:
         click.echo(json_text(everything))
         return
-    rows = [
+    rows = _recency_rows(by_recency)
+    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
+    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
+    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")
+
+
+def _recency_rows(by_recency: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """Return one row for each recency, the AUC of each score with its interval."""
+    from accupoison.audit.results import interval_text
+
+    return [
         {
             "recency": str(points[0]["recency"]),
             **{
                 score: interval_text(point["auc"], point["interval"])
-                for score, point in zip(SCORES, points, strict=True)
+                for score, point in zip(by_recency, points, strict=True)
             },
             "members": str(points[0]["members"]),
         }
         for points in zip(*by_recency.values(), strict=True)
     ]
-    click.echo("\n".join([*text, "AUC by recency: steps since a stream member was learnt last", table(rows)]))
-    after = f"the model after trigger {audited.branch}, {audited.steps} steps"
-    click.echo(f"\n{after}; thresholds from a half. Wrote {folder}")

@@ -25,7 +25,7 @@ from accupoison.cli.options import (
     training_options,
     update_options,
 )
-from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar
+from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar, suspects_text
 from accupoison.errors import InputError
 from accupoison.runs.interrupt import Interruption, StopRequest, exit_code, interruptible
 
@@ -78,10 +78,8 @@ def burnin(
     if dry_run:
         click.echo(json_text(configuration.plain(settings)))
         return
-    clean = (settings.attack.name, settings.defense.name) == ("none", "ST")
-    parties = "" if clean else f"{settings.attack.name}-{settings.defense.name}"
-    s, seed = settings, settings.run.seed
-    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, seed, parties)
+    s = settings
+    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
     hint = "the same command" if resume_or_start else _resume_command("burnin", target)
@@ -93,6 +91,8 @@ def burnin(
         elif summary["status"] == "finished":
             reached = f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs"
             click.echo(f"{reached}; wrote {target}/final.pt")
+            if "suspects" in summary:
+                click.echo(suspects_text(summary["suspects"]))
             _note(summary["note"])
     _end(ctx, summary["status"], hint, asked)
 

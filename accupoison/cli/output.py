@@ -99,9 +99,17 @@ def online_text(summary: dict[str, Any]) -> str:
         cost = summary["release"]
         accuracies = f"accuracy {percent(cost['accuracy_undefended'])} -> {percent(cost['accuracy'])}"
         lines.append(f"  {change_text(cost)}; {accuracies}; {1000 * cost['time/query_s']:.2f} ms a query")
+    if "suspects" in summary:
+        lines.append(f"  {suspects_text(summary['suspects'])}")
     if summary["status"] == "diverged":
         lines.append("  diverged: weights or gradients are no longer finite numbers, so the run ends here")
     return "\n".join(lines)
+
+
+def suspects_text(facts: Mapping[str, Any]) -> str:
+    """Say how well a defence has told the poisoned samples from the others."""
+    told = f"; AUC {facts['auc']:.3f} of telling the poisoned ones" if "auc" in facts else ""
+    return f"found wrong: {facts['flagged']:.0f} of {facts['samples']:.0f} samples, {facts['poisoned']:.0f} are{told}"
 
 
 def change_text(facts: Mapping[str, Any]) -> str:

@@ -89,47 +89,43 @@ def _failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, help="The directory to write.  [default: the first of PATHS]")
-@click.option("--trigger", default="adversarial", show_default=True, help="The path the figure follows.")
+@click.option("--trigger", default="adversarial", show_default=True, help="The path that figures and tests follow.")
 @click.option("--claims", type=PATH, metavar="GRID", help="Also hold the [[claims]] of this grid to the runs.")
+@click.option(
+    "--format",
+    "formats",
+    metavar="NAMES",
+    help="html, md, csv, latex, json, svg, pdf; several with commas.  [default: html,md]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
-def report(paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, as_json: bool) -> None:
-    """Make tables and a figure from runs.
+def report(
+    paths: tuple[Path, ...], out: Path | None, trigger: str, claims: Path | None, formats: str | None, as_json: bool
+) -> None:
+    """Make a page, tables and figures from runs.
 
-    PATHS are runs, or directories with runs right below them. Prints the tables and writes report.md and curves.png. A
-    run that is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
+    PATHS are runs, or directories with runs right below them. Prints the tables and writes report.html, a page without
+    network, and report.md with curves.png; or, by --format, report-TABLE.csv, report.tex (booktabs), report.json, each
+    figure as FIGURE.svg or FIGURE.pdf. Figures of membership need audits: audit --run RUN, or audit recency. A run that
+    is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
     """
-    from accupoison.config.layers import read_toml
-    from accupoison.records.files import write_atomically
-    from accupoison.study.claims import claims_table, read_claims
-    from accupoison.study.figures import curves
-    from accupoison.study.grid import find_grid
-    from accupoison.study.tables import CAPTION, mechanism_table, outcome_table, retention_table, threat_lines
-
     if as_json and claims is not None:
         raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
-    runs = gather(paths)
+    if as_json and formats is not None:
+        raise click.UsageError("--json prints summaries and writes nothing; drop it, or give --format json")
     if as_json:
-        click.echo(json_text({str(run.path): dict(run.summary) for run in runs}))
+        click.echo(json_text({str(run.path): dict(run.summary) for run in gather(paths)}))
         return
+    from accupoison.config.layers import read_toml  # here, as figures take seconds to load
+    from accupoison.study.claims import read_claims
+    from accupoison.study.grid import find_grid
+    from accupoison.study.report.formats import parse_formats, write_report
+    from accupoison.study.report.study import make_report
+
+    names = parse_formats(formats or "html,md")
+    runs = gather(paths)
     read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
-    parts = [
-        claims_table(read, runs) if read else "",
-        outcome_table(runs),
-        mechanism_table(runs),
-        retention_table(runs),
-        CAPTION,
-        f"Threat models:\n{threat_lines(runs)}",
-    ]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    folder = out or paths[0]
-    click.echo(text)
-    write_atomically(folder / "report.md", lambda file: file.write(text.encode()))
-    iid = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
-    if any(trigger in run.summary["branches"] for run in iid):
-        try:
-            for sentence in curves(iid, folder / "curves.png", trigger=trigger, title=folder.name):
-                note(sentence)
-        except InputError as error:  # the tables are good without it
-            note(f"no figure: {error}")
-    else:
-        note(f"no figure: no run on a steady stream has the {trigger} trigger")
+    words = ["report", *map(str, paths), "--trigger", trigger, *([] if claims is None else ["--claims", str(claims)])]
+    made = make_report(runs, paths, trigger=trigger, claims=read, commands=(PROGRAM, shlex.join(words)), say=note)
+    click.echo(made.markdown)
+    files = write_report(made, out or paths[0], names)
+    click.echo(f"Wrote {', '.join(map(str, files))}")

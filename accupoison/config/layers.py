@@ -74,8 +74,9 @@ def _component(section: str, registry: Registry[Any], name: str, parts: Sequence
     name = registry.canonical(name)
     hints = typing.get_type_hints(registry.get(name))
     known = {key: hints[key] for key in registry.settings(name)}
-    # what a preset says of attacks is dropped where one is chosen that has no such setting
-    meant = [entry for place, entry in enumerate(entries) if entry[0] or entry[1] in known or place >= before]
+    # what a preset says of attacks is dropped where one is chosen that has no such setting, but others have
+    elsewhere = {key for other in registry.names() for key in registry.settings(other)} - known.keys()
+    meant = [e for place, e in enumerate(entries) if e[0] or e[1] not in elsewhere or place >= before]
     values = {key: value for owner, key, value in meant if owner in (None, name)}
     for key in values.keys() - known:
         if others := [other for other in registry.names() if key in registry.settings(other)]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accupoison.attacks import ATTACKS, Accumulative, Attack, Clean
+from accupoison.attacks.twins import CodePoisoning
 from accupoison.config.burnin import DataSettings, ModelSettings, RunSettings, TrainSettings
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.online import (
@@ -64,6 +65,12 @@ class BurninConfig:
     update: SGD = field(default_factory=SGD)
     run: RunSettings = field(default_factory=RunSettings)
 
+    @property
+    def parties(self) -> str:
+        """Who poisons and who defends the training, such as "dirty-label-ST"; "" where nobody does."""
+        names = self.attack.name, self.defense.name
+        return "" if names == ("none", "ST") else "-".join(names)
+
     def __post_init__(self) -> None:
         if not self.attack.offline:
             offline = ", ".join(name for name in ATTACKS.names() if ATTACKS.get(name).offline)
@@ -81,6 +88,14 @@ class BurninConfig:
                 "of its own; set train.label_smoothing=0"
             )
         check_rows_apart(self.update, self.defense, self.attack)
+        usual = CodePoisoning()
+        known = (usual.mean, usual.std)
+        twins = isinstance(self.attack, CodePoisoning) and (self.attack.mean, self.attack.std) != known
+        if twins and self.model.norm == "auxiliary":
+            raise InputError(
+                f"<model.norm> auxiliary knows noise of attack.mean {known[0]} and attack.std {known[1]} alone; drop "
+                "these settings, or choose <model.norm> batch"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +174,11 @@ def check_rows_apart(update: SGD, defense: Defense, attack: Attack) -> None:
             f"the attack {attack.name} learns rows that it makes of each sample, so a sample does more than DP-SGD "
             "bounds; set update.coupled=true and get no epsilon"
         )
+
+
+def rows_apart(defense: Defense, attack: Attack) -> bool:
+    """Return whether DP-SGD bounds all that one sample does, so that an epsilon can be stated."""
+    return defense.couples is False and not (attack.in_code and not attack.keeps_ids)
 
 
 def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:

@@ -62,16 +62,12 @@ def _planner(config: OnlineConfig | BurninConfig, noun: str) -> str:
     """Return the line of an attacker who relabels samples or adds some of its own."""
     attack = config.attack
     sees = "sees the weights" if attack.sees_model else "sees nothing of the model"
-    does = "learns noise made of" if attack.in_code else "relabels" if not attack.keeps_labels else "adds"
-    added = "adds " if attack.spending.copies else ""
-    what = f"{added or f'{does} '}{attack.spending.text(noun)}"
-    eps = "" if attack.spending.eps is None else f" within l_inf {attack.spending.eps * 255:.3g}/255"
     labels = "keeps labels" if attack.keeps_labels else "gives wrong labels"
     defence = "does not know the defence"
     if attack.in_code:
         defence = "owns the training code: after the defence"
     trigger = f"; trigger: {', '.join(config.trigger.types)}" if isinstance(config, OnlineConfig) else ""
-    return f"attacker ({attack.name}) {sees}, {what}{eps}, {labels}, {defence}{trigger}"
+    return f"attacker ({attack.name}) {sees}, {attack.spending.text(noun)}, {labels}, {defence}{trigger}"
 
 
 def _knowledge(config: OnlineConfig, crafted: bool) -> str:

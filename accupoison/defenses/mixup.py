@@ -45,6 +45,12 @@ def blend(batch: Batch, partner: Tensor, weight: Tensor) -> Tensor:
     return x.clamp(0, 1) if batch.bounded else x  # rounding may lead over an end of the range
 
 
+def check_weight(name: str, value: float) -> None:
+    """Raise InputError unless the setting ``defense.NAME`` is a finite number of 0 or more."""
+    if not 0 <= value < math.inf:
+        raise InputError(f"defense.{name} {value} is not a number of 0 or more; give one such as 1.0")
+
+
 @dataclass(kw_only=True)
 class Mixing(Defense):
     """Learn from mixed pairs. In a mixed batch the ids and labels of row i stay those of sample i.
@@ -55,27 +61,27 @@ class Mixing(Defense):
 
     Attributes:
         alpha: Of lambda's Beta(alpha, alpha); 0 mixes nothing.
-        reg_term: Weight eta of the class balance R of :func:`balance` in the loss.
     """
 
     couples: ClassVar[bool] = True
 
     alpha: float = 32.0
-    reg_term: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("reg_term", self.reg_term)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"defense.{name} {value} is not a number of 0 or more; give one such as 1.0")
+        check_weight("alpha", self.alpha)
 
     def losses(self, forward: Forward, batch: Batch) -> Tensor:
         """Return the loss of each pair [B], whose mean is the method's loss."""
-        logits, extra = forward(batch.x), batch.extra
+        return self._of_pairs(forward(batch.x), batch)
+
+    def _of_pairs(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each pair [B], given the logits [B, C] of the mixed images."""
+        extra = batch.extra
         losses = _bootstrapped(logits, batch.y, extra.get("noise"), extra.get("guess"))
         if "lambda" in extra:
             other = _bootstrapped(logits, extra["partner_y"], extra["partner_noise"], extra.get("partner_guess"))
             losses = extra["lambda"] * losses + (1 - extra["lambda"]) * other
-        return losses + self.reg_term * balance(logits) if self.reg_term and len(batch) else losses
+        return losses
 
     def _paired(
         self,
@@ -126,7 +132,7 @@ class Mixup(Mixing):
     """
 
     couples: ClassVar[bool] = True
-    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0, "reg_term": 0.0}
+    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the mixed batch."""

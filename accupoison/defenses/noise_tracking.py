@@ -15,9 +15,9 @@ from accupoison.defenses.gaussian_mixture import (
     group_separation,
 )
 from accupoison.defenses.mixture import BetaMixture, fit_beta_mixture
-from accupoison.defenses.mixup import Mixing
+from accupoison.defenses.mixup import Mixing, balance, check_weight
 from accupoison.errors import InputError, check_choice, check_least
-from accupoison.types import Batch, Context, ModelView
+from accupoison.types import Batch, Context, Forward, ModelView
 
 Mixture = BetaMixture | MarginMixture | GaussianMixture
 MIXTURES: dict[str, type[Mixture]] = {
@@ -56,7 +56,8 @@ class NoiseTracking(Mixing):
         max_b: Upper bound on B; 0 estimates nothing, and every label is believed.
         warmup_epochs: Passes of plain mixup before B is used. A pass is one over the training set, or over ``window``
             samples in a stream. None is left to each defence, and 0 in a stream.
-        reg_term: Weight of the class balance, without which guesses drift to few classes (1.0 in PMIANLL's commands).
+        reg_term: Weight eta of the class balance R (:func:`accupoison.defenses.mixup.balance`) wherever guesses count,
+            which otherwise drift to few classes (1.0 in PMIANLL's commands).
     """
 
     couples: ClassVar[bool] = True
@@ -82,6 +83,7 @@ class NoiseTracking(Mixing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_weight("reg_term", self.reg_term)
         check_choice("defense.mixture", self.mixture, MIXTURES)
         check_least("defense.window", self.window, 2, "a number of samples such as 2000")
         check_least("defense.min_samples", self.min_samples, 2, "a number of samples such as 300")
@@ -106,6 +108,13 @@ class NoiseTracking(Mixing):
         mixed = self._mixed(batch, noise, logits, ctx)
         self.seen += len(batch)
         return mixed
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        """Return the loss of each pair [B], whose mean is the method's loss."""
+        logits = forward(batch.x)
+        losses = self._of_pairs(logits, batch)
+        balanced = self.reg_term and len(batch) and "guess" in batch.extra
+        return losses + self.reg_term * balance(logits) if balanced else losses
 
     def suspects(self) -> tuple[Tensor, Tensor] | None:
         """Return the ids in the window, int64 [N], and B of each by the latest mixture, without the bound ``max_b``."""

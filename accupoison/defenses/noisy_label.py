@@ -34,7 +34,7 @@ class StaticBootstrap(NoiseTracking):
     """
 
     couples: ClassVar[bool] = True
-    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0, "max_b": 0.0, "reg_term": 0.0}
+    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0, "max_b": 0.0}
 
     target: str = "hard"
 
@@ -69,7 +69,7 @@ class DynamicBootstrap(NoiseTracking):
     """
 
     couples: ClassVar[bool] = True
-    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0, "max_b": 0.0, "reg_term": 0.0}
+    neutral: ClassVar[dict[str, Any]] = {"alpha": 0.0, "max_b": 0.0}
 
     dynamic_epochs: int | None = None
     soft_from: float | None = field(default=None, init=False)

@@ -19,6 +19,7 @@ from accupoison.loop.context import StepContext
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
+from accupoison.loop.twins import beside_twins
 from accupoison.rng import generator, global_seed
 from accupoison.types import Access, Batch, Grads, ModelView, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
@@ -207,7 +208,8 @@ class Simulation:
                 role = f"update-{number}" if number else "update"
                 context = StepContext(self.seed, role, self.t, metrics)
                 with self._model_seed(role):
-                    verdict = self.update.step(self.learner, self.defense, self._hidden(seen), context)
+                    defense = beside_twins(self.defense, passed, seen)
+                    verdict = self.update.step(self.learner, defense, self._hidden(seen), context)
         batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
         return self._record(phase, batches, metrics, verdict)
 

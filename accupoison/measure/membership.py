@@ -34,7 +34,7 @@ def never_learnt(splits: Splits, learnt: Mapping[int, int]) -> Tensor:
     return splits.test[~torch.isin(splits.test, known)]
 
 
-def relabelled(data: DataSet, ledger: Ledger, branch: str) -> set[int]:
+def mislabelled(data: DataSet, ledger: Ledger, branch: str) -> set[int]:
     """Return the samples that were learnt under a wrong label, which says nothing of who was learnt.
 
     Args:
@@ -61,14 +61,14 @@ def membership_auc(
         ledger: Who has been learnt from.
         branch: The path that the run is on.
     """
-    wrong = relabelled(data, ledger, branch)
-    learnt = {i: step for i, step in ledger.learnt(branch).items() if i not in wrong}
+    wrong, known = mislabelled(data, ledger, branch), ledger.learnt(branch)
+    learnt = {i: step for i, step in known.items() if i not in wrong}
     members = {"audit/auc": torch.tensor(list(learnt), dtype=torch.int64)}
     if burnin is not None:
-        members["audit/auc_burnin"] = burnin[~torch.isin(burnin, members["audit/auc"])]
+        members["audit/auc_burnin"] = burnin[~torch.isin(burnin, torch.tensor(sorted(known), dtype=torch.int64))]
 
     def minus_losses(ids: Tensor) -> Tensor:
         return -predict_correct_and_loss(view, data, subsample(ids, LIMIT))[1]
 
-    others = minus_losses(never_learnt(splits, learnt))
+    others = minus_losses(never_learnt(splits, known))
     return {tag: auroc(minus_losses(ids), others) for tag, ids in members.items() if len(ids)}

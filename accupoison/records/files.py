@@ -1,12 +1,14 @@
 """Small files: written whole or not at all, and JSON that keeps its numbers."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -139,6 +141,15 @@ def write_json(path: Path, obj: Mapping[str, Any]) -> None:
     """
     text = json.dumps(_encode(obj), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows with the same keys as a CSV file; InputError if it cannot be written."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def as_json(obj: Mapping[str, Any]) -> dict[str, Any]:

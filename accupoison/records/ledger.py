@@ -42,8 +42,9 @@ class Ledger:
 
     Columns: ``step``; ``branch``, an index into :attr:`branches`; ``phase``, an index into ``PHASES``; ``id``, the
     true one; ``label``, as it was sent; ``offered``, the sample is one of the stream's own (False: the attacker made
-    it up); ``sent``, it reached the defence (False: the attacker withheld it); ``changed``, the attacker altered its
-    inputs or label; ``corrected``, the defence did; ``used``, the row reached an update that was committed.
+    it up); ``sent``, it reached the defence (False: the attacker withheld it, or added it in the training code);
+    ``changed``, the attacker altered its inputs or label, or made it; ``corrected``, the defence did; ``used``, the row
+    reached an update that was committed.
 
     While a run goes on, :meth:`append` adds its new rows to a plain file, which takes the same time at every step;
     ``ledger.npz`` is written when it ends. On resume, :meth:`resume` gives back the ledger exactly as it was at the
@@ -118,10 +119,14 @@ class Ledger:
             moved = _differs(passed, seen, _match(passed.ids, seen.ids))
             rows["changed"] |= moved[to_passed.numpy()] & (to_passed >= 0).numpy()
         rows["used"] = (to_seen >= 0).numpy() & (step.verdict is Verdict.COMMIT)
+        learnt = seen.rows((_match(seen.ids, passed.ids) < 0).to(seen.x.device))  # what the training code has added
         withheld = clean.rows(_match(clean.ids, sent.ids).to(clean.x.device) < 0)
         lost = np.zeros(len(withheld), dtype=ROW)
         lost["id"], lost["label"], lost["offered"] = withheld.ids.numpy(force=True), withheld.y.numpy(force=True), True
-        self._append(np.concatenate([rows, lost]), step)
+        added = np.zeros(len(learnt), dtype=ROW)
+        added["id"], added["label"] = learnt.ids.numpy(force=True), learnt.y.numpy(force=True)
+        added["changed"], added["used"] = True, step.verdict is Verdict.COMMIT
+        self._append(np.concatenate([rows, lost, added]), step)
 
     def append(self, path: Path) -> None:
         """Add the rows that ``path`` does not have yet, durably; anything after them is cut off.

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.config.schema import DataSettings, OnlineConfig
@@ -15,12 +17,14 @@ from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from accupoison.learner import Learner, view_of
 from accupoison.loop.simulation import Simulation
+from accupoison.records.files import holds
+from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.runs.base_model import IDENTITY, BaseModel, default_place, open_data, parts_of
 from accupoison.runs.burnin import EARLY, FINAL
 from accupoison.runs.model_check import check_images
 from accupoison.runs.population import stream_population
 from accupoison.runs.replay import replay_of
-from accupoison.types import Batch, ModelView
+from accupoison.types import Batch, ModelView, fabricated_id, source_ids
 from accupoison.updates import DPSGD, check_private
 
 
@@ -65,8 +69,8 @@ class Built:
         simulation: The simulation.
         data: The images.
         splits: Their parts.
-        burnin: Ids of the images that the base model was trained on, int64 [N]; None if unknown. They need not be those
-            of ``splits``: protocol ``released_split`` goes on from base models of any division.
+        burnin: Ids of the images that the base model was trained on as they are, int64 [N]; None if unknown. They need
+            not be those of ``splits``: protocol ``released_split`` goes on from base models of any division.
         model: The network in words.
         note: What the user should know about the parts and the checkpoint, or "".
     """
@@ -134,13 +138,24 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
     note = " ".join(filter(None, (note, *_notes(config, base, path))))
-    return Built(simulation, data, splits, _trained_on(base, data), model, note)
+    return Built(simulation, data, splits, _trained_on(base, data, path), model, note)
 
 
-def _trained_on(base: BaseModel, data: DataSet) -> Tensor | None:
+def _trained_on(base: BaseModel, data: DataSet, path: Path) -> Tensor | None:
+    """Return whom the base model has learnt as they are; a poisoned burn-in leaves its ledger beside the checkpoint."""
     if not base.data:
         return None
-    return parts_of(data, DataSettings(**{key: base.data[key] for key in IDENTITY if key in base.data})).burnin
+    ids = parts_of(data, DataSettings(**{key: base.data[key] for key in IDENTITY if key in base.data})).burnin
+    ledger = path.with_name(LEDGER)
+    if not holds(ledger.exists):
+        return ids
+    rows = Ledger.load(ledger).rows
+    return ids[~torch.isin(ids, source_ids(torch.from_numpy(rows["id"][rows["changed"] & ~_twins(rows["id"])].copy())))]
+
+
+def _twins(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    made = torch.from_numpy(ids.copy())
+    return (fabricated_id("twin", source_ids(made)) == made).numpy()
 
 
 def _notes(config: OnlineConfig, base: BaseModel, path: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
-from accupoison.config.schema import OnlineConfig, at_home
+from accupoison.config.schema import OnlineConfig, at_home, rows_apart
 from accupoison.config.threat_model import threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
@@ -147,7 +147,7 @@ class OnlineRun:
         u = self.config.update
         self._accountant: Accountant | None = None
         if isinstance(u, DPSGD):
-            bounded = self.config.defense.couples is False
+            bounded = rows_apart(self.config.defense, self.config.attack)
             noise = u.noise_multiplier if bounded else 0.0  # nothing is bounded where rows may depend on each other
             self._accountant = Accountant(noise, u.delta, self.config.trigger.updates)
         self.recorder = RunRecorder(self.directory, self.config.trigger.types, at)

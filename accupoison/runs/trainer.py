@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.attacks.targeted import Copies
-from accupoison.config.schema import BurninConfig
+from accupoison.config.schema import BurninConfig, rows_apart
 from accupoison.data import DataSet, Splits
 from accupoison.data.dataset import Stats
 from accupoison.defenses import Defense
@@ -19,6 +19,7 @@ from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.loop.pseudonyms import Pseudonyms
+from accupoison.loop.twins import beside_twins
 from accupoison.measure.dp_accountant import epsilon_of
 from accupoison.measure.membership import never_learnt
 from accupoison.models.factory import ModelSpec, build_model
@@ -27,8 +28,8 @@ from accupoison.runs.base_model import BaseModel, data_identity, open_data, plac
 from accupoison.runs.model_check import check_images
 from accupoison.runs.population import training_population
 from accupoison.runs.training_schedule import batch_size, check_sizes, learning_rate
-from accupoison.runs.training_set import TrainingSet
-from accupoison.types import Access, Batch, Forward, Grads, ModelView, State
+from accupoison.runs.training_set import Smoothed, TrainingSet
+from accupoison.types import Access, Batch, Grads, ModelView, State
 from accupoison.updates import DPSGD, check_private, private_gradients
 
 
@@ -126,11 +127,9 @@ class Burnin:
         """
         if self._ready:
             return
-        val = self.data.batch(self.splits.val)
-        view = self.learner.view()
-        people = training_population(
-            self.data, self.victims, self.candidates, self.config.run.kernels, partial(rehearsed, self)
-        )
+        val, view = self.data.batch(self.splits.val), self.learner.view()
+        total, kernels, rehearse = len(self.splits.burnin), self.config.run.kernels, partial(rehearsed, self)
+        people = training_population(self.data, self.victims, self.candidates, total, kernels, rehearse)
         access = Access(val, val.rows(slice(0, 0)), crafted=False, reoptimise=False, population=people)
         if state is not None:
             self.attack.restore(state["attack"], access)
@@ -151,7 +150,8 @@ class Burnin:
         return None if found is None else (self._names.reveal(found[0]), found[1])
 
     def _context(self, role: str) -> StepContext:
-        size = len(self.training.ids) if self._ready else len(self.splits.burnin)
+        epoch = min(self.position()[0], self.config.train.epochs - 1)
+        size = self.steps_in(epoch) * batch_size(self.config.train, epoch)  # a rest smaller than a batch is left out
         share = min(1.0, self.step / max(1, self.total))
         return StepContext(self.config.run.seed, role, self.step, self.logged, share=share, epoch_size=size)
 
@@ -216,42 +216,40 @@ class Burnin:
     def _train_step(self, rows: Tensor) -> tuple[float, float]:
         sent = self.training.batch(rows, generator(self.config.run.seed, "augment", self.step))
         sent = replace(sent, ids=self._names.hide(sent.ids))
-        batch = self.defense.intercept(self.learner.view(), sent, self._context("defense"))
+        passed = batch = self.defense.intercept(self.learner.view(), sent, self._context("defense"))
+        if not len(passed):  # the defence refuses to learn
+            losses, hits = self.learner.score(sent)
+            return float(losses.mean()), float(hits.float().mean())
         if self.attack.in_code:
             true = replace(batch, ids=self._names.reveal(batch.ids))
             batch = self.attack.poison(self.learner.view(), true, self._context("attack"))
             batch = replace(batch, ids=self._names.hide(batch.ids))
-        update = self.config.update
+        update, defense = self.config.update, beside_twins(self.defense, passed, batch)
+        if type(self.defense).losses is Defense.losses:  # twins count like all others
+            defense = Smoothed(smoothing=self.config.train.label_smoothing)
         if isinstance(update, DPSGD):
-            loss, accuracy, grads = self._private(batch, update)
+            loss, accuracy, grads = self._private(batch, update, defense)
         else:
-            loss, accuracy, grads = self._ordinary(batch)
+            loss, accuracy, grads = self._ordinary(batch, defense)
         grads = self.defense.gradients(grads, self.learner.momentum(), self._context("update"))
         self.learner.apply(update.clipped(grads))
         return loss, accuracy
 
-    def _ordinary(self, batch: Batch) -> tuple[float, float, Grads]:
+    def _ordinary(self, batch: Batch, defense: Defense) -> tuple[float, float, Grads]:
         with self.learner.forward() as forward:
-            if type(self.defense).losses is Defense.losses:
+            if isinstance(defense, Smoothed):
                 logits = forward(batch.x)
-                loss = F.cross_entropy(logits, batch.y, label_smoothing=self.config.train.label_smoothing)
+                loss = F.cross_entropy(logits, batch.y, label_smoothing=defense.smoothing)
                 accuracy = float((logits.argmax(1) == batch.y).float().mean())
-            else:
-                loss = self.defense.losses(forward, batch).mean()
-                accuracy = math.nan  # its loss may be of images that nobody has a label for
+            else:  # its images may have no one label
+                loss, accuracy = defense.losses(forward, batch).mean(), math.nan
         return float(loss.detach()), accuracy, torch.autograd.grad(loss, self.learner.parameters)
 
-    def _private(self, batch: Batch, update: DPSGD) -> tuple[float, float, Grads]:
-        def losses(forward: Forward, rows: Batch) -> Tensor:
-            if type(self.defense).losses is not Defense.losses:
-                return self.defense.losses(forward, rows)
-            smoothing = self.config.train.label_smoothing
-            return F.cross_entropy(forward(rows.x), rows.y, reduction="none", label_smoothing=smoothing)
-
+    def _private(self, batch: Batch, update: DPSGD, defense: Defense) -> tuple[float, float, Grads]:
         loss, hits = self.learner.score(batch)
         grads = private_gradients(
             self.learner,
-            losses,
+            defense.losses,
             batch,
             noise_multiplier=update.noise_multiplier,
             max_grad_norm=update.max_grad_norm,
@@ -265,7 +263,9 @@ class Burnin:
         """What a sample has spent that every epoch so far has used, the current one included; inf without DP-SGD."""
         epoch, within = self.position()
         u = self.config.update
-        return epsilon_of(epoch + (within > 0), u.noise_multiplier, u.delta) if isinstance(u, DPSGD) else float("inf")
+        if isinstance(u, DPSGD) and rows_apart(self.config.defense, self.config.attack):
+            return epsilon_of(epoch + (within > 0), u.noise_multiplier, u.delta)
+        return float("inf")
 
     def base_model(self) -> BaseModel:
         """Return what a stream can start from."""

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from accupoison.attacks import Attack
 from accupoison.attacks.planned import PlannedAttack
+from accupoison.attacks.twins import CodePoisoning
 from accupoison.data import DataSet, crop_flip
+from accupoison.defenses import Defense
 from accupoison.records.ledger import Ledger
-from accupoison.types import Batch
+from accupoison.types import Batch, Forward, fabricated_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +56,32 @@ class TrainingSet:
         return Batch(x, y, ids)
 
     def ledger(self) -> Ledger:
-        """Return who is trained on, with which label, and who is poisoned."""
-        ids, labels = self.ids, self.data.labels(self.honest).cpu()
-        changed = torch.zeros(len(ids), dtype=torch.bool)
-        if isinstance(self.attack, PlannedAttack):
-            place = torch.searchsorted(self.attack.changed_ids, self.honest).clamp(max=len(self.attack.changed_ids) - 1)
-            if len(self.attack.changed_ids):
-                changed[: len(labels)] = self.attack.changed_ids[place] == self.honest
-                labels = torch.where(changed[: len(labels)], self.attack.changed_y[place], labels)
-            labels = torch.cat([labels, self.attack.own_y])
-            changed[len(self.honest) :] = True
-        return Ledger.of_training(ids, labels, changed)
+        """Return who is trained on, with which label, and who is poisoned; twins are rows of their own."""
+        labels, attack = self.data.labels(self.honest).cpu(), self.attack
+        changed = torch.zeros(len(labels), dtype=torch.bool)
+        own, own_y = self.honest[:0], labels[:0]
+        if isinstance(attack, PlannedAttack):
+            changed = torch.isin(self.honest, attack.changed_ids)
+            place = torch.searchsorted(attack.changed_ids, self.honest[changed])
+            labels[changed] = attack.changed_y[place]
+            own, own_y = attack.own_ids, attack.own_y
+        elif isinstance(attack, CodePoisoning):
+            twinned = attack.has_twin(self.honest)
+            own, own_y = fabricated_id("twin", self.honest[twinned]), labels[twinned]
+        ids, y = torch.cat([self.honest, own]), torch.cat([labels, own_y])
+        return Ledger.of_training(ids, y, torch.cat([changed, torch.ones(len(own), dtype=torch.bool)]))
+
+
+@dataclass(kw_only=True)
+class Smoothed(Defense):
+    """Standard training with label smoothing.
+
+    Attributes:
+        smoothing: In [0, 1).
+    """
+
+    smoothing: float = 0.0
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        """Return the smoothed cross-entropy of each row [B]."""
+        return F.cross_entropy(forward(batch.x), batch.y, reduction="none", label_smoothing=self.smoothing)

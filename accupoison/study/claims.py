@@ -9,7 +9,7 @@ from accupoison.errors import InputError
 from accupoison.records.files import directory_name
 from accupoison.study.collect import Run
 from accupoison.study.outcomes import Estimate, estimate, trigger_effect
-from accupoison.study.tables import in_points, markdown
+from accupoison.study.tables import Row, in_points, table_text
 
 Treatment = tuple[str, str]
 """Experiment and trigger."""
@@ -70,6 +70,15 @@ REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 
 
 def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
+    """Return :func:`claims_rows` as Markdown.
+
+    Raises:
+        InputError: The runs of a claim are not there, or two runs would serve for one.
+    """
+    return table_text([row.cells for row in claims_rows(claims, runs)])
+
+
+def claims_rows(claims: Sequence[Claim], runs: Sequence[Run]) -> list[Row]:
     """Return one row a claim: both trigger effects net of the coast step, and three paired differences with verdicts.
 
     The first difference is that of the effects: what the trigger does, and nothing else. The second is that of the
@@ -81,6 +90,7 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
         InputError: The runs of a claim are not there, or two runs would serve for one.
     """
     effects: dict[Treatment, Effects] = {}
+    sources: dict[Treatment, list[Run]] = {}
     for run in runs:
         name = REPLICATE.sub("", run.path.name)
         for trigger in run.config.trigger.types:
@@ -90,8 +100,12 @@ def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
                 if pair in effects.setdefault((name, trigger), {}):
                     raise InputError(f"{run.path} and another run are both {name} on the same stream; report one sweep")
                 effects[name, trigger][pair] = effect, drop, -after
+                sources.setdefault((name, trigger), []).append(run)
     header = ["claim", "trigger effect", "against", "net of coast", "drop", "accuracy after", "n"]
-    return markdown(header, [_row(claim, effects) for claim in claims])
+    rows = [(claim, dict(zip(header, _row(claim, effects), strict=True))) for claim in claims]
+    return [
+        Row(cells, tuple(sources[claim.more] + (sources[claim.less] if claim.less else []))) for claim, cells in rows
+    ]
 
 
 def _row(claim: Claim, effects: Mapping[Treatment, Effects]) -> list[str]:

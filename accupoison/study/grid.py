@@ -11,14 +11,14 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import accupoison
 from accupoison.config import layers as config
 from accupoison.config.renamed import Say, formerly, quiet
-from accupoison.config.schema import BurninConfig, burnin_config, online_config
+from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, check_choice, check_least, did_you_mean
 from accupoison.records.files import directory_name, flatten, holds
 from accupoison.runs.base_model import default_place
@@ -148,12 +148,13 @@ def _divided(over: Sequence[config.Layer]) -> tuple[list[config.Layer], list[con
     for section, key in (("run", "seed"), ("start", "seed"), ("start", "recipe")):
         if any(key in layer.get(section, {}) for layer in over):
             raise InputError(f"{section}.{key} is what the runs of a grid differ in; write it in the grid")
-    shared = ("data", "model", "run")
+    burnin, online = ({f.name for f in fields(kind)} for kind in (BurninConfig, OnlineConfig))
     of_burnins: list[config.Layer] = []
     of_runs: list[config.Layer] = []
     for layer in over:
-        of_burnins.append({name: values for name, values in layer.items() if name in (*shared, "train")})
-        of_runs.append({name: values for name, values in layer.items() if name != "train"})
+        mine = {*(burnin - online), "data", "model", "run"}  # attack and defence are those of the streams
+        of_burnins.append({name: values for name, values in layer.items() if name in mine})
+        of_runs.append({name: values for name, values in layer.items() if name not in burnin - online})
     return of_burnins, of_runs
 
 
@@ -169,7 +170,7 @@ def _burnin(
     preset: str, seed: int, settings: Sequence[config.Layer], root: Path, say: Say
 ) -> tuple[Path, BurninConfig]:
     made = burnin_config([config.preset("burnin", preset, say), *settings, {"run": {"seed": seed}}], say)
-    return default_place(root, made.data.name, made.model, made.train.recipe, seed), made
+    return default_place(root, made.data.name, made.model, made.train.recipe, seed, made.parties), made
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,11 @@ def _runs(
 
 def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:
     return {
-        "start": {"recipe": burnin.train.recipe, "seed": burnin.run.seed},
+        "start": {
+            "recipe": burnin.train.recipe,
+            "seed": burnin.run.seed,
+            **({"checkpoint": str(place)} if burnin.parties else {}),
+        },
         "data": {"name": burnin.data.name},
         "model": {key: value for key, value in vars(burnin.model).items() if value is not None},
         "run": {"seed": seed},

@@ -59,3 +59,30 @@ def _setting(experiment: dict[str, Any], others: Sequence[dict[str, Any]]) -> st
         if any(other.get(key) != value for other in peers):
             shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
     return ", ".join(shown)
+
+
+def label_of(experiment: Group, others: Sequence[Group]) -> str:
+    """Return what a figure calls an experiment; ``others`` are all that are in it."""
+    run = experiment.first
+    parts = [run.defense, "clean stream" if run.config.attack.name == "none" else run.attack]
+    parts += [run.config.stream.kind] if len({one.first.config.stream.kind for one in others}) > 1 else []
+    text = ", ".join([*parts, experiment.setting] if experiment.setting else parts)
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)  # SVG takes no control characters
+
+
+def named(runs: Sequence[Run]) -> dict[str, Group]:
+    """Return the experiments among runs by what tells them apart, in words."""
+    groups, names = group(runs), {}
+    streams = {experiment.first.config.stream.kind for experiment in groups}
+    triggers = {_audited(experiment) for experiment in groups}
+    for experiment in groups:
+        run = experiment.first
+        parts = [run.attack, run.defense, experiment.setting]
+        parts += [run.config.stream.kind] * (len(streams) > 1) + [_audited(experiment)] * (len(triggers) > 1)
+        names[", ".join(filter(None, parts))] = experiment
+    return names
+
+
+def _audited(experiment: Group) -> str:
+    """Return the trigger whose model an audit asks."""
+    return f"trigger {experiment.first.config.trigger.types[-1]}"

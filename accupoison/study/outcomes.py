@@ -15,6 +15,8 @@ from accupoison.study.collect import Run
 
 Pair = tuple[str, int, str, str]
 """See :attr:`accupoison.study.collect.Run.pair`."""
+FEWEST = 3
+"""Units from which an interval is given; of fewer, the values themselves say more."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,12 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        half: Half the width of the interval; NaN from a single value.
+        half: Half the width of the interval; NaN below :data:`FEWEST` units.
         burnins: Base models behind it.
         runs: Runs behind it.
         over: The interval's unit of replication: "burn-ins", or "streams" where there is only one base model, and the
             interval then says nothing of other base models.
+        values: What the mean is over, a number a unit.
     """
 
     mean: float
@@ -35,6 +38,20 @@ class Estimate:
     burnins: int
     runs: int
     over: str
+    values: tuple[float, ...] = ()
+
+    def text(self, digits: int, scale: float = 1) -> str:
+        """Return it for people: mean and interval, or the values themselves (once, if they are alike) below three.
+
+        Args:
+            digits: After the point.
+            scale: What to multiply by: 100 makes points of fractions.
+        """
+        if not math.isfinite(self.half) and 1 < len(self.values) < FEWEST:
+            return ", ".join(dict.fromkeys(f"{scale * value:.{digits}f}" for value in self.values))
+        exact = not self.half > 1e-12 or math.isnan(self.mean)  # units that are all alike, but for rounding
+        interval = "" if exact else f" ± {scale * self.half:.{digits}f}"
+        return f"{scale * self.mean:.{digits}f}{interval}"
 
 
 @np.errstate(all="ignore")
@@ -53,10 +70,11 @@ def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate | None:
     units = [float(np.mean(group)) for group in groups.values()] if several else next(iter(groups.values()))
     return Estimate(
         float(np.mean(units)),
-        half_width(units),
+        half_width(units) if len(units) >= FEWEST else math.nan,
         len(groups),
         sum(len(group) for group in groups.values()),
         "burn-ins" if several else "streams",
+        tuple(units),
     )
 
 
@@ -137,6 +155,7 @@ def retention(
     retained, gain = means.sum(axis=0)
     without = [(retained - k) / (gain - g) for k, g in means]
     spread = np.sqrt((len(means) - 1) * np.var(without))
-    half = t_quantile(len(means) - 1) * float(spread)
+    half = t_quantile(len(means) - 1) * float(spread) if len(means) >= FEWEST else math.nan
     models = len({pair[0] for pair in pairs})
-    return Estimate(float(retained / gain), half, models, len(pairs), "burn-ins" if several else "streams")
+    each = tuple(float(kept / learnt) for kept, learnt in means)
+    return Estimate(float(retained / gain), half, models, len(pairs), "burn-ins" if several else "streams", each)

@@ -1,7 +1,7 @@
 """Markdown tables of outcomes."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
@@ -15,20 +15,39 @@ H = A(ST on the clean stream with the clean trigger) - A(this run), after the tr
 effect = A(coast) - A(trigger) from the same state; retention R = (A - A of FREEZE) / (A of ST - A of FREEZE). MD is the
 memorization discrepancy in nats, its AUC that of telling poisoned rows from the clean ones, or from the clean ones with
 noise of equal size. ± is half a 95% t-interval over base models, or over streams where there is one base model, and
-then says nothing of other base models. n: base models / runs; a cell with fewer says so. A value that a diverged run of
-the group lacks is withheld. Times are of runs side by side."""
+then says nothing of other base models; of two, both values stand there. n: base models / runs; a cell with fewer says
+so. A value that a diverged run of the group lacks is withheld. Times are of runs side by side."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        cells: Text by column.
+        runs: What the numbers are of.
+    """
+
+    cells: dict[str, str]
+    runs: tuple[Run, ...]
 
 
 def outcome_table(runs: Sequence[Run]) -> str:
+    """Return :func:`outcome_rows` as Markdown."""
+    return table_text([row.cells for row in outcome_rows(runs)])
+
+
+def outcome_rows(runs: Sequence[Run]) -> list[Row]:
     """Return one row for each stream, attack, defence and trigger: accuracies and their differences, in points."""
     clean = yardstick(runs)
     rows = []
     for experiment in group(runs):
         for trigger in experiment.first.config.trigger.types:
-            estimates = {title: _over(experiment, value) for title, value in _outcomes(trigger, clean).items()}
+            estimates = {title: over(experiment, value) for title, value in _outcomes(trigger, clean).items()}
             cells = {title: in_points(value, len(experiment.runs)) for title, value in estimates.items()}
-            rows.append({**_names(experiment), "trigger": trigger, **cells, "n": _count(experiment)})
-    return table_text(rows)
+            named = {**_names(experiment), "trigger": trigger, **cells, "n": _count(experiment)}
+            rows.append(Row(named, experiment.runs))
+    return rows
 
 
 def _outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
@@ -47,6 +66,11 @@ def _outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
 
 
 def mechanism_table(runs: Sequence[Run]) -> str:
+    """Return :func:`mechanism_rows` as Markdown."""
+    return table_text([row.cells for row in mechanism_rows(runs)])
+
+
+def mechanism_rows(runs: Sequence[Run]) -> list[Row]:
     """Return one row for each stream, attack and defence: what happened on the ordinary steps, as means over them."""
     columns: dict[str, Value] = {
         "MD clean": _mean_of("defense/discrepancy_clean"),
@@ -63,17 +87,18 @@ def mechanism_table(runs: Sequence[Run]) -> str:
     }
     rows = []
     for experiment in group(runs):
-        steps = _plain(_over(experiment, lambda run: run.summary["horizon"]), 0)
-        cells = {title: _plain(_over(experiment, value)) for title, value in columns.items()}
-        rows.append({**_names(experiment), "steps": steps, **cells, "n": _count(experiment)})
-    return table_text(rows)
+        steps = _plain(over(experiment, lambda run: run.summary["horizon"]), 0)
+        cells = {title: _plain(over(experiment, value)) for title, value in columns.items()}
+        rows.append(Row({**_names(experiment), "steps": steps, **cells, "n": _count(experiment)}, experiment.runs))
+    return rows
 
 
 def _mean_of(tag: str) -> Value:
     return lambda run: run.summary["means"].get(tag)
 
 
-def _over(experiment: Group, value: Value) -> Estimate | None:
+def over(experiment: Group, value: Value) -> Estimate | None:
+    """Return the estimate of a value over an experiment's runs; None where a run that diverged lacks it."""
     values = [(run.burnin, value(run)) for run in experiment.runs]
     if experiment.diverged and any(number is None for _, number in values):
         return None  # the mean of the others would leave out where the attack did most
@@ -92,30 +117,47 @@ def _count(experiment: Group) -> str:
 
 
 def retention_table(runs: Sequence[Run]) -> str:
+    """Return :func:`retention_rows` as Markdown; empty where there are none."""
+    rows = [row.cells for row in retention_rows(runs)]
+    return table_text(rows) if rows else ""
+
+
+def retention_rows(runs: Sequence[Run]) -> list[Row]:
     """Return the cost of each defence on clean streams, and the learning it retains where the world shifts.
 
-    Empty without clean runs of ST and FREEZE on the same images.
+    None without clean runs of ST and FREEZE on the same images.
+    """
+    return [
+        Row(
+            {
+                "clean stream": experiment.first.config.stream.kind,
+                "defence": experiment.first.defense,
+                "setting": experiment.setting,
+                "accuracy at the end": in_points(estimate((pair[0], value) for pair, value in paired.items())),
+                "cost against ST": in_points(estimate((p[0], standard[p] - value) for p, value in paired.items())),
+                "retention R": "withheld" if retained is None else _plain(retained),
+                "n": f"{len({pair[0] for pair in paired})} / {len(paired)}",
+            },
+            experiment.runs,
+        )
+        for experiment, paired, standard, retained in retained_by(runs)
+    ]
+
+
+def retained_by(
+    runs: Sequence[Run],
+) -> Iterator[tuple[Group, dict[Pair, float], dict[Pair, float], Estimate | None]]:
+    """Yield each experiment on a clean stream that has ST and FREEZE beside it, with what it retains.
+
+    Beside the experiment: its accuracy at the end by pair, that of ST, and the retention, None where it is withheld.
     """
     clean = [run for run in runs if run.config.attack.name == "none" and _learnt(run) is not None]
     standard, frozen = (_at_the_end([run for run in clean if run.defense == name]) for name in ("ST", "FREEZE"))
-    rows = []
     for experiment in group(clean):
         values = _at_the_end(experiment.runs)
         paired = {pair: value for pair, value in values.items() if pair in standard and pair in frozen}
         if paired:
-            retained = retention(paired, frozen, standard)
-            rows.append(
-                {
-                    "clean stream": experiment.first.config.stream.kind,
-                    "defence": experiment.first.defense,
-                    "setting": experiment.setting,
-                    "accuracy at the end": in_points(estimate((pair[0], value) for pair, value in paired.items())),
-                    "cost against ST": in_points(estimate((p[0], standard[p] - value) for p, value in paired.items())),
-                    "retention R": "withheld" if retained is None else _plain(retained),
-                    "n": f"{len({pair[0] for pair in paired})} / {len(paired)}",
-                }
-            )
-    return table_text(rows) if rows else ""
+            yield experiment, paired, standard, retention(paired, frozen, standard)
 
 
 def _learnt(run: Run) -> float | None:
@@ -149,15 +191,8 @@ def in_points(value: Estimate | None, runs: int | None = None) -> str:
     if value is None:
         return ""
     fewer = "" if runs in (None, value.runs) else f" (n {value.burnins} / {value.runs})"
-    return _with_interval(100 * value.mean, 100 * value.half, 1) + fewer
+    return value.text(1, 100) + fewer
 
 
 def _plain(value: Estimate | None, digits: int = 2) -> str:
-    return "" if value is None else _with_interval(value.mean, value.half, digits)
-
-
-def _with_interval(mean: float, half: float, digits: int) -> str:
-    if math.isnan(mean):
-        return "nan"
-    exact = math.isnan(half) or half == 0
-    return f"{mean:.{digits}f}" + ("" if exact else f" ± {half:.{digits}f}")
+    return "" if value is None else value.text(digits)

@@ -26,6 +26,7 @@ def population_of(batches: Sequence[Batch], model: ModelView, *, size: int, num_
     return Population(
         steps=tuple(batch.ids for batch in batches[:6]),
         candidates=everything.ids,
+        total=sum(len(batch) for batch in batches[:6]),
         size=size,
         num_classes=num_classes,
         labels=lambda ids: raw(ids).y,

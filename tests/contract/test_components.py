@@ -37,7 +37,7 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
     "targeted": [
         {"count": 5, "copies": 2},
         {"count": 3, "copies": 3, "placement": "before", "target_class": 1, "seed": 1},
-        {"count": 6, "copies": 2, "placement": "after", "rate": 3},
+        {"count": 6, "copies": 2, "placement": "after", "rate": 6},
         {"count": 6, "copies": 4, "adaptive": True, "confidence": 0.25},
     ],
     "clean-label": [{"ratio": 0.3, "iterations": 3}, {"ratio": 0.1, "iterations": 3, "encoder": "base.pt", "eps": 0.1}],
@@ -51,7 +51,7 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "CLIP": [{"max_norm": 0.1}, {"max_norm": 0.01, "norm": "linf"}],
     # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
     "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
-    "MIXUP": [{}, {"alpha": 1.0, "reg_term": 1.0}],
+    "MIXUP": [{}, {"alpha": 1.0}],
     "NLL-STATIC": [
         {**TRACKED, "reg_term": 1.0},
         {**TRACKED, "target": "soft", "window": 8, "alpha": 0.0},

@@ -96,6 +96,12 @@ def test_a_path_that_does_not_exist_is_refused(logs: Path) -> None:
     assert refused("audit", "recency", "logs", "tiny.toml").startswith("Error: there is no directory tiny.toml")
 
 
+def test_formats_that_are_none_are_refused(logs: Path) -> None:
+    says(refused("report", "logs", "--format", "htlm"), "'htlm' html")
+    says(refused("report", "logs", "--format", ","), "no format")
+    says(refused("report", "logs", "--format", "csv", "--json"), "--json --format")
+
+
 def test_the_same_run_counts_once(logs: Path) -> None:
     done(*ONLINE, "--seed", "0", SET, "run.save_every=1", "--out", "logs/run-seed0-2")
     same = "logs/run-seed0-2 is left out: it has the settings, base model and seed of logs/run-seed0"

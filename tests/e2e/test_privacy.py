@@ -55,9 +55,8 @@ def test_a_poisoned_burn_in_is_recorded_and_resumed(attack: str, defense: str, w
     ids = torch.from_numpy(rows["id"].copy())
     own = rows["id"] < 0
     true = data.labels(source_ids(ids)).numpy()
-    counts = {"dirty-label": (10, 0), "targeted": (0, 40), "clean-label": (0, 20), "backdoor": (20, 0), "code": (0, 0)}
-    changed = int((rows["changed"] & ~own).sum())
-    assert (changed, int(own.sum())) == counts[attack]
+    counts = {"dirty-label": (10, 0), "targeted": (0, 40), "clean-label": (0, 20), "backdoor": (20, 0)}
+    assert (changed, int(own.sum())) == counts.get(attack, (0, 200))  # code: a twin for each
     if attack in ("dirty-label", "targeted"):
         assert bool(((rows["label"] != true) == rows["changed"]).all())
     assert "attacker" in json.loads(Path("whole/summary.json").read_text())["threat_model"]
@@ -77,8 +76,8 @@ def test_a_poisoned_burn_in_is_recorded_and_resumed(attack: str, defense: str, w
         ("--attack", "targeted", SET, "attack.copies=0", SET, "attack.count=10"),
         ("--attack", "code", SET, "attack.ratio=0"),
         ("--med", "MIXUP", SET, "defense.alpha=0"),
-        ("--med", "NLL-STATIC", SET, "defense.alpha=0", SET, "defense.max_b=0", SET, "defense.reg_term=0"),
-        ("--med", "NLL-DYNAMIC", SET, "defense.alpha=0", SET, "defense.max_b=0", SET, "defense.reg_term=0"),
+        ("--med", "NLL-STATIC", SET, "defense.alpha=0", SET, "defense.max_b=0"),
+        ("--med", "NLL-DYNAMIC", SET, "defense.alpha=0", SET, "defense.max_b=0"),
     ],
 )
 def test_neutral_settings_train_the_same_weights(neutral: tuple[str, ...], work: Path) -> None:
@@ -139,7 +138,7 @@ def test_the_audit_of_a_burn_in_leaves_poisoned_samples_out(work: Path) -> None:
     for group in found["groups"].values():
         assert poisoned.isdisjoint(group[0]["most_vulnerable"])
     samples = json.loads(Path("d/audit/class-3/audit.json").read_text())["samples"]
-    assert samples == (int((of_class & ~changed).sum()) + int((data.test_y == 3).sum())) / 2 // 1
+    assert samples == int((of_class & ~changed).sum()) + int((data.test_y == 3).sum())  # the whole class
     assert {"audit.json", "audit.csv", "roc.png"} <= {path.name for path in Path("d/audit/class-3").iterdir()}
 
 
@@ -156,7 +155,7 @@ def test_targets_of_a_stream_are_a_group_of_their_own(work: Path) -> None:
     learnt = np.intersect1d(targets, ledger["id"][ledger["used"]])
     assert 10 < len(learnt) < 50
     reported = json.loads(Path("run/audit/targets/audit.json").read_text())["samples"]
-    assert reported == 30
+    assert reported == 60
 
 
 def test_worlds_of_targets_attack_each_other(work: Path) -> None:
@@ -170,9 +169,10 @@ def test_worlds_of_targets_attack_each_other(work: Path) -> None:
     assert "8 models, each attacked by the others" in text
     found = json.loads(done(*command, "--json").stdout)
     assert set(found["groups"]) == {"targets"}
-    targets = found["groups"]["targets"]["lira_online"]
-    assert len(targets["auc"]) == 8
-    assert 0 <= targets["auc_per_sample"] <= 1
+    targets = found["groups"]["targets"]
+    assert len(targets["lira_online"]["auc"]) == 8
+    assert targets["lira_online"]["auc_per_sample"] is None  # its fits leave one model out, which biases them
+    assert 0 <= targets["loss"]["auc_per_sample"] <= 1
     assert set(found["focus"]) == {"targets"}
 
 

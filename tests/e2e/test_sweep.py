@@ -99,7 +99,10 @@ def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
     assert "noise (kind rademacher)" in table
     assert "cost against ST" in table
     assert (Path("logs/small") / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert Path("logs/small/report.md").read_text() in table
+    text, _, picture = Path("logs/small/report.md").read_text().partition("\n![")
+    assert text.strip() in table
+    assert picture.endswith("](curves.png)\n")
+    assert "<title>small</title>" in Path("logs/small/report.html").read_text()
     assert len(json.loads(run("report", "logs/small", "--json"))) == len(RUNS)
 
 

@@ -32,6 +32,7 @@ def people(steps: int = STEPS, classes: int = CLASSES) -> Population:
     return Population(
         steps=tuple(coming.view(steps, ROWS)),
         candidates=torch.arange(2000),
+        total=steps * ROWS,
         size=2000,
         num_classes=classes,
         labels=lambda ids: ids % classes,
@@ -104,7 +105,7 @@ def test_too_few_of_the_class_are_said() -> None:
         ready(DirtyLabel(target_class=9))
     with refuses("attack.count 3000 2000 fewer"):
         ready(Targeted(count=3000))
-    with refuses("attack.rate 1 12 steps 16 raise"):
+    with refuses("attack.rate 1 16 rows 12 steps raise"):
         ready(Targeted(count=8, copies=2, rate=1))
 
 

@@ -39,28 +39,34 @@ def table(strong: list[float], weak: list[float], claim: dict[str, Any] = CLAIM)
 
 
 def test_differences_are_paired_and_averaged_over_streams_first() -> None:
-    cells = table([0.05, 0.07, 0.15, 0.17], [0.02, 0.04, 0.10, 0.12])
+    cells = table([0.05, 0.07, 0.15, 0.17, 0.10, 0.12], [0.02, 0.04, 0.10, 0.12, 0.06, 0.08])
     assert cells[0] == "more poison does more"
-    assert cells[3:] == ["4.0 ± 12.7 not shown"] * 3 + [
-        "2 / 4"
-    ]  # 3 and 5 points; t(0.975, 1) = 12.7 times their error 1
+    assert cells[3:] == ["4.0 ± 2.5 holds"] * 3 + [
+        "3 / 6"
+    ]  # 3, 5 and 4 points; t(0.975, 2) = 4.3 times their error 1 / sqrt(3)
     assert cells[1].startswith("11.0")
     assert cells[2].startswith("7.0")
 
 
+def test_two_base_models_test_nothing_and_show_both_values() -> None:
+    cells = table([0.05, 0.07, 0.15, 0.17], [0.02, 0.04, 0.10, 0.12])
+    assert cells[3:] == ["3.0, 5.0 not tested"] * 3 + ["2 / 4"]
+
+
 @pytest.mark.parametrize(
-    ("strong", "word"), [([0.05, 0.05, 0.051, 0.051], "holds"), ([-0.05, -0.05, -0.051, -0.051], "fails")]
+    ("strong", "word"),
+    [([0.05, 0.05, 0.051, 0.051, 0.05, 0.05], "holds"), ([-0.05, -0.05, -0.051, -0.051, -0.05, -0.05], "fails")],
 )
 def test_an_interval_on_one_side_of_zero_decides(strong: list[float], word: str) -> None:
-    assert [cell.split(" ", 3)[-1] for cell in table(strong, [0.0] * 4)[3:6]] == [word] * 3
+    assert [cell.split(" ", 3)[-1] for cell in table(strong, [0.0] * 6)[3:6]] == [word] * 3
     against_nothing = {"text": "it does harm", "more": CLAIM["more"]}
-    assert table(strong, [0.0] * 4, against_nothing)[3].endswith(word)
+    assert table(strong, [0.0] * 6, against_nothing)[3].endswith(word)
 
 
 def test_the_drop_counts_the_coast_step_as_the_triggers() -> None:
     against_nothing = {"text": "it does harm", "more": CLAIM["more"]}
-    cells = table([0.0, 0.0, 0.002, 0.002], [0.0] * 4, against_nothing)
-    assert cells[3:5] == ["0.1 ± 1.3 not shown", "3.1 ± 1.3 holds"]
+    cells = table([0.0, 0.0, 0.002, 0.002, 0.001, 0.001], [0.0] * 6, against_nothing)
+    assert cells[3:5] == ["0.1 ± 0.2 not shown", "3.1 ± 0.2 holds"]
 
 
 def test_a_single_pair_tests_nothing() -> None:

@@ -184,7 +184,9 @@ def test_settings_of_before_the_choice_are_dropped_where_it_has_no_such_setting(
     common = {"attack": {"eps": 0.25, "steps": 3}}
     assert online_config([common, {"attack": {"name": "code"}}]).attack.settings["std"] == 0.1
     with refuses("attack.eps accumulative attack.name code"):
-        online_config([{"attack": {"name": "code"}}, common])
+        online_config([{"attack": {"name": "code"}}, {"attack": {"eps": 0.25}}])
+    with refuses("attack.noise.epz eps"):  # a typing error is one wherever it stands
+        online_config([{"attack": {"epz": 0.25}}, {"attack": {"name": "noise"}}])
 
 
 def test_settings_with_a_name_beside_them_go_with_it() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from accupoison.audit.offline.results import audit_offline
 from accupoison.audit.offline.shadow_models import (
     OfflineConfig,
     ShadowSettings,
-    audit_offline,
     divide,
     members_of,
     model_name,

@@ -74,16 +74,19 @@ def test_streams_of_one_base_model_are_averaged_before_the_interval() -> None:
 
 
 def test_one_base_model_gives_an_interval_over_streams_and_says_so() -> None:
-    found = estimate([("a", 0.1), ("a", 0.3)])
+    found = estimate([("a", 0.1), ("a", 0.3), ("a", 0.2)])
     assert found is not None
     assert found.over == "streams"
-    assert found.half == pytest.approx(stats.t.ppf(0.975, 1) * 0.1)
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3))
+    assert found.text(1, 100) == "20.0 ± 24.8"
 
 
-def test_one_value_has_no_interval_and_none_has_no_estimate() -> None:
-    single = estimate([("a", 0.1)])
-    assert single is not None
-    assert math.isnan(single.half)
+def test_below_three_values_there_is_no_interval_and_of_none_no_estimate() -> None:
+    for values, text in (([0.1], "10.0"), ([0.1, 0.3], "10.0, 30.0"), ([0.1, 0.1], "10.0")):
+        found = estimate(("a", value) for value in values)
+        assert found is not None
+        assert math.isnan(found.half)
+        assert found.text(1, 100) == text
     assert estimate([("a", None)]) is None
 
 
@@ -189,7 +192,7 @@ def test_retention_table_uses_accuracy_under_the_shift() -> None:
             runs.append(made_up("none", defense, {"clean": value}, seed=seed, stream="shift:fog"))
     table = retention_table(runs)
     clip = next(line for line in table.splitlines() if "CLIP" in line)
-    assert "| 35.1 ±" in clip
+    assert "| 35.0, 35.2 |" in clip
     assert "| 0.50 |" in clip
     assert retention_table([run for run in runs if run.defense != "FREEZE"]) == ""
 

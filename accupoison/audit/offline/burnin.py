@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.focus import focus
+from accupoison.audit.focus import BURNIN, focus, untouched
 from accupoison.audit.samples import Samples
 from accupoison.audit.twins import with_twins
 from accupoison.config.schema import BurninConfig, burnin_config
@@ -18,14 +18,11 @@ from accupoison.learner import view_of
 from accupoison.measure.membership import never_learnt, subsample
 from accupoison.measure.releases import answers
 from accupoison.records.files import holds, read_json
-from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.records.run_directory import CONFIG, RunDirectory, check_contents
 from accupoison.release import Identity
 from accupoison.runs.base_model import BaseModel, open_data
 from accupoison.runs.burnin import FINAL
 from accupoison.types import ModelView, Saved
-
-BURNIN = "burn-in"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +66,11 @@ def audit_burnin(run: Path, *, limit: int = 5000, twins: bool = False) -> Burnin
     check_contents(run, data.name, state["data"], data.fingerprint())
     base = BaseModel.load(run / FINAL)
     view = view_of(base.build(run / FINAL, data.device), config.run.kernels)
-    members, poisoned = splits.burnin, torch.empty(0, dtype=torch.int64)
-    if holds((run / LEDGER).exists):
-        rows = Ledger.load(run / LEDGER).rows
-        poisoned = torch.from_numpy(rows["id"][rows["changed"]].copy())
-    members = members[~torch.isin(members, poisoned)]
-    others = never_learnt(splits, {})
-    saved: dict[str, Saved] = state.get("parts", {}).get("attack", {})
-    pairs = {BURNIN: (subsample(members, limit), subsample(others, limit))}
+    saved: dict[str, Saved] = state.get("parts", {}).get("attack", {})  # older versions had no attack
+    relabelled = saved.get("changed_ids", torch.empty(0, dtype=torch.int64))
+    assert isinstance(relabelled, Tensor)
+    members, others = splits.burnin[~torch.isin(splits.burnin, relabelled.cpu())], never_learnt(splits, {})
+    pairs = {BURNIN: (subsample(untouched(saved, members), limit), subsample(untouched(saved, others), limit))}
     pairs |= focus(config.attack, saved, data, members, others)
     groups = {name: asked(view, data, *pair) for name, pair in pairs.items()}
     if twins:

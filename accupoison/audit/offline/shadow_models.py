@@ -5,24 +5,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from accupoison.attacks.targeted import Targeted
-from accupoison.audit.attack_suite import ShadowAttacks, accuracies, model_facts
-from accupoison.audit.focus import focus
-from accupoison.audit.results import Results
+from accupoison.attacks import Attack
+from accupoison.attacks.targeted import Copies, Targeted
 from accupoison.audit.signals import (
     Audited,
-    ModelSignals,
     ask,
     check_queries,
     make_models,
-    read_signals,
     signals_path,
     write_signals,
 )
@@ -31,18 +24,20 @@ from accupoison.config.renamed import Say, quiet
 from accupoison.config.schema import REGISTRIES, BurninConfig
 from accupoison.data import DataSet
 from accupoison.errors import InputError, check_least
+from accupoison.records.arrays import read_arrays, write_arrays
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import ENV, RunDirectory, check_contents, environment
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import Progress
 from accupoison.runs.engines import Engine
-from accupoison.runs.population import training_population
 from accupoison.runs.trainer import Burnin
 
 POOLS = {"target_models": "victims", "shadows": "shadows"}
 """The pools, and the words from which their random numbers are drawn: those of the first version, so that audits go on
 as they began."""
+PLAN = "plan.npz"
+"""Of an attack that rehearses: the rows that it adds, the same for all models."""
 MAX_MODELS = 100_000
 """Models of an audit, at most; more are a typing error."""
 
@@ -208,7 +203,8 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
     data, _ = open_data(config.data, torch.device("cpu"))
     division = divide(data, config.shadows, config.run.seed)
     members, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-    burnin = Burnin.prepare(replace(config, run=run), members, name=name, candidates=division.audited)
+    trained = replace(config, run=run, attack=_planned(config, out))
+    burnin = Burnin.prepare(trained, members, name=name, candidates=division.audited)
     burnin.train()
     queries = config.shadows.queries or (("plain", "flip") if data.flip else ("plain",))
     audited = Audited(burnin.data, division.audited, division.population)
@@ -222,6 +218,18 @@ def train_model(config: OfflineConfig, out: Path, pool: str, number: int) -> str
         epsilon=burnin.epsilon,
     )
     return name
+
+
+def _rehearses(config: OfflineConfig) -> bool:
+    return isinstance(config.attack, Targeted) and config.attack.adaptive
+
+
+def _planned(config: OfflineConfig, out: Path) -> Attack:
+    """Return the attack of a model: one that rehearses does so once for all, so that they get the same poison."""
+    if not _rehearses(config):
+        return config.attack
+    plan = read_arrays(out / PLAN, ("ids", "labels"), kind="plan", fix="delete it, and the same command makes it anew")
+    return Copies(copies=torch.from_numpy(plan["ids"]), labels=torch.from_numpy(plan["labels"]))
 
 
 def run_offline(config: OfflineConfig, out: Path, *, engine: Engine, report: Progress) -> None:
@@ -239,58 +247,14 @@ def run_offline(config: OfflineConfig, out: Path, *, engine: Engine, report: Pro
     data, _ = open_data(config.data, torch.device("cpu"))
     if RunDirectory.holds_run(out):
         check_contents(out, data.name, read_json(out / ENV).get("data"), data.fingerprint())
-    divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
+    division = divide(data, config.shadows, config.run.seed)  # too few samples are said before anything is trained
+    if _rehearses(config) and not (out / PLAN).exists():
+        members, _ = members_of(division, config.shadows, "shadows", 0, derive(config.run.seed, "rehearsal"))
+        burnin = Burnin.prepare(config, members, name="the rehearsal", candidates=division.audited)
+        burnin.begin()
+        plan = burnin.attack
+        assert isinstance(plan, Targeted)
+        write_arrays(out / PLAN, {"ids": plan.own_ids.numpy(), "labels": plan.own_y.numpy()})
     models = config.shadows.models()
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
     make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, engine, report)
-
-
-def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict[str, list[Results]], dict[str, Any]]:
-    """Attack every target model with all shadows, or every shadow with all others.
-
-    Args:
-        config: All settings.
-        out: The directory that :func:`run_offline` has filled.
-        data: The data set.
-
-    Returns:
-        What the attacks achieve on each model, for all audited samples under the name "" and, where the models were
-        poisoned, for those that the attack is after under theirs; and facts about the models.
-
-    Raises:
-        InputError: A file of signals is missing or damaged, or holds those of other samples.
-    """
-    division = divide(data, config.shadows, config.run.seed)
-    audited = Audited(data, division.audited, division.population)
-    models = {name: read_signals(out, model_name(*name), audited) for name in config.shadows.models()}
-    shadows = [model for (pool, _), model in models.items() if pool == "shadows"]
-    targets = [model for (pool, _), model in models.items() if pool != "shadows"]
-    found = {"": _attacked(shadows, targets)}
-    after = {}
-    for name, rows in _focus(config, data, division).items():
-        some = [[model.rows(rows) for model in pool] for pool in (shadows, targets)]
-        found[name] = _attacked(*some)
-        after[name] = {key: accuracies(some[1] or some[0])[key] for key in ("test_accuracy", "train_accuracy")}
-    return found, {
-        **model_facts(targets or shadows, [*targets, *shadows]),
-        **({"focus": after} if after else {}),
-        "epsilon": max(model.epsilon for model in [*targets, *shadows]),
-        "dropped_duplicates": division.dropped,
-    }
-
-
-def _attacked(shadows: Sequence[ModelSignals], targets: Sequence[ModelSignals]) -> list[Results]:
-    if targets:
-        attacks = ShadowAttacks(shadows)
-        return [attacks.attack(target) for target in targets]
-    return [ShadowAttacks(shadow.apart(shadows)).attack(shadow) for shadow in shadows]
-
-
-def _focus(config: OfflineConfig, data: DataSet, division: Division) -> dict[str, NDArray[np.int64]]:
-    """Return which audited samples, [n], the attack is after, by the name of their group."""
-    attack, audited = config.attack.fresh(), division.audited
-    state: dict[str, Tensor] = {}
-    if isinstance(attack, Targeted):
-        state["targets"] = attack.choose(training_population(data, audited, audited, config.run.kernels, None))
-    groups = focus(attack, state, data, audited, audited)  # each is in half of the models
-    return {name: torch.isin(audited, ids).nonzero().flatten().numpy() for name, (ids, _) in groups.items()}

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from accupoison.attacks.planned import PlannedAttack
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet, DataStream, Splits, make_stream
 from accupoison.errors import InputError
 from accupoison.rng import generator
+from accupoison.runs.population import stream_population
+from accupoison.types import Access
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,7 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
     if config.trigger.types[-1] not in ("none", "coast"):
         after = torch.cat([after, stream.trigger(s.steps).ids.cpu()])
     inside = before[~torch.isin(before, after)]
+    inside = inside[~torch.isin(inside, _victims(config, data, splits))]  # else replays would have less poison
     free = splits.stream[~torch.isin(splits.stream, torch.cat([before, after]))]
     free = free[torch.randperm(len(free), generator=generator(config.run.seed, "partners"))]
     inside_labels, free_labels = (data.labels(ids).cpu() for ids in (inside, free))
@@ -96,6 +100,16 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
             "give data.stream more samples than the stream takes"
         )
     return pairs
+
+
+def _victims(config: OnlineConfig, data: DataSet, splits: Splits) -> Tensor:
+    """Return the samples of the stream that the run's attack relabels, int64 [n]."""
+    attack = config.attack.fresh()
+    if not isinstance(attack, PlannedAttack):
+        return splits.stream[:0]
+    val, people = data.batch(splits.val), stream_population(config, data, splits)
+    attack.access = Access(val, val, crafted=False, reoptimise=False, population=people)
+    return attack.relabelling()[0]
 
 
 def _distinct(stream: DataStream, steps: range) -> Tensor:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from accupoison.audit.online.run import BURNIN, STREAM, UNSEEN, audit_run, values_of
+from accupoison.audit.focus import BURNIN, STREAM, UNSEEN
+from accupoison.audit.online.run import audit_run, values_of
 from accupoison.audit.roc import roc_summary
-from accupoison.audit.writers import save_figure, write_csv
+from accupoison.audit.writers import save_figure
 from accupoison.errors import InputError
-from accupoison.records.files import write_json
+from accupoison.records.files import write_csv, write_json
 from accupoison.study.collect import Run
-from accupoison.study.groups import Group, group
+from accupoison.study.groups import named
 from accupoison.study.outcomes import Estimate, estimate
 
 CONTROLS = (BURNIN, UNSEEN)
@@ -68,7 +69,7 @@ def pool_recency(
     pooled = []
     skipped: list[str] = []
     done = 0
-    for name, experiment in _named(runs).items():
+    for name, experiment in named(runs).items():
         aucs: defaultdict[Key, list[tuple[str, float]]] = defaultdict(list)
         members: defaultdict[Key, int] = defaultdict(int)
         for run in experiment.runs:
@@ -88,18 +89,6 @@ def pool_recency(
     return pooled, skipped
 
 
-def _named(runs: Sequence[Run]) -> dict[str, Group]:
-    """Return the experiments among runs by what tells them apart, in words."""
-    groups, named = group(runs), {}
-    streams = {_stream(experiment) for experiment in groups}
-    triggers = {_trigger(experiment) for experiment in groups}
-    for experiment in groups:
-        parts = [experiment.first.attack, experiment.first.defense, experiment.setting]
-        parts += [_stream(experiment)] * (len(streams) > 1) + [_trigger(experiment)] * (len(triggers) > 1)
-        named[", ".join(filter(None, parts))] = experiment
-    return named
-
-
 def both_harms(runs: Sequence[Run], pooled: Sequence[PooledAuc]) -> list[dict[str, str]]:
     """Return one row an experiment, for people: accuracy lost before the trigger, and members exposed at the end.
 
@@ -110,7 +99,7 @@ def both_harms(runs: Sequence[Run], pooled: Sequence[PooledAuc]) -> list[dict[st
     aucs = {(e.experiment, e.members): e.auc for e in pooled if e.recency is None and e.score == "loss"}
     members = [m for m in dict.fromkeys(e.members for e in pooled) if m not in CONTROLS]
     rows = []
-    for name, experiment in _named(runs).items():
+    for name, experiment in named(runs).items():
         marks = [(run.burnin, run.summary["start"], run.summary.get("before")) for run in experiment.runs]
         lost = estimate(
             (base, None if end is None else 100 * (first["acc"] - end["acc"])) for base, first, end in marks
@@ -119,25 +108,12 @@ def both_harms(runs: Sequence[Run], pooled: Sequence[PooledAuc]) -> list[dict[st
             {
                 "experiment": name,
                 "budget": experiment.first.config.attack.spending.text("sample"),
-                "accuracy lost (points)": "" if lost is None else _plus_minus(lost, 1),
-                **{f"AUC {m}": _plus_minus(aucs[name, m], 3) if (name, m) in aucs else "" for m in members},
+                "accuracy lost (points)": "" if lost is None else lost.text(1),
+                **{f"AUC {m}": aucs[name, m].text(3) if (name, m) in aucs else "" for m in members},
                 "runs": str(len(experiment.runs)),
             }
         )
     return rows
-
-
-def _plus_minus(value: Estimate, digits: int) -> str:
-    return f"{value.mean:.{digits}f}" + (f" ± {value.half:.{digits}f}" if np.isfinite(value.half) else "")
-
-
-def _stream(experiment: Group) -> str:
-    return experiment.first.config.stream.kind
-
-
-def _trigger(experiment: Group) -> str:
-    """Return the trigger whose model is audited."""
-    return f"trigger {experiment.first.config.trigger.types[-1]}"
 
 
 def _aucs(run: Path, root: Path, limit: int) -> Iterator[tuple[Key, float, int]]:
@@ -174,7 +150,7 @@ def write_pooled(folder: Path, pooled: Sequence[PooledAuc], harms: Sequence[dict
             "members": entry.members,
             "recency": "all" if entry.recency is None else str(entry.recency),
             "score": entry.score,
-            "AUC": _plus_minus(entry.auc, 3),
+            "AUC": entry.auc.text(3),
             "samples": str(entry.samples),
             "burn-ins": str(entry.auc.burnins),
             "runs": str(entry.auc.runs),

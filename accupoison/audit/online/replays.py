@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.attack_suite import ShadowAttacks, model_facts
-from accupoison.audit.focus import focus
+from accupoison.audit.focus import focus, untouched
 from accupoison.audit.offline.shadow_models import MAX_MODELS
 from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
@@ -264,14 +263,14 @@ def audit_replays(audit: ReplayAudit) -> tuple[dict[str, tuple[list[Results], Re
     built, ledger, _ = finished(audit.run, config, audit.root)
     learnt = ledger.learnt(config.trigger.types[-1])
     run = ModelSignals.of(_signals(built, pairs, learnt, audit.settings), audited)
-    attack = built.simulation.attack
-    poisoned = attack.changed_ids if isinstance(attack, PlannedAttack) else pairs.ids[:0]
-    clean = pairs.ids[~torch.isin(pairs.ids, poisoned)]
-    after = {name: ids for name, (ids, _) in focus(attack, attack.state(), data, clean, clean).items()}
-    found = {}
-    for name, ids in {"": clean, **after}.items():
+    attack, saved = built.simulation.attack, built.simulation.attack.state()
+    after = {name: ids for name, (ids, _) in focus(attack, saved, data, pairs.ids, pairs.ids).items()}
+    found: dict[str, tuple[list[Results], Results]] = {}
+    facts: dict[str, Any] = {}
+    for name, ids in {"": untouched(saved, pairs.ids), **after}.items():
         rows = torch.isin(pairs.ids, ids).numpy()
         some = [replay.rows(rows) for replay in replays]
         of_replays = [ShadowAttacks(replay.apart(some)).attack(replay) for replay in some]
         found[name] = of_replays, ShadowAttacks(some).attack(run.rows(rows))
-    return found, {**model_facts(replays, replays), "pairs": len(pairs.inside)}
+        facts = facts or model_facts(some, some)
+    return found, {**facts, "pairs": len(pairs.inside)}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accupoison.audit.focus import focus
+from accupoison.audit.focus import BURNIN, STREAM, UNSEEN, focus, untouched
 from accupoison.audit.metric import Floats, scores
 from accupoison.audit.roc import roc_summary
 from accupoison.audit.samples import Samples
@@ -17,7 +17,7 @@ from accupoison.audit.twins import with_twins
 from accupoison.config.schema import OnlineConfig, online_config
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.measure.membership import never_learnt, relabelled, subsample
+from accupoison.measure.membership import mislabelled, never_learnt, subsample
 from accupoison.measure.releases import answers, fitted, known_to_defender
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json
@@ -27,9 +27,6 @@ from accupoison.release import Identity, Release
 from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.online import check_inputs, input_digests, stored_ledger
 from accupoison.types import ModelView
-
-STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
-"""Groups of members; the last one is a control."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +109,11 @@ def audit_run(
     if not twins:
         return audited
     view = built.simulation.learner.view()
-    groups = {name: with_twins(group, view, built.data, config.attack) for name, group in audited.groups.items()}
-    return replace(audited, groups=groups)
+    groups, undefended = (
+        {name: with_twins(group, view, built.data, config.attack) for name, group in given.items()}
+        for given in (audited.groups, audited.undefended)
+    )
+    return replace(audited, groups=groups, undefended=undefended)
 
 
 def config_of(run: Path) -> OnlineConfig:
@@ -164,21 +164,24 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     known = known_to_defender(config.release, splits, built.burnin, config.run.seed)
     release = fitted(config.release, views[1], data, known, config.run.seed)
     everybody = never_learnt(splits, learnt)
-    others = subsample(everybody, limit)
-    taken = set(known[0].tolist()) | relabelled(data, ledger, branch)
+    others = subsample(untouched(built.simulation.attack.state(), everybody), limit)
+    wrong = mislabelled(data, ledger, branch)
+    taken, saved = set(known[0].tolist()) | wrong, built.simulation.attack.state()
     learnt = {i: step for i, step in learnt.items() if i not in taken}
-    if not learnt:
+    if not learnt or not len(untouched(saved, torch.tensor(list(learnt)))):
         raise InputError("every sample that was learnt from the stream was poisoned, so nobody is left to audit")
     stream = torch.tensor(list(learnt), dtype=torch.int64)
-    pairs = {STREAM: (stream, others)}
+    pairs = {STREAM: (untouched(saved, stream), others)}
     if built.burnin is not None:  # else nobody knows whom the base model has seen
-        drawn = subsample(built.burnin[~torch.isin(built.burnin, known[0])], limit)
+        honest = untouched(saved, built.burnin[~torch.isin(built.burnin, torch.tensor(sorted(taken)))])
+        drawn = subsample(honest, limit)
         pairs = {BURNIN: (drawn[~torch.isin(drawn, stream)], others), **pairs}
         came = torch.from_numpy(ledger.path(branch)["id"].copy())
         never = splits.stream[~torch.isin(splits.stream, torch.cat([came, built.burnin]))]
-        pairs |= {UNSEEN: (subsample(never, limit), others)} if len(never) else {}
+        control = untouched(saved, never)
+        pairs |= {UNSEEN: (subsample(control, limit), others)} if len(control) else {}
         everybody = torch.cat([never, everybody])
-    pairs |= focus(config.attack, built.simulation.attack.state(), data, stream, everybody)
+    pairs |= focus(config.attack, saved, data, stream, everybody)
     groups = _groups(release, views, data, pairs)
     defended = config.release.name != "identity"
     undefended = _groups(Identity(), views, data, pairs) if defended else {}

@@ -15,8 +15,8 @@ from accupoison.audit.releases.attackers import ATTACKERS
 from accupoison.audit.releases.rows import UNDEFENDED
 from accupoison.audit.releases.settings import ReleasesConfig
 from accupoison.audit.releases.stages import Replicate
-from accupoison.audit.writers import save_figure, write_csv, write_events
-from accupoison.records.files import expect, read_json, write_atomically, write_json
+from accupoison.audit.writers import save_figure, write_events
+from accupoison.records.files import expect, read_json, write_atomically, write_csv, write_json
 from accupoison.study.outcomes import half_width
 from accupoison.study.tables import markdown
 

@@ -1,0 +1,106 @@
+"""What a set of runs found, in one sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from accupoison.study.collect import Run
+from accupoison.study.groups import Group, group
+from accupoison.study.outcomes import Estimate, Pair, harm, yardstick
+from accupoison.study.tables import Value, in_points, over
+
+CONTROLS = ("none", "noise")
+"""Attacks that are none: what the harm of the others is held to."""
+
+
+def finding(runs: Sequence[Run], trigger: str) -> str:
+    """Return what the strongest attack does to standard training, beside noise, and what is left under defences.
+
+    Args:
+        runs: The runs.
+        trigger: After which harm is measured.
+    """
+    clean = yardstick(runs)
+    harms = [(one, found) for one in group(runs) if (found := _harm(one, trigger, clean)) is not None]
+    attacked = [(one, found) for one, found in harms if one.first.config.attack.name not in CONTROLS]
+    if not attacked:
+        return _without_harm(runs, trigger)
+    undefended = [entry for entry in attacked if entry[0].first.defense == "ST"]
+    worst, lost = max(undefended or attacked, key=lambda entry: entry[1].mean)
+    run = worst.first
+    trained = "standard training" if run.defense == "ST" else run.defense
+    parts = [f"{_name(worst)} with the {trigger} trigger costs {trained} {_points(lost)}"]
+    parts += _noise(worst, harms) + _defended(worst, attacked)
+    return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {_over(lost)})."
+
+
+def _harm(experiment: Group, trigger: str, clean: Mapping[Pair, Run]) -> Estimate | None:
+    followed = experiment.first.followed(trigger)
+    return over(experiment, lambda run: harm(run, followed, clean))
+
+
+def _noise(worst: Group, harms: Sequence[tuple[Group, Estimate]]) -> list[str]:
+    run = worst.first
+    found = [
+        (one.first.attack, lost)
+        for one, lost in harms
+        if one.first.config.attack.name == "noise"
+        and (one.first.defense, one.first.pair[2]) == (run.defense, run.pair[2])
+    ]
+    return [f"{attack} before the same trigger costs it {_points(lost)}" for attack, lost in found[:1]]
+
+
+def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[str]:
+    """Return what is left under the defence that leaves least, and under FREEZE, which learns nothing."""
+    run = worst.first
+    same = [
+        (one, lost)
+        for one, lost in attacked
+        if (one.first.attack, one.first.pair[2]) == (run.attack, run.pair[2]) and one is not worst
+    ]
+    learning = [entry for entry in same if entry[0].first.defense not in ("ST", "FREEZE")]
+    frozen = [entry for entry in same if entry[0].first.defense == "FREEZE"]
+    parts = []
+    if learning:
+        best, left = min(learning, key=lambda entry: entry[1].mean)
+        parts.append(f"of the defences that learn, {best.first.defense} leaves the least, {_points(left)}")
+    if frozen:
+        parts.append(f"FREEZE, which learns nothing, ends at {_points(frozen[0][1])}")
+    return parts
+
+
+def _name(experiment: Group) -> str:
+    run = experiment.first
+    setting = f", {experiment.setting}" if experiment.setting else ""
+    return f"{run.attack} poisoning of the {run.config.stream.kind} stream{setting}"
+
+
+def _points(value: Estimate) -> str:
+    return f"{in_points(value)} points"
+
+
+def _over(value: Estimate) -> str:
+    replicates = f"{len(value.values)} {'base models' if value.over == 'burn-ins' else value.over}"
+    return f"mean and 95% t-interval over {replicates}" if value.half >= 0 else f"{replicates}, too few for an interval"
+
+
+def _without_harm(runs: Sequence[Run], trigger: str) -> str:
+    """Return accuracies alone, where there is no clean control or nobody attacks: after the trigger, or without one."""
+    for when, value in (("after the trigger", _after(trigger)), ("at the end of the stream", _before)):
+        found = [(one, mean) for one in group(runs) if (mean := over(one, value)) is not None]
+        poisoned = [entry for entry in found if entry[0].first.config.attack.name not in CONTROLS]
+        if found:
+            worst, mean = min(poisoned or found, key=lambda entry: entry[1].mean)
+            run, reached = worst.first, f"{in_points(mean)}% ({_over(mean)})"
+            if not poisoned:
+                return f"No run is poisoned; accuracy {when} is lowest with {run.defense}: {reached}."
+            why = "harm H needs ST on the clean stream with the clean trigger, which these runs lack"
+            return f"Accuracy {when} is lowest under {run.attack} with {run.defense}: {reached}; {why}."
+    return "No run has come to the end of its stream, so there is nothing to say of harm."
+
+
+def _after(trigger: str) -> Value:
+    return lambda run: run.after(run.followed(trigger))
+
+
+def _before(run: Run) -> float | None:
+    accuracy: float | None = run.summary.get("before", {}).get("acc")
+    return accuracy

@@ -1,0 +1,53 @@
+"""How a run was made: its directory, its seeds, and a command that makes it again."""
+
+import shlex
+from functools import cache
+
+from accupoison.config.layers import plain, preset
+from accupoison.config.schema import online_config
+from accupoison.records.files import flatten
+from accupoison.study.collect import Run
+
+ELSEWHERE = ("run.seed", "data.dir", "data.offline", "run.device", "run.threads")
+"""Settings that a command has an option for, or that say where a run was carried out."""
+
+
+def command(run: Run, program: str) -> str:
+    """Return a command that makes a run again, beside the one that is there.
+
+    Args:
+        run: The run.
+        program: How the command line is started.
+    """
+    words = [*program.split(), "online", "--seed", str(run.config.run.seed)]
+    for key, value in flatten(plain(run.config)):
+        if key not in ELSEWHERE and (key not in _usual(run) or _usual(run)[key] != value):
+            words += ["--set", f"{key}={_text(value)}"]
+    return shlex.join([*words, "--out", f"{run.path}-again"])
+
+
+def _usual(run: Run) -> dict[str, object]:
+    """Return the settings that a run has if none are given but the names of its components."""
+    config = run.config
+    return _of(config.attack.name, config.defense.name, config.update.name, config.release.name)
+
+
+@cache
+def _of(attack: str, defense: str, update: str, release: str) -> dict[str, object]:
+    names = {"attack": attack, "defense": defense, "update": update, "release": release}
+    layer = {section: {"name": name} for section, name in names.items()}
+    usual = dict(flatten(plain(online_config([preset("online", "fresh"), layer]))))
+    for section in names:
+        usual.pop(f"{section}.name")  # always said: settings after it belong to it
+    return usual
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return ",".join(map(str, value))
+    return str(value)

@@ -1,0 +1,216 @@
+"""All that a report says, before it takes a form."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accupoison.errors import InputError
+from accupoison.study.claims import Claim, claims_rows
+from accupoison.study.collect import Run
+from accupoison.study.comparisons import CAPTION as COMPARED
+from accupoison.study.comparisons import comparison_rows
+from accupoison.study.figures import curves_picture
+from accupoison.study.groups import Group, group
+from accupoison.study.pictures import Missing, Picture
+from accupoison.study.report import draw
+from accupoison.study.report.audits import exposures, pooled_exposures, read_audits, strongest
+from accupoison.study.report.finding import finding
+from accupoison.study.report.sources import command
+from accupoison.study.tables import CAPTION, Row, mechanism_rows, outcome_rows, retention_rows, table_text, threat_lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+        name: Of its files.
+        title: Above it.
+        caption: What its columns mean.
+        rows: With the same columns.
+        first: The columns to show before a reader asks for all.
+    """
+
+    name: str
+    title: str
+    caption: str
+    rows: tuple[Row, ...]
+    first: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that have a value in any row."""
+        return [key for key in self.rows[0].cells if any(row.cells[key] for row in self.rows)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report.
+
+    Attributes:
+        title: Of the study.
+        finding: In a sentence.
+        threats: The threat models, each once.
+        pictures: Figures, and those that there is nothing for.
+        tables: Those that have rows.
+        experiments: The runs, by what they replicate.
+        commands: By run directory: what makes the run again.
+        remake: The command that makes the report again.
+        markdown: The tables and threat models as text.
+    """
+
+    title: str
+    finding: str
+    threats: tuple[str, ...]
+    pictures: tuple[Picture | Missing, ...]
+    tables: tuple[Table, ...]
+    experiments: tuple[Group, ...]
+    commands: dict[Path, str]
+    remake: str
+    markdown: str
+
+
+def make_report(
+    runs: Sequence[Run],
+    paths: Sequence[Path],
+    *,
+    trigger: str,
+    claims: Sequence[Claim],
+    commands: tuple[str, str],
+    say: Callable[[str], None],
+) -> Report:
+    """Return what a set of runs says.
+
+    Args:
+        runs: The runs.
+        paths: Where they were looked for; audits of several runs may be there, too.
+        trigger: The path that figures and comparisons follow.
+        claims: To hold to the runs.
+        commands: How the command line is started, and what was typed after it.
+        say: Told of what is left out.
+
+    Raises:
+        InputError: Two runs that differ would serve for one, or a claim has no runs.
+    """
+    program, typed = commands
+    pictures = [
+        _curves(runs, trigger, paths[0].name, say),
+        draw.before_after(runs, trigger),
+        draw.discrepancy(runs),
+        draw.harm_retention(runs, trigger),
+        *_audited(runs, paths, program, say),
+    ]
+    tables = tuple(table for table in _tables(runs, trigger, claims) if table.rows)
+    return Report(
+        title=paths[0].resolve().name,
+        finding=finding(runs, trigger),
+        threats=tuple(dict.fromkeys(str(run.summary["threat_model"]) for run in runs)),
+        pictures=tuple(pictures),
+        tables=tables,
+        experiments=tuple(group(runs)),
+        commands={run.path: command(run, program) for run in runs},
+        remake=f"{program} {typed}",
+        markdown=_markdown(runs, tables),
+    )
+
+
+def _markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
+    parts = [table_text([row.cells for row in table.rows]) for table in tables]
+    captions = dict.fromkeys(table.caption for table in tables)
+    return "\n\n".join([*parts, *captions, f"Threat models:\n{threat_lines(runs)}"])
+
+
+def _tables(runs: Sequence[Run], trigger: str, claims: Sequence[Claim]) -> list[Table]:
+    names: tuple[str, ...] = ("stream", "clean stream", "attack", "defence", "against", "setting", "trigger")
+    outcomes = outcome_rows(runs)
+    if len({row.cells["stream"] for row in outcomes}) == 1:
+        names = names[1:]
+    told = """\
+Claims: effects are A(coast) - A(trigger) from the same state; differences are paired by base model and seed. A claim
+holds if the 95% t-interval over base models lies above zero, and fails if it lies below."""
+    return [
+        Table("claims", "Claims", told, tuple(claims_rows(claims, runs)), ("claim", "net of coast", "n")),
+        Table("outcomes", "Outcomes", CAPTION, tuple(outcomes), (*names, "before", "after", "harm H", "n")),
+        Table(
+            "comparisons",
+            "Defences against each other",
+            COMPARED,
+            tuple(comparison_rows(runs, trigger)),
+            (*names, "difference", "p, Holm", "n"),
+        ),
+        Table(
+            "retention",
+            "What defences cost and retain on clean streams",
+            CAPTION,
+            tuple(retention_rows(runs)),
+            (*names, "cost against ST", "retention R", "n"),
+        ),
+        Table(
+            "mechanism",
+            "What happened on the ordinary steps",
+            CAPTION,
+            tuple(mechanism_rows(runs)),
+            (*names, "MD clean", "MD sent", "MD AUC vs noise", "weights moved", "n"),
+        ),
+    ]
+
+
+def _curves(runs: Sequence[Run], trigger: str, title: str, say: Callable[[str], None]) -> Picture | Missing:
+    name = "Accuracy as the stream goes on"
+    steady = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
+    if not any(trigger in run.summary["branches"] for run in steady):
+        reason = f"no run on a steady stream has the {trigger} trigger"
+    else:
+        try:
+            picture, problems = curves_picture(steady, trigger=trigger, title=name)
+            for sentence in problems:
+                say(sentence)
+            return picture
+        except InputError as error:  # the tables are good without it
+            reason = str(error)
+    say(f"no figure: {reason}")
+    return Missing("curves", name, reason)
+
+
+def _audited(
+    runs: Sequence[Run], paths: Sequence[Path], program: str, say: Callable[[str], None]
+) -> list[Picture | Missing]:
+    audits = read_audits(runs, say)
+    places = [place / name for path in paths for place in (path, path.parent) for name in (".", "recency")]
+    attack = strongest(audits) if audits else "loss"
+    found = list(exposures(runs, audits, attack) if audits else pooled_exposures(runs, places))
+    how = f"{program} audit --run {runs[0].path}"
+    reason = f"no run has an audit; make them with {how} (for each run) and report again"
+    exposed = draw.accuracy_exposure(found, attack) if found else Missing("accuracy-exposure", draw.EXPOSED, reason)
+    curves = draw.roc(runs, audits, attack) if audits else Missing("roc", draw.ROC, reason)
+    return [exposed, curves]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return a report's numbers in plain containers, with the runs behind each row."""
+    return {
+        "finding": report.finding,
+        "threat_models": list(report.threats),
+        "tables": {
+            table.name: [{**row.cells, "runs": [str(run.path) for run in row.runs]} for row in table.rows]
+            for table in report.tables
+        },
+        "figures": {
+            one.name: {"title": one.title, "missing": one.reason}
+            if isinstance(one, Missing)
+            else {"title": one.title, "text": one.alt, "note": one.note}
+            for one in report.pictures
+        },
+        "runs": {
+            str(run.path): {
+                "base_model": run.burnin,
+                "base_model_seed": run.config.start.seed,
+                "seed": run.config.run.seed,
+                "command": report.commands[run.path],
+            }
+            for experiment in report.experiments
+            for run in experiment.runs
+        },
+        "command": report.remake,
+    }
