@@ -24,7 +24,8 @@ from accupoison.measure.hardware import ceiling, training_flops
 from accupoison.records.arrays import read_arrays, write_arrays
 from accupoison.records.run_directory import OLD_SIGNALS, SIGNALS, RunDirectory
 from accupoison.runs.burnin import Progress
-from accupoison.runs.workers import Task, carry_out
+from accupoison.runs.engines import Engine, results
+from accupoison.runs.workers import Task
 from accupoison.types import ModelView
 
 QUERIES = ("plain", "flip", "up", "down", "left", "right")
@@ -231,7 +232,7 @@ def _share_of_ceiling(learner: Learner, data: DataSet, images_per_second: float)
 
 
 def make_models(
-    out: Path, settings: Layer, env: Mapping[str, Any], tasks: Mapping[str, Task], jobs: int, report: Progress
+    out: Path, settings: Layer, env: Mapping[str, Any], tasks: Mapping[str, Task], engine: Engine, report: Progress
 ) -> None:
     """Carry out the tasks of the models that an audit does not have yet, while its directory is locked.
 
@@ -240,7 +241,7 @@ def make_models(
         settings: The configuration that it has or gets.
         env: What a new one says of the machine; see :func:`accupoison.records.run_directory.environment`.
         tasks: What writes the signals of each model, by name.
-        jobs: Processes at once.
+        engine: What carries them out.
         report: Told (models done, models in all, the last one).
 
     Raises:
@@ -248,7 +249,7 @@ def make_models(
     """
     with RunDirectory.resume_or_create(out, at_home(settings, out), env, with_new_names):
         left = [task for name, task in tasks.items() if not signals_path(out, name).exists()]
-        for done, name in enumerate(carry_out(left, jobs), start=1):
+        for done, name in enumerate(results(engine, left), start=1):
             report(done, len(left), name)
 
 

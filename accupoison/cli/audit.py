@@ -3,19 +3,19 @@
 from functools import cache
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, RenamingGroup, cli
 from accupoison.cli.options import (
     FROM_ZERO,
-    JOBS,
     PATH,
     WHOLE,
     common_options,
     data_options,
     data_place,
+    engine_options,
     layers,
     model_options,
     output_options,
@@ -24,6 +24,9 @@ from accupoison.cli.options import (
     update_options,
 )
 from accupoison.cli.output import change_text, gather, json_text, note, percent, progress_bar, table
+
+if TYPE_CHECKING:
+    from accupoison.runs.engines import Engine
 
 SEED = click.option(
     "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
@@ -167,11 +170,11 @@ def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool
 @click.option("--leave-one-out", is_flag=True, default=None, help="Attack each shadow by the others, no target model.")
 @common_options
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: logs/offline-...]")
-@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
+@engine_options
 @output_options
 def offline(
     out: Path | None,
-    jobs: int,
+    engine: "Engine",
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -198,7 +201,7 @@ def offline(
     model = f"{config.model.name or 'resnet18'}-w{config.model.width or 64}"
     folder = out or LOGS / f"offline-{config.data.name.replace(':', '-').replace('/', '-')}-{model}"
     with progress_bar("models", hidden=quiet or as_json) as show:
-        run_offline(config, folder, jobs=jobs, report=show)
+        run_offline(config, folder, engine=engine, report=show)
     found, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
     crossed = config.shadows.leave_one_out
     content, rows = write_models(folder, found.pop(""), facts, crossed=crossed)
@@ -225,12 +228,12 @@ def offline(
 @click.option("--burnin", default="shared", show_default=True, help="shared: RUN's base model; own: one a replay.")
 @click.option("--queries", default="plain,flip", show_default=True, help="plain, flip, up, down, left, right.")
 @click.option("--out", type=PATH, help="The directory to write, or to go on with.  [default: RUN/shadow-replays-...]")
-@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
+@engine_options
 @output_options
 def shadow_replays(
     run: Path,
     out: Path | None,
-    jobs: int,
+    engine: "Engine",
     quiet: bool,
     as_json: bool,
     queries: str,
@@ -259,7 +262,7 @@ def shadow_replays(
     folder = out or (older if older.exists() else run / f"shadow-replays-{name}")
     replays = ReplayAudit(run, CHECKPOINTS, folder, made)
     with progress_bar("replays", hidden=quiet or as_json) as show:
-        make_replays(replays, jobs=jobs, report=show)
+        make_replays(replays, engine=engine, report=show)
     found, facts = audit_replays(replays)
     tables = {}
     for group, (results, of_run) in found.items():

@@ -159,7 +159,8 @@ def online(
     Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
     """
     from accupoison.config.schema import online_config
-    from accupoison.records.run_directory import RunDirectory, TakenError, next_free
+    from accupoison.records.lock import TakenError
+    from accupoison.records.run_directory import RunDirectory, next_free
     from accupoison.runs.online import OnlineRun, describe
 
     say = cache(note)

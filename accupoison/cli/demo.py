@@ -14,7 +14,7 @@ from accupoison.cli.options import JOBS
 from accupoison.cli.output import gather, progress_bar
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock as FileLock
+    from accupoison.records.lock import DirectoryLock
 
 STREAMS = 3
 PICTURE = "curves.png"
@@ -34,6 +34,7 @@ RUNS = (
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
+    from accupoison.runs.engines import Local
     from accupoison.study.demo_summary import brief
     from accupoison.study.figures import curves
     from accupoison.study.grid import read_grid
@@ -42,16 +43,18 @@ def demo(jobs: int | None, quiet: bool) -> None:
     logs, lock = _place()
     with lock, progress_bar("demo", hidden=quiet) as show:
         plan = read_grid(_grid(), CHECKPOINTS, logs)
-        run_grid(plan, CHECKPOINTS, jobs=jobs or min(4, os.cpu_count() or 1), report=show)
+        failed = run_grid(plan, CHECKPOINTS, engine=Local(jobs or min(4, os.cpu_count() or 1)), report=show)
+    for error in failed.values():
+        raise error
     runs, picture = gather([logs]), logs / PICTURE
     curves(runs, picture, trigger="adversarial", title="accumulative poisoning of digits, l_inf 0.2")
     click.echo(f"{brief(runs, 'adversarial')}\n\npicture: {picture}")
     click.echo(f"curves:  {shlex.quote(sys.executable)} -m tensorboard.main --logdir {shlex.quote(str(logs))}")
 
 
-def _place() -> "tuple[Path, FileLock]":
+def _place() -> "tuple[Path, DirectoryLock]":
     """Return the first directory that is new or holds a demo that was cut off, with a lock on it."""
-    from accupoison.records.run_directory import TakenError, lock_directory
+    from accupoison.records.lock import TakenError, lock_directory
 
     number = 1
     place = LOGS / "demo"
@@ -65,6 +68,7 @@ def _place() -> "tuple[Path, FileLock]":
 
 def _grid() -> dict[str, Any]:
     return {
+        "controls": False,  # it has those that it shows
         "burnin": {"preset": "demo", "seeds": [0]},
         "online": {"preset": "demo"},
         "runs": [

@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
+from accupoison.cli.group import LOGS
 from accupoison.cli.output import note
 from accupoison.records.files import INT64
 
@@ -216,6 +218,38 @@ run_options = options(
     ),
     common_options,
 )
+
+ENGINE = ("jobs", "engine", "address", "gpus_per_run", "cpus_per_run")
+
+
+def engine_options(function: F) -> F:
+    """Return a command with the options that say where tasks are carried out; it gets an ``engine`` made of them."""
+
+    @wraps(function)
+    def command(*arguments: Any, **given: Any) -> object:  # noqa: ANN401
+        from accupoison.runs.engines import engine  # here, as torch takes seconds to load
+
+        jobs, name, address, gpus, cpus = (given.pop(option) for option in ENGINE)
+        folder = LOGS / "slurm"
+        made = engine(name, jobs=jobs, cpus=cpus, gpus=gpus, address=address, folder=folder, say=note)
+        return function(*arguments, engine=made, **given)
+
+    return options(
+        click.option(
+            "--jobs", "-j", type=JOBS, help="Tasks at once.  [default: 1; of a cluster as many as there is room for]"
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray", "slurm"]),
+            default="local",
+            show_default=True,
+            help="Processes of this machine, tasks of Ray, or a Slurm job array: see docs/scale.md.",
+        ),
+        click.option("--address", metavar="HOST", help="Of Ray's head, or auto.  [default: a Ray of this machine]"),
+        click.option("--gpus-per-run", type=click.FloatRange(0, 1024), help="On a cluster.  [default: 0]"),
+        click.option("--cpus-per-run", type=JOBS, help="Cores of a task.  [default: 1; here a share of them all]"),
+    )(cast(F, command))
+
 
 output_options = options(
     click.option("--quiet", "-q", is_flag=True, help="No progress bar."),

@@ -1,42 +1,89 @@
 """Many runs and their tables: ``sweep`` and ``report``."""
 
 import shlex
+import traceback
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
-from accupoison.cli.options import JOBS, PATH
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, one_line
+from accupoison.cli.options import PATH, engine_options, layers, option_names
 from accupoison.cli.output import gather, json_text, note, progress_bar
+from accupoison.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from accupoison.runs.engines import Engine
+    from accupoison.study.grid import Grid
 
 
 @cli.command()
 @click.argument("grids", nargs=-1, required=True, type=PATH)
-@click.option("--jobs", "-j", type=JOBS, default=1, show_default=True, help="Processes at once.")
 @click.option("--out", type=PATH, help="Where each grid's runs go, by its name.  [default: logs]")
-@click.option("--dry-run", is_flag=True, help="List the runs and stop.")
+@click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="A setting of all runs; repeatable.")
+@click.option("--data-dir", type=PATH, help="Where the data files are.  [default: ACCUPOISON_DATA, or data]")
+@click.option("--device", metavar="NAME", help="Of all runs: auto, cpu, cuda, cuda:N or mps.")
+@engine_options
+@click.option("--dry-run", is_flag=True, help="List the runs, say what they cost where that is known, and stop.")
+@click.option("--trial", is_flag=True, help="With --dry-run: carry out a few steps of each kind of run to know it.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-def sweep(grids: tuple[Path, ...], jobs: int, out: Path | None, dry_run: bool, quiet: bool) -> None:
+def sweep(
+    grids: tuple[Path, ...],
+    out: Path | None,
+    engine: "Engine",
+    dry_run: bool,
+    trial: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401
+) -> None:
     """Carry out grids of burn-ins and streams, one after the other; what is finished already is left alone.
 
-    GRIDS are TOML files of your own or names of those that ship (see list), such as integrity, whose runs go to
-    logs/integrity. Interrupt it at will: the same command goes on.
+    GRIDS are TOML files of your own (docs/grids.md has the format) or names of those that ship (see list), such as
+    integrity, whose runs go to logs/integrity. Interrupt it at will: the same command goes on. A run that cannot be
+    made is named at the end, with exit code 1, and does not keep the others from being made.
     """
     from accupoison.config.layers import read_toml
     from accupoison.study.grid import find_grid, read_grid
     from accupoison.study.sweep import run_grid
 
-    files, say = [find_grid(grid) for grid in grids], cache(note)
-    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem, say) for file in files}
+    if trial and not dry_run:
+        raise click.UsageError("--trial is for an estimate; give --dry-run, too")
+    files, say, over = [find_grid(grid) for grid in grids], cache(note), layers({"file": None, **given})
+    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem, say, over) for file in files}
+    failed: dict[Path, Exception] = {}
     for grid, plan in plans.items():
         if dry_run:
-            click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
+            _show_plan(plan, trial)
             continue
         with progress_bar(grid.stem, hidden=quiet) as show:
-            run_grid(plan, CHECKPOINTS, jobs=jobs, report=show)
+            failed |= run_grid(plan, CHECKPOINTS, engine=engine, report=show)
         logs = (out or LOGS) / grid.stem
-        click.echo(f"{len(plan.runs)} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
+        made = sum(spec.out not in failed for spec in plan.runs)
+        click.echo(f"{made} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
+    for sentence in _failures(failed):
+        click.echo(sentence, err=True)
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _show_plan(plan: "Grid", trial: bool) -> None:
+    from accupoison.study.cost import estimate
+
+    click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
+    click.echo(estimate(plan, trial=trial))
+
+
+def _failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
+    """Yield a sentence for each reason, with all that failed for it, and the traceback of what is no bad input."""
+    by_reason: dict[str, list[Path]] = {}
+    for place, error in failed.items():
+        reason = error.text(PROGRAM, option_names()) if isinstance(error, InputError) else first_line(error, named=True)
+        if reason not in by_reason and not isinstance(error, InputError):
+            yield "".join(traceback.format_exception(error))
+        by_reason.setdefault(reason, []).append(place)
+    for reason, places in by_reason.items():
+        yield one_line(f"not made: {', '.join(map(str, places))}: {reason}")
 
 
 @cli.command()

@@ -199,7 +199,11 @@ class RunRecorder:
             metrics: By tag.
             step: Steps taken, from 0.
             branch: The branch, or "" for the shared steps.
+
+        Raises:
+            InputError: The row cannot be written, or another machine has taken the run over.
         """
+        self.run.check()
         self._metrics.log(metrics, step, branch)
         self._board.log(metrics, step, branch)
 
@@ -233,6 +237,7 @@ class RunRecorder:
         """
         try:
             if summary is not None:
+                self.run.check(now=True)
                 self._metrics.sync()
                 write_json(self.run.path / SUMMARY, summary)
         finally:

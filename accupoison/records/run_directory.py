@@ -10,26 +10,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import filelock
 import numpy as np
 import torch
 
 import accupoison
 from accupoison.errors import InputError
 from accupoison.records import checkpoint
-from accupoison.records.files import TEMPORARY, as_json, cannot_write, dump_row, flatten, read_json, write_json, writing
+from accupoison.records.files import TEMPORARY, as_json, dump_row, flatten, read_json, write_json, writing
+from accupoison.records.lease import LEASE
+from accupoison.records.lock import LOCK, DirectoryLock, TakenError, lock_directory
 from accupoison.records.tags import SUMMARY
 
-CONFIG, ENV, LOCK, STATE = "config.json", "env.json", "lock", "state.pt"
+CONFIG, ENV, STATE = "config.json", "env.json", "state.pt"
 BATCHES, SIGNALS, OLD_SIGNALS, STAGES = "batches", "signals", "worlds", "stages"
 """Directories within a run: what was sent, and what the models of an audit said, by its old name, too."""
 STATE_KIND = "run-state"
 SHOWN = 3
 """How many differing settings the message about another configuration names."""
-
-
-class TakenError(InputError):
-    """Another run has the directory."""
 
 
 class RunDirectory:
@@ -42,7 +39,7 @@ class RunDirectory:
         config: The resolved configuration the run was created with.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], lock: filelock.BaseFileLock) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], lock: DirectoryLock) -> None:
         self.path = path
         self.config = config
         self._lock = lock
@@ -130,7 +127,12 @@ class RunDirectory:
 
     def save_state(self, payload: Mapping[str, Any]) -> None:
         """Replace the run's state; see :func:`accupoison.records.checkpoint.save`."""
+        self.check(now=True)
         checkpoint.save(self.path / STATE, STATE_KIND, payload)
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise TakenError if another machine has taken the directory over; see :meth:`DirectoryLock.check`."""
+        self._lock.check(now=now)
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the run's last state, or None before the first.
@@ -247,29 +249,11 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def lock_directory(path: Path) -> filelock.BaseFileLock:
-    """Return a lock on a directory, which is made if it is not there.
-
-    Raises:
-        TakenError: Another process holds it.
-        InputError: The directory cannot be written.
-    """
-    lock = filelock.FileLock(path / LOCK)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise TakenError(f"{path} is in use by another run; wait for it to end or choose another name") from None
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return lock
-
-
 def _foreign(path: Path) -> str | None:
     """Return the name of something in ``path`` that a run that died while it was created would not have left."""
     with writing(path):
         names = sorted(entry.name for entry in path.iterdir())
-    return next((n for n in names if n not in (LOCK, ENV, CONFIG) and not n.endswith(TEMPORARY)), None)
+    return next((n for n in names if n not in (LOCK, LEASE, ENV, CONFIG) and not n.endswith(TEMPORARY)), None)
 
 
 def next_free(path: Path) -> Path:

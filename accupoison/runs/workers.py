@@ -2,52 +2,119 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 import torch
 
-from accupoison.errors import InputError
+from accupoison.errors import InputError, first_line
 from accupoison.runs.interrupt import SIGNALS, Interruption
 
 Task = tuple[Callable[..., str], tuple[Any, ...]]
 """A function and its arguments; returns what the progress is told."""
+KILLED = (
+    "a worker process was killed, most likely for lack of memory; the same command goes on with what is left, and "
+    "needs less memory with fewer jobs"
+)
 
 
-def carry_out(tasks: list[Task], jobs: int) -> Iterator[str]:
-    """Carry out tasks and yield what each returns, in the order of completion.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
 
-    When one fails or this process is interrupted, the others are asked to stop by SIGTERM, so that they can save.
+    Attributes:
+        task: Its place in the list.
+        name: What it returned; "" where it failed.
+        error: Why it failed; None where it did not.
+        system: It failed for the machine it was on, not for what it was given, so that another attempt may succeed.
+    """
+
+    task: int
+    name: str = ""
+    error: Exception | None = None
+    system: bool = False
+
+
+def attempt(number: int, task: Task) -> Outcome:
+    """Carry out a task in this process and return what became of it.
 
     Args:
-        tasks: What to do; a single one, or all with one job, run in this process on all cores.
-        jobs: Processes at once; the machine's cores are divided among them.
+        number: Its place in the list.
+        task: What to do.
+    """
+    function, arguments = task
+    try:
+        return Outcome(number, function(*arguments))
+    except Exception as error:  # components of others can raise anything; whoever asked decides what to do with it
+        return Outcome(number, error=error, system=_of_the_system(error))
 
-    Raises:
-        InputError: A process was killed.
+
+def _of_the_system(error: Exception) -> bool:
+    """Return whether an error is for lack of memory, of a disk, or of a GPU that has failed."""
+    words = ("allocate memory", "out of memory", "CUDA error")
+    return isinstance(error, OSError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def carry_out(tasks: Sequence[Task], jobs: int, threads: int | None = None) -> Iterator[Outcome]:
+    """Carry out tasks and yield what becomes of each, in the order of completion.
+
+    When this process is interrupted, the others are asked to stop by SIGTERM, so that they can save. When a worker is
+    killed, the tasks that were under way are given once more, each alone: it cannot be told which of them was too much.
+
+    Args:
+        tasks: What to do; a single one, or all with one job, run in this process.
+        jobs: Processes at once.
+        threads: Of each; None is all cores for tasks of this process, and divides them among several.
     """
     if jobs == 1 or len(tasks) == 1:  # a single one gets all cores, and needs no process to be started
-        yield from (task(*arguments) for task, arguments in tasks)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield from (attempt(number, task) for number, task in enumerate(tasks))
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    waiting = deque(enumerate(tasks))
+    while waiting:
+        lost: list[tuple[int, Task]] = []
+        yield from _side_by_side(waiting, jobs, threads, lost)
+        for entry in lost:
+            again: list[tuple[int, Task]] = []
+            yield from _side_by_side(deque([entry]), 1, threads, again)
+            yield from (Outcome(number, error=InputError(KILLED)) for number, _ in again)
+
+
+def _side_by_side(
+    waiting: deque[tuple[int, Task]], jobs: int, threads: int, lost: list[tuple[int, Task]]
+) -> Iterator[Outcome]:
+    """Carry out tasks in processes until none is waiting or one was killed; ``lost`` gets those under way then."""
+    going: dict[Future[Outcome], tuple[int, Task]] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
         try:
-            with _signals_blocked():  # in the new processes, too: a Ctrl-C in the terminal is for this one alone
-                futures = [pool.submit(_do, *task) for task in tasks]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a worker process was killed, most likely for lack of memory; the same command goes on with what is "
-                "left, and needs less memory with fewer jobs"
-            ) from error
+            while going or (waiting and not lost):
+                while waiting and not lost and len(going) < jobs:
+                    with _signals_blocked():  # in new processes, too: a Ctrl-C in the terminal is for this one alone
+                        going[pool.submit(_do, *waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(going, return_when=FIRST_COMPLETED).done:
+                    entry = going.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool:
+                        lost.append(entry)
+        except BrokenProcessPool:  # of submit
+            lost += going.values()
         except BaseException:
             _stop(pool)
             raise
@@ -94,18 +161,31 @@ class _Worker:
 _WORKER = _Worker()
 
 
-def _do(task: Callable[..., str], arguments: tuple[Any, ...]) -> str:
+def _do(number: int, task: Task) -> Outcome:
     """Carry out one task in a worker, or none any more: some are handed out before it hears that it should stop."""
     _WORKER.busy = True
     try:
         if _WORKER.asked:
             raise Interruption(signal.SIGTERM)
-        return task(*arguments)
+        return sendable(attempt(number, task))
     except KeyboardInterrupt:
         _WORKER.asked = True
         raise
     finally:
         _WORKER.busy = False
+
+
+def sendable(outcome: Outcome) -> Outcome:
+    """Return an outcome that another process can read, with the traceback of an error that is not of the input."""
+    error = outcome.error
+    if error is None or isinstance(error, InputError):
+        return outcome
+    try:
+        error = pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception with arguments of its own may not come back
+        error = RuntimeError(first_line(error, named=True))
+    error.add_note("".join(traceback.format_exception(outcome.error)))
+    return replace(outcome, error=error)
 
 
 def _prepare(threads: int) -> None:

@@ -3,14 +3,15 @@
 A grid is TOML: ``[burnin]`` has ``preset``, ``seeds`` and settings by section; ``[online]`` has ``preset`` and settings
 that all runs share; each ``[[runs]]`` has ``name``, ``seeds``, optionally ``burnins`` (some of the burn-in seeds),
 settings by section, and ``[runs.each]`` with lists of values by ``"section.key"``, of which every combination is run.
-``[[claims]]`` are for the report: see :func:`accupoison.study.claims.read_claims`.
+``[[claims]]`` are for the report: see :func:`accupoison.study.claims.read_claims`. ``controls = false`` leaves out the
+controls that are added otherwise: see :mod:`accupoison.study.controls`. docs/grids.md is made of what is said below.
 """
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from accupoison.config import layers as config
 from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, check_choice, check_least, did_you_mean
-from accupoison.records.files import directory_name, holds
+from accupoison.records.files import directory_name, flatten, holds
 from accupoison.runs.base_model import default_place
 from accupoison.study.claims import read_claims
+from accupoison.study.controls import RunSpec, with_controls
 
 MOST = 100_000
 """Runs of a grid; more are a typing error."""
@@ -29,6 +31,32 @@ LONGEST = 200
 """Letters in the name of a run; file systems take 255, and files of a run add to it."""
 
 
+KEYS: dict[str, dict[str, str]] = {
+    "": {
+        "controls": "Whether the controls are added that a poisoned run needs: true (default) or false.",
+        "burnin": "The table of the base models.",
+        "online": "The table of what all runs share.",
+        "runs": "The list of kinds of runs, at least one.",
+        "claims": "The list of comparisons that `report --claims` holds to the runs.",
+    },
+    "[burnin]": {
+        "preset": "The recipe; default `online_ready`.",
+        "seeds": "List of whole numbers: a base model for each.",
+        "...": "Settings of a burn-in by section, such as `[burnin.model]`.",
+    },
+    "[online]": {
+        "preset": "Default `fresh`.",
+        "...": "Settings of a stream by section, such as `[online.stream]`. Model and data are those of the burn-in.",
+    },
+    "[[runs]]": {
+        "name": "Text that the names of the runs begin with.",
+        "seeds": "List of whole numbers: a stream for each.",
+        "burnins": "Some of `burnin.seeds`; default all.",
+        "each": 'Table of lists by `"section.key"`; every combination is run.',
+        "...": "Settings of a stream by section, such as `[runs.attack]`, over those of `[online]`.",
+    },
+}
+"""What a grid may say, by table; "..." stands for settings."""
 SHIPPED = Path(accupoison.__file__).parent / "grids"
 
 
@@ -52,19 +80,6 @@ def find_grid(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class RunSpec:
-    """One run of a grid.
-
-    Attributes:
-        out: Its directory.
-        config: All settings.
-    """
-
-    out: Path
-    config: OnlineConfig
-
-
-@dataclass(frozen=True)
 class Grid:
     """A whole grid.
 
@@ -77,7 +92,9 @@ class Grid:
     runs: tuple[RunSpec, ...]
 
 
-def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet) -> Grid:
+def read_grid(
+    text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet, over: Sequence[config.Layer] = ()
+) -> Grid:
     """Return the grid that a parsed TOML file describes.
 
     Args:
@@ -85,17 +102,21 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet)
         root: The directory of checkpoints.
         logs: The directory that gets one directory a run.
         say: Told of old names.
+        over: Settings over those of the grid, the last of which win.
 
     Raises:
         InputError: An unknown key, a missing list of seeds, or a setting that does not exist.
     """
     for key in text:
-        check_choice("key of the grid", key, ("burnin", "online", "runs", "claims"))
+        check_choice("key of the grid", key, KEYS[""])
     if "claims" in text:
         read_claims(text)  # a typing error is said before anything runs
+    if not isinstance(controls := text.get("controls", True), bool):
+        raise InputError(f"controls = {controls!r} is neither true nor false; write one of these")
+    of_burnins, of_runs = _divided(over)
     burnin = _table("burnin", text)
     preset, seeds = burnin.pop("preset", "online_ready"), _seeds("burnin", burnin)
-    burnins = {seed: _burnin(preset, seed, burnin, root, say) for seed in seeds}
+    burnins = {seed: _burnin(preset, seed, [burnin, *of_burnins], root, say) for seed in seeds}
     online = _table("online", text)
     division = {"data": burnin.get("data", {})}  # streams divide the data as their base models do, unless they say so
     common = [config.preset("online", online.pop("preset", "fresh"), say), division, online]
@@ -103,20 +124,52 @@ def read_grid(text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet)
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise InputError("runs is not a list of tables; write [[runs]], with two brackets, before each of them")
     plans = [_plan(dict(run), burnins) for run in runs]
+    _check_varied(plans, over)
     count = sum(plan.count for plan in plans)
     if count > MOST:
         raise InputError(f"the grid has {count} runs, more than {MOST}; write shorter lists in runs.each and seeds")
-    specs = [spec for plan in plans for spec in _runs(plan, common, burnins, logs, say)]
+    specs = [spec for plan in plans for spec in _runs(plan, common, of_runs, burnins, logs, say)]
     if not specs:
         raise InputError("the grid has no runs; add a [[runs]] table with a name and seeds")
+    if controls:
+        specs = with_controls(specs)
     for out, times in Counter(spec.out for spec in specs).items():
         if times > 1:
             raise InputError(f"the grid has two runs called {out.name}; give their [[runs]] tables different names")
     return Grid(tuple(burnins.values()), tuple(specs))
 
 
-def _burnin(preset: str, seed: int, settings: Mapping[str, Any], root: Path, say: Say) -> tuple[Path, BurninConfig]:
-    made = burnin_config([config.preset("burnin", preset, say), settings, {"run": {"seed": seed}}], say)
+def _divided(over: Sequence[config.Layer]) -> tuple[list[config.Layer], list[config.Layer]]:
+    """Return which settings are of the base models, and which of the runs, which take their model from those.
+
+    Raises:
+        InputError: The grid says such a setting for each run.
+    """
+    for section, key in (("run", "seed"), ("start", "seed"), ("start", "recipe")):
+        if any(key in layer.get(section, {}) for layer in over):
+            raise InputError(f"{section}.{key} is what the runs of a grid differ in; write it in the grid")
+    burnin, online = ({f.name for f in fields(kind)} for kind in (BurninConfig, OnlineConfig))
+    of_burnins: list[config.Layer] = []
+    of_runs: list[config.Layer] = []
+    for layer in over:
+        mine = {*(burnin - online), "data", "model", "run"}  # attack and defence are those of the streams
+        of_burnins.append({name: values for name, values in layer.items() if name in mine})
+        of_runs.append({name: values for name, values in layer.items() if name not in burnin - online})
+    return of_burnins, of_runs
+
+
+def _check_varied(plans: "Sequence[_Plan]", over: Sequence[config.Layer]) -> None:
+    """Raise InputError if one value is asked for where the grid has a list of them."""
+    given = {key for layer in over for key, _ in flatten(layer)}
+    for plan in plans:
+        if both := sorted(given & set(plan.each)):
+            raise InputError(f"runs.each of {plan.name!r} varies {both[0]}, so no single value can be given; drop one")
+
+
+def _burnin(
+    preset: str, seed: int, settings: Sequence[config.Layer], root: Path, say: Say
+) -> tuple[Path, BurninConfig]:
+    made = burnin_config([config.preset("burnin", preset, say), *settings, {"run": {"seed": seed}}], say)
     return default_place(root, made.data.name, made.model, made.train.recipe, seed, made.parties), made
 
 
@@ -153,7 +206,12 @@ def _plan(run: dict[str, Any], burnins: Mapping[int, Any]) -> _Plan:
 
 
 def _runs(
-    plan: _Plan, common: list[Any], burnins: Mapping[int, tuple[Path, BurninConfig]], logs: Path, say: Say
+    plan: _Plan,
+    common: list[Any],
+    over: Sequence[config.Layer],
+    burnins: Mapping[int, tuple[Path, BurninConfig]],
+    logs: Path,
+    say: Say,
 ) -> Iterator[RunSpec]:
     for values in itertools.product(*plan.each.values()):
         varied = config.assignments([f"{key}={value}" for key, value in zip(plan.each, values, strict=True)])
@@ -166,7 +224,7 @@ def _runs(
                     f"the run {out.name!r} has a name of over {LONGEST} letters; give runs.name a shorter one"
                 )
             out = made if holds(made.exists) and not holds(out.exists) else out
-            layers = [*common, plan.settings, varied, _start(*burnins[burnin], seed)]
+            layers = [*common, plan.settings, varied, *over, _start(*burnins[burnin], seed)]
             yield RunSpec(out, online_config(layers, say))
 
 

@@ -1,5 +1,6 @@
-"""Carry out a grid on this machine."""
+"""Carry out a grid."""
 
+import itertools
 from collections.abc import Sequence
 from multiprocessing import parent_process
 from pathlib import Path
@@ -13,38 +14,54 @@ from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
+from accupoison.runs.engines import Engine, outcomes
 from accupoison.runs.interrupt import interruptible
 from accupoison.runs.online import OnlineRun, check_inputs, input_digests, recorded_inputs
-from accupoison.runs.workers import carry_out
 from accupoison.study.collect import ENDED
-from accupoison.study.grid import Grid, RunSpec
+from accupoison.study.controls import RunSpec
+from accupoison.study.grid import Grid
 
 
-def run_grid(grid: Grid, root: Path, *, jobs: int, report: Progress) -> None:
+def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dict[Path, Exception]:
     """Make the base models that are missing, then the runs that are missing.
 
-    A run that was cut off goes on where it was saved; one that is finished under the same settings is left alone.
+    A run that was cut off goes on where it was saved; one that is finished under the same settings is left alone. One
+    that fails does not keep the others from being made.
 
     Args:
         grid: What to do.
         root: The directory of checkpoints.
-        jobs: Processes at once; the machine's cores are divided among them.
+        engine: What does it.
         report: Told (tasks done, tasks in all, what was done last).
 
+    Returns:
+        Why the runs and base models that could not be made could not, by their directories.
+
     Raises:
-        InputError: A directory holds something else, or a run cannot start.
+        InputError: A base model was made with other settings, or finished runs with other data; or the engine cannot be
+            used.
     """
-    burnins = [(place, settings) for place, settings in grid.burnins if not _trained(place, settings)]
-    runs = [spec for spec in grid.runs if not _finished(spec)]
-    total = len(burnins) + len(runs)
-    for done, name in enumerate(carry_out([(_make, (*burnin, root)) for burnin in burnins], jobs), 1):
-        report(done, total, name)
+    burnins = [(place, settings) for place, settings in grid.burnins if not trained(place, settings)]
+    runs = [spec for spec in grid.runs if not finished(spec)]
+    failed: dict[Path, Exception] = {}
+    done = itertools.count(1)
+
+    def make(what: Sequence[tuple[Path, BurninConfig | OnlineConfig]]) -> None:
+        for outcome in outcomes(engine, [(_make, (*one, root)) for one in what]):
+            place = what[outcome.task][0]
+            if outcome.error is not None:
+                failed[place] = outcome.error
+            report(next(done), len(burnins) + len(runs), outcome.name or f"{place.name} failed")
+
+    make(burnins)
+    lost = {settings.run.seed: place for place, settings in burnins if place in failed}
+    failed |= {
+        s.out: InputError(f"there is no {lost[s.config.start.seed]}") for s in runs if s.config.start.seed in lost
+    }
     if runs:  # they will be set beside those that are finished
         _check_inputs([spec for spec in grid.runs if spec not in runs], root)
-    for done, name in enumerate(
-        carry_out([(_make, (spec.out, spec.config, root)) for spec in runs], jobs), len(burnins) + 1
-    ):
-        report(done, total, name)
+    make([(spec.out, spec.config) for spec in runs if spec.out not in failed])
+    return failed
 
 
 def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
@@ -63,14 +80,23 @@ def _make(out: Path, config: BurninConfig | OnlineConfig, root: Path) -> str:
     resume = RunDirectory.holds_run(out)
     with interruptible(patient=parent_process() is not None) as asked:
         if isinstance(config, BurninConfig):
-            run_burnin(config, out, resume=resume, progress=_silent, should_stop=asked)
+            run_burnin(config, out, resume=resume, progress=silent, should_stop=asked)
         else:
-            OnlineRun(config, root, out, resume=resume).run(_silent, asked)
+            OnlineRun(config, root, out, resume=resume).run(silent, asked)
     asked.check()
     return out.name
 
 
-def _trained(place: Path, settings: BurninConfig) -> bool:
+def trained(place: Path, settings: BurninConfig) -> bool:
+    """Return whether a base model is there already.
+
+    Args:
+        place: Its directory.
+        settings: Its settings.
+
+    Raises:
+        InputError: It was made with other settings.
+    """
     if not (place / FINAL).exists():
         return False
     if changed := changes(settings, place):
@@ -78,7 +104,8 @@ def _trained(place: Path, settings: BurninConfig) -> bool:
     return True
 
 
-def _finished(spec: RunSpec) -> bool:
+def finished(spec: RunSpec) -> bool:
+    """Return whether a run has ended, with the settings that are asked for."""
     summary = spec.out / SUMMARY
     if not summary.exists():
         return False
@@ -87,5 +114,5 @@ def _finished(spec: RunSpec) -> bool:
     return content["status"] in ENDED and not changes(spec.config, spec.out)
 
 
-def _silent(done: int, total: int, words: str) -> None:
-    """Show nothing: the sweep has a bar of its own."""
+def silent(*_: object) -> None:
+    """Show nothing of a run's progress: the sweep has a bar of its own."""

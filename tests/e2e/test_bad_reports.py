@@ -10,7 +10,8 @@ import pytest
 
 from accupoison.cli.demo import _place
 from accupoison.config.schema import OnlineConfig
-from accupoison.records.run_directory import RunDirectory, lock_directory
+from accupoison.records.lock import lock_directory
+from accupoison.records.run_directory import RunDirectory
 from accupoison.runs.build import Built, build_simulation
 from tests.e2e.conftest import ONLINE, SET, call, done, refused
 from tests.messages import says

@@ -93,6 +93,7 @@ def test_a_burn_in(number: int, work: Path) -> None:
 
 
 GRID = """
+controls = false
 [burnin]
 preset = "demo"
 seeds = [0]

@@ -30,6 +30,7 @@ SHARED = [
     *PLACE,
     *OUTPUT,
 ]
+ENGINE = ["--jobs", "--engine", "--address", "--gpus-per-run", "--cpus-per-run"]
 STREAM = [
     "--med",
     "--attack",
@@ -59,7 +60,7 @@ CLI_FLAGS: dict[str, list[str]] = {
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],
     "report": ["--claims", "--out", "--trigger", "--json"],
-    "sweep": ["--jobs", "--out", "--dry-run", "--quiet"],
+    "sweep": [*ENGINE, "--set", "--data-dir", "--device", "--out", "--dry-run", "--trial", "--quiet"],
 }
 OFFLINE_FLAGS = ["--size", "--shadows", "--target-models", "--leave-one-out"]
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""

@@ -30,6 +30,7 @@ from accupoison.records.run_directory import ENV, RunDirectory, check_contents, 
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import Progress
+from accupoison.runs.engines import Engine
 from accupoison.runs.trainer import Burnin
 
 POOLS = {"target_models": "victims", "shadows": "shadows"}
@@ -231,13 +232,13 @@ def _planned(config: OfflineConfig, out: Path) -> Attack:
     return Copies(copies=torch.from_numpy(plan["ids"]), labels=torch.from_numpy(plan["labels"]))
 
 
-def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress) -> None:
+def run_offline(config: OfflineConfig, out: Path, *, engine: Engine, report: Progress) -> None:
     """Train all models that ``out`` does not have yet; a run that was cut off goes on by the same call.
 
     Args:
         config: All settings.
         out: The directory.
-        jobs: Processes at once.
+        engine: What makes them.
         report: Told (models done, models in all, the last one).
 
     Raises:
@@ -256,4 +257,4 @@ def run_offline(config: OfflineConfig, out: Path, *, jobs: int, report: Progress
         write_arrays(out / PLAN, {"ids": plan.own_ids.numpy(), "labels": plan.own_y.numpy()})
     models = config.shadows.models()
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
-    make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, jobs, report)
+    make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, engine, report)

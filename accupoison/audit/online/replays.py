@@ -38,6 +38,7 @@ from accupoison.rng import derive
 from accupoison.runs.base_model import open_data
 from accupoison.runs.build import Built, build_simulation, find_checkpoint
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
+from accupoison.runs.engines import Engine
 from accupoison.runs.online import input_digests
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.types import Batch, Context, ModelView, Verdict
@@ -201,12 +202,12 @@ def _with_own_burnin(audit: ReplayAudit, config: OnlineConfig, number: int) -> O
     return replace(config, start=replace(config.start, checkpoint=str(folder / FINAL), reference=None))
 
 
-def make_replays(audit: ReplayAudit, *, jobs: int, report: Progress) -> None:
+def make_replays(audit: ReplayAudit, *, engine: Engine, report: Progress) -> None:
     """Make the replays that ``audit.out`` does not have yet; what was cut off goes on by the same call.
 
     Args:
         audit: The audit.
-        jobs: Processes at once.
+        engine: What makes them.
         report: Told (replays done, replays in all, the last one).
 
     Raises:
@@ -223,7 +224,7 @@ def make_replays(audit: ReplayAudit, *, jobs: int, report: Progress) -> None:
         section = "worlds"
         own["poison"] = own["poison"].replace("per-replay", "per-world")
     tasks = {_name(i): (make_replay, (audit, i)) for i in range(audit.settings.count)}
-    make_models(audit.out, {**plain(config), section: own}, environment(), tasks, jobs, report)
+    make_models(audit.out, {**plain(config), section: own}, environment(), tasks, engine, report)
 
 
 def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:

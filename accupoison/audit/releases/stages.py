@@ -31,8 +31,9 @@ from accupoison.release.base import ask
 from accupoison.rng import derive
 from accupoison.runs.base_model import BaseModel, open_data
 from accupoison.runs.burnin import Progress
+from accupoison.runs.engines import Local, results
 from accupoison.runs.trainer import Burnin
-from accupoison.runs.workers import Task, carry_out
+from accupoison.runs.workers import Task
 from accupoison.types import Batch, ModelView, State
 from accupoison.updates import DPSGD, SGD
 
@@ -268,6 +269,6 @@ def run_study(config: ReleasesConfig, out: Path, *, stage: str | None, jobs: int
         }
         done, total = 0, sum(map(len, stages.values()))
         for name, everything in stages.items():
-            for last in carry_out([(_in_turn, (tasks,)) for tasks in everything], jobs):
+            for last in results(Local(jobs), [(_in_turn, (tasks,)) for tasks in everything]):
                 done += 1
                 report(done, total, f"{name}: {last}")

@@ -1,0 +1,119 @@
+"""What is left of a grid, and what it costs, from what the same machine has recorded."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from accupoison.config.schema import BurninConfig, OnlineConfig
+from accupoison.records.recorder import read_metrics
+from accupoison.records.tags import METRICS
+from accupoison.runs.burnin import FINAL, run_burnin
+from accupoison.runs.online import OnlineRun
+from accupoison.study.grid import Grid
+from accupoison.study.sweep import finished, silent, trained
+
+STEPS = 2
+"""Of a stream in a trial, before the trigger."""
+Kind = tuple[str, str]
+"""The names of the attack and of the defence, which decide what a step costs."""
+
+
+@dataclass
+class Rates:
+    """Recorded wall times.
+
+    Attributes:
+        epochs: Of epochs of burn-ins; seconds.
+        steps: Of steps with their evaluation, before the trigger and from it on, by kind of run; seconds.
+        runs: How many runs these are of.
+    """
+
+    epochs: list[float] = field(default_factory=list)
+    steps: dict[Kind, tuple[list[float], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+    runs: int = 0
+
+    def add_burnin(self, place: Path) -> None:
+        """Take in the burn-in in ``place``."""
+        self.epochs += [row["time/epoch_s"] for row in read_metrics(place / METRICS) if "time/epoch_s" in row]
+
+    def add_run(self, place: Path, config: OnlineConfig) -> None:
+        """Take in the run in ``place``."""
+        self.runs += 1
+        for row in read_metrics(place / METRICS):
+            if "time/step_s" in row:
+                seconds = row["time/step_s"] + row.get("time/evaluate_s", 0.0)
+                self.steps[_kind(config)][bool(row["branch"])].append(seconds)
+
+    def of_burnin(self, config: BurninConfig) -> float:
+        """Return the seconds that a burn-in takes; NaN where none is known."""
+        return _mean(self.epochs) * config.train.epochs
+
+    def of_run(self, config: OnlineConfig) -> float:
+        """Return the seconds that a run takes, by runs of its kind or else by all; NaN where none is known."""
+        known = self.steps.get(_kind(config))
+        rows = [known] if known else list(self.steps.values())
+        before, after = ([seconds for times in rows for seconds in times[part]] for part in (0, 1))
+        steps, later = config.stream.steps, len(config.trigger.types) * (1 + config.stream.recovery_steps)
+        return _mean(before or after) * steps + _mean(after or before) * later
+
+
+def estimate(grid: Grid, *, trial: bool) -> str:
+    """Return a sentence on what is left to do and what it costs.
+
+    Args:
+        grid: What is to be done.
+        trial: Carry out an epoch of a burn-in, and a few steps of each kind of run that is left, to know; else what
+            the finished runs and base models of the grid have recorded is all there is.
+
+    Raises:
+        InputError: A directory holds something else, or a trial cannot be carried out.
+    """
+    burnins = [config for place, config in grid.burnins if not trained(place, config)]
+    runs = [spec.config for spec in grid.runs if not finished(spec)]
+    rates = Rates()
+    if trial:
+        _try(rates, grid, runs)
+        source = (
+            f"a trial of one epoch, and of {STEPS} steps and the trigger for each of {len(rates.steps)} kinds of run"
+        )
+    else:
+        for place, _ in grid.burnins:
+            if (place / FINAL).exists() and (place / METRICS).exists():
+                rates.add_burnin(place)
+        for spec in grid.runs:
+            if finished(spec):
+                rates.add_run(spec.out, spec.config)
+        source = f"what {rates.runs} finished runs and their base models took"
+    left = f"left to do: {len(burnins)} base models and {len(runs)} runs"
+    seconds = sum(map(rates.of_burnin, burnins)) + sum(map(rates.of_run, runs))
+    if seconds != seconds:
+        return f"{left}; what they take is not known before some are finished, or by --trial"
+    return f"{left}; about {seconds / 3600:.2g} hours of one process, by {source}"
+
+
+def _try(rates: Rates, grid: Grid, runs: Sequence[OnlineConfig]) -> None:
+    config = grid.burnins[0][1]
+    short = replace(config.train, epochs=1, early=None, snapshots=(), patience=None)
+    kinds: Mapping[Kind, OnlineConfig] = {_kind(run): run for run in runs}
+    with TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        run_burnin(replace(config, train=short), base, resume=False, progress=silent)
+        rates.add_burnin(base)
+        for number, run in enumerate(kinds.values()):
+            start = replace(run.start, checkpoint=str(base / FINAL), reference=None)
+            stream: Any = replace(run.stream, steps=STEPS, recovery_steps=0)
+            tried = replace(run, start=start, stream=stream)
+            OnlineRun(tried, base, Path(folder) / str(number), resume=False).run(silent)
+            rates.add_run(Path(folder) / str(number), tried)
+
+
+def _kind(config: OnlineConfig) -> Kind:
+    return config.attack.name, config.defense.name
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else float("nan")

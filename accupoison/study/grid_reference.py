@@ -1,0 +1,123 @@
+"""docs/grids.md, made from the grid's own keys and from the settings' classes."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+
+from accupoison.config.schema import REGISTRIES, BurninConfig, OnlineConfig
+from accupoison.study import controls
+from accupoison.study.grid import KEYS
+
+REGENERATE = (
+    "python -c \"from accupoison.study.grid_reference import grids_markdown; print(grids_markdown(), end='')\" "
+    "> docs/grids.md"
+)
+EXAMPLE = """controls = true
+
+[burnin]
+preset = "demo"
+seeds = [0, 1]
+
+[online]
+preset = "demo"
+
+[online.stream]
+steps = 10
+
+[[runs]]
+name = "accumulative"
+seeds = [0, 1, 2]
+[runs.each]
+"defense.name" = ["ST", "OURS"]
+"attack.eps" = [0.1, 0.2]
+
+[[claims]]
+text = "the defence keeps accuracy"
+more = ["accumulative-ST-0.2", "adversarial"]
+less = ["accumulative-OURS-0.2", "adversarial"]
+"""
+"""A grid that a test reads."""
+FIELD = re.compile(r"^    (\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
+
+
+def grids_markdown() -> str:
+    """Return docs/grids.md."""
+    keys = "\n".join(f"| `{key}` | {meaning} |" for key, meaning in _keys())
+    added = inspect.cleandoc(controls.__doc__ or "").partition("\n\n")[2]
+    return f"""# Grids
+
+<!-- Generated from the code; write it anew with
+{REGENERATE} -->
+
+A grid is a TOML file that says which base models to make and which streams to start from each. `sweep FILE` carries
+it out; runs go to `logs/NAME-OF-THE-FILE/`, base models to `checkpoints/`. This one has 2 base models x 3 streams x 2
+defences x 2 budgets, and the controls:
+
+```toml
+{EXAMPLE}```
+
+A run is called `NAME-VALUES-bBURNIN-sSEED`, such as `accumulative-OURS-0.2-b0-s1`: the name of its table, its values
+of `runs.each` in their order, the seed of its base model and its own. What is finished is left alone, and what was
+cut off goes on, whenever the same grid is given again; a run whose settings have changed is refused by its name.
+
+| key | meaning |
+|---|---|
+{keys}
+
+`sweep --set SECTION.KEY=VALUE`, `--data-dir` and `--device` go over what the grid says, of the sections below:
+`train` to the base models, `data`, `model` and `run` to both, the others to the streams.
+
+## Controls
+
+Unless `controls = false`, every poisoned run gets what it has to be set beside:
+
+{added}
+
+One that the grid has itself, under whatever name, is not made again, and runs that differ in their defence alone
+share theirs. They are called `control-KIND-` and the name of the first run that they are for. The grids that ship say
+`controls = false`: they have their own.
+
+## Settings
+
+The sections and keys that a grid, `--config` and `--set` take, with their defaults before any preset. Components have
+settings of their own: `list` names them, and `[online.attack.NAME]` gives some that count only where NAME is chosen.
+
+{chr(10).join(_sections())}"""
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    for table, keys in KEYS.items():
+        yield from ((f"{table} {key}".strip(), meaning) for key, meaning in keys.items())
+
+
+def _sections() -> Iterator[str]:
+    """Yield the table of each section, those of a stream first."""
+    sections = {f.name: f for kind in (BurninConfig, OnlineConfig) for f in dataclasses.fields(kind)}
+    burnin = {f.name for f in dataclasses.fields(BurninConfig)}
+    online = {f.name for f in dataclasses.fields(OnlineConfig)}
+    for name, section in sections.items():
+        assert callable(section.default_factory)
+        default = section.default_factory()
+        of = " and ".join(word for word, names in (("burn-ins", burnin), ("streams", online)) if name in names)
+        if name in REGISTRIES:
+            names = ", ".join(f"`{known}`" for known in REGISTRIES[name].names())
+            yield f"### {name}\n\nOf {of}. `{name}.name` is one of {names}.\n"
+            continue
+        rows = [f"| `{name}.{f.name}` | {_shown(getattr(default, f.name))} | {text} |" for f, text in _fields(default)]
+        yield "\n".join([f"### {name}\n\nOf {of}.\n", "| setting | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _fields(section: object) -> Iterator[tuple["dataclasses.Field[object]", str]]:
+    """Yield the fields of a section with what the docstrings of its classes say of them."""
+    texts: dict[str, str] = {}
+    for kind in reversed(type(section).__mro__):
+        _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+        found = FIELD.findall(attributes.partition("\n\n")[0])
+        texts |= {name: " ".join(text.split()).replace("|", r"\|") for name, text in found}
+    for f in dataclasses.fields(section):  # type: ignore[arg-type]
+        yield f, texts.get(f.name, "")
+
+
+def _shown(value: object) -> str:
+    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"
