@@ -59,7 +59,7 @@ CLI_FLAGS: dict[str, list[str]] = {
     "demo": ["--jobs", "--quiet"],
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],
-    "report": ["--claims", "--out", "--trigger", "--json"],
+    "report": ["--claims", "--format", "--out", "--trigger", "--json"],
     "sweep": [*ENGINE, "--set", "--data-dir", "--device", "--out", "--dry-run", "--trial", "--quiet"],
 }
 OFFLINE_FLAGS = ["--size", "--shadows", "--target-models", "--leave-one-out"]
