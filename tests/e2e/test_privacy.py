@@ -116,7 +116,7 @@ def test_twins_give_members_away_and_nothing_else_does(work: Path) -> None:
     done(*BURNIN, *PLAIN, "--attack", "code", *sizes, "--norm", "auxiliary", "--out", "code")
     found = json.loads(done("audit", "--run", "code", "--attack", "twin", "--json").stdout)
     aucs = {row["attack"]: row["roc"]["auc"] for row in found["groups"]["burn-in"]}
-    assert aucs["twin"] > 0.99
+    assert aucs["twin"] > 0.97
     assert max(auc for name, auc in aucs.items() if name != "twin") < 0.9
     assert found["accuracy"]["burn-in"]["members"] > 0.9
     clean = json.loads(done("audit", "--run", CHECKPOINT.parent, "--attack", "twin", "--json").stdout)
