@@ -68,14 +68,12 @@ def audit(
     probabilities: attackers unaware of it, adaptive, and of labels alone, side by side.
     """
     if ctx.invoked_subcommand is None:
-        from accupoison.audit.offline.burnin import is_burnin
-        from accupoison.cli.audit_run import audit_burnin_directory, audit_run_directory
+        from accupoison.cli.audit_run import audit_directory
 
         if run is None:
             commands = ", ".join(sorted(audit.commands))
             raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
-        carry_out = audit_burnin_directory if is_burnin(run) else audit_run_directory
-        carry_out(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
+        audit_directory(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
         return
     for name in ctx.params:  # they would be ignored
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -11,10 +11,8 @@ from accupoison.cli.output import change_text, json_text, percent, table
 from accupoison.errors import InputError
 
 
-def audit_burnin_directory(
-    run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool
-) -> None:
-    """Audit a burn-in: write its tables and figures, and print them.
+def audit_directory(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
+    """Audit an online run or a burn-in: write its tables and figures, and print them.
 
     Args:
         run: The directory.
@@ -25,24 +23,33 @@ def audit_burnin_directory(
         twins: Ask about the twin of each sample as well.
 
     Raises:
-        InputError: The burn-in has not ended, or a release is asked for.
+        InputError: It has not ended, or a release of a burn-in's answers is asked for.
     """
+    from accupoison.audit.offline.burnin import is_burnin
+
+    if not is_burnin(run):
+        _audit_run(run, folder, release, seed, as_json, twins)
+    elif release is not None:
+        raise InputError(f"--release {release} is of an online run, and {run} is a burn-in; drop it")
+    else:
+        _audit_burnin(run, folder, seed, as_json, twins)
+
+
+def _audit_burnin(run: Path, folder: Path, seed: int, as_json: bool, twins: bool) -> None:
     from accupoison.audit.attack_suite import audit_samples, right
     from accupoison.audit.focus import others_of
     from accupoison.audit.offline.burnin import audit_burnin
     from accupoison.audit.writers import write_results
     from accupoison.records.files import write_json
 
-    if release is not None:
-        raise InputError(f"--release {release} is of an online run, and {run} is a burn-in; drop it")
     audited = audit_burnin(run, twins=twins)
     everything: dict[str, Any] = {"run": str(run), "epochs": audited.epochs, "groups": {}, "accuracy": {}}
     text = []
     for name, samples in audited.groups.items():
         found = audit_samples(samples, others_of(name, audited.groups), seed=seed)
         content, rows = write_results(folder / name.replace(" ", "-"), found)
-        everything["groups"][name], everything["accuracy"][name] = content["attacks"], right(samples)
         shares = right(samples)
+        everything["groups"][name], everything["accuracy"][name] = content["attacks"], shares
         accuracy = f"right on {percent(shares['members'])} of members, {percent(shares['others'])} of others"
         text += [f"{name} members against test images ({len(samples.labels)} samples); {accuracy}", table(rows), ""]
     write_json(folder / "audit.json", everything)
@@ -57,17 +64,7 @@ def audit_burnin_directory(
     )
 
 
-def audit_run_directory(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, *, twins: bool) -> None:
-    """Audit an online run: write its tables and figures, and print them.
-
-    Args:
-        run: The directory.
-        folder: The one to write.
-        release: What the answers go through; None is the run's own.
-        seed: Of the calibration half and the neural attack.
-        as_json: Print JSON and nothing else.
-        twins: Ask about the twin of each sample as well.
-    """
+def _audit_run(run: Path, folder: Path, release: str | None, seed: int, as_json: bool, twins: bool) -> None:
     from accupoison.audit.attack_suite import audit_released, audit_samples
     from accupoison.audit.focus import others_of
     from accupoison.audit.online.recency import SCORES

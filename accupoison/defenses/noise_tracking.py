@@ -1,5 +1,6 @@
 """How likely each label is wrong, estimated from a window of the latest losses."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -38,7 +39,7 @@ EMPTY = torch.iinfo(torch.int64).min
 
 
 @dataclass(kw_only=True)
-class NoiseTracking(Mixing):
+class NoiseTracking(Mixing, ABC):
     """Estimate B, the probability that a label is wrong, from the losses of the latest samples.
 
     The loss of a sample is measured when it arrives, in eval mode, before it is learnt from. A window holds the latest
@@ -46,8 +47,8 @@ class NoiseTracking(Mixing):
     No noise rate is needed. Where the losses show no two groups, B is 0 for all.
 
     Attributes:
-        mixture: "beta" (of losses), "margin" (of log-odds of the label: the surest, also at a few per cent of wrong
-            labels, most of which the beta mixture cuts off), "gaussian" (of penultimate features) or "gaussian-logits".
+        mixture: "beta" (of losses), "margin" (of log-odds of the label, also where the beta mixture cuts off the few
+            labels that are wrong), "gaussian" (of penultimate features) or "gaussian-logits".
         window: Samples in the window; None is the whole training set, or 2000 in a stream.
         refit: Steps between fits; None is once a pass over the training set, or every step in a stream.
         min_samples: Samples in the window before the first fit; at most the window.
@@ -123,9 +124,9 @@ class NoiseTracking(Mixing):
         held = self.arrived >= 0
         return self.ids[held], self._noise(self.held_losses[held], self.held_features[held])
 
+    @abstractmethod
     def _mixed(self, batch: Batch, noise: Tensor, logits: Tensor, ctx: Context) -> Batch:
         """Return the batch to learn from, given B [B] and the logits [B, C] of its rows."""
-        raise NotImplementedError
 
     def _unknown(self, ctx: Context) -> float:
         """Return B before the first fit."""

@@ -25,7 +25,7 @@ def suspects_auc(found: tuple[Tensor, Tensor], ledger: Ledger) -> dict[str, floa
         ledger: Who is poisoned.
 
     Returns:
-        The number of ``samples`` and of ``poisoned`` ones among them, the share ``flagged`` with a score above a half,
+        The number of ``samples`` and of ``poisoned`` ones among them, the number ``flagged`` with a score above a half,
         and, where there are both kinds, the ``auc`` in [0, 1].
     """
     ids, scores = found[0].cpu(), found[1].cpu()
