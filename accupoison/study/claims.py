@@ -9,7 +9,7 @@ from accupoison.errors import InputError
 from accupoison.records.files import directory_name
 from accupoison.study.collect import Run
 from accupoison.study.outcomes import Estimate, estimate, trigger_effect
-from accupoison.study.tables import Row, in_points, table_text
+from accupoison.study.tables import Row, in_points
 
 Treatment = tuple[str, str]
 """Experiment and trigger."""
@@ -67,15 +67,6 @@ Effects = dict[Replicate, tuple[float, float, float]]
 """Trigger effect net of the coast step, drop, and minus the accuracy after the trigger, by pair."""
 REPLICATE = re.compile(r"-b-?\d+-s-?\d+$")
 """What a sweep adds to the name of an experiment: base model and seed."""
-
-
-def claims_table(claims: Sequence[Claim], runs: Sequence[Run]) -> str:
-    """Return :func:`claims_rows` as Markdown.
-
-    Raises:
-        InputError: The runs of a claim are not there, or two runs would serve for one.
-    """
-    return table_text([row.cells for row in claims_rows(claims, runs)])
 
 
 def claims_rows(claims: Sequence[Claim], runs: Sequence[Run]) -> list[Row]:

@@ -32,9 +32,9 @@ class Row:
     runs: tuple[Run, ...]
 
 
-def outcome_table(runs: Sequence[Run]) -> str:
-    """Return :func:`outcome_rows` as Markdown."""
-    return table_text([row.cells for row in outcome_rows(runs)])
+def rows_text(rows: Sequence[Row]) -> str:
+    """Return rows as a table in Markdown; empty where there are none."""
+    return table_text([row.cells for row in rows]) if rows else ""
 
 
 def outcome_rows(runs: Sequence[Run]) -> list[Row]:
@@ -63,11 +63,6 @@ def _outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
         "H, re-est.": lambda run: harm(run, trigger, clean, again),
         "trigger effect": lambda run: None if trigger == "coast" else trigger_effect(run, trigger),
     }
-
-
-def mechanism_table(runs: Sequence[Run]) -> str:
-    """Return :func:`mechanism_rows` as Markdown."""
-    return table_text([row.cells for row in mechanism_rows(runs)])
 
 
 def mechanism_rows(runs: Sequence[Run]) -> list[Row]:
@@ -114,12 +109,6 @@ def _names(experiment: Group) -> dict[str, str]:
 def _count(experiment: Group) -> str:
     diverged = f", {experiment.diverged} diverged" if experiment.diverged else ""
     return f"{len({run.burnin for run in experiment.runs})} / {len(experiment.runs)}{diverged}"
-
-
-def retention_table(runs: Sequence[Run]) -> str:
-    """Return :func:`retention_rows` as Markdown; empty where there are none."""
-    rows = [row.cells for row in retention_rows(runs)]
-    return table_text(rows) if rows else ""
 
 
 def retention_rows(runs: Sequence[Run]) -> list[Row]:

@@ -19,7 +19,7 @@ from accupoison.records.recorder import read_metrics
 from accupoison.runs.replay import replay_layer
 from accupoison.study.collect import collect
 from accupoison.study.grid import read_grid
-from accupoison.study.tables import mechanism_table, outcome_table, retention_table, threat_lines
+from accupoison.study.tables import mechanism_rows, outcome_rows, retention_rows, rows_text, threat_lines
 from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
 T = TypeVar("T")
@@ -193,7 +193,12 @@ def read_everything(folder: Path) -> None:
         return  # no run has ended there: an interrupted one, or the summary has gone
     assert bool(runs) != bool(said)
     if runs:
-        tables = (outcome_table(runs), mechanism_table(runs), retention_table(runs), threat_lines(runs))
+        tables = (
+            rows_text(outcome_rows(runs)),
+            rows_text(mechanism_rows(runs)),
+            rows_text(retention_rows(runs)),
+            threat_lines(runs),
+        )
         assert tables[0].count("|") > 10
         survives(lambda: runs[0].curve("monitor/acc", "adversarial"))
 

@@ -8,10 +8,11 @@ import pytest
 
 from accupoison.config.layers import read_toml
 from accupoison.config.schema import online_config
-from accupoison.study.claims import claims_table, read_claims, verdict
+from accupoison.study.claims import claims_rows, read_claims, verdict
 from accupoison.study.collect import Run
 from accupoison.study.grid import find_grid, read_grid
 from accupoison.study.outcomes import Estimate
+from accupoison.study.tables import rows_text
 from tests.messages import refuses
 
 COASTING = 0.03
@@ -34,7 +35,7 @@ def table(strong: list[float], weak: list[float], claim: dict[str, Any] = CLAIM)
     """Return the cells of the only row; two streams for each base model."""
     runs = [run("strong-16-255", i // 2, i % 2, effect) for i, effect in enumerate(strong)]
     runs += [run("weak", i // 2, i % 2, effect) for i, effect in enumerate(weak)]
-    row = claims_table(read_claims({"claims": [claim]}), runs).splitlines()[-1]
+    row = rows_text(claims_rows(read_claims({"claims": [claim]}), runs)).splitlines()[-1]
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
@@ -82,7 +83,7 @@ def test_claims_that_say_nothing_are_refused(entry: dict[str, Any]) -> None:
 
 def test_claims_need_runs_and_a_grid_needs_claims() -> None:
     with refuses("weak adversarial coast"):
-        claims_table(read_claims({"claims": [CLAIM]}), [run("strong-16-255", 0, 0, 0.1)])
+        rows_text(claims_rows(read_claims({"claims": [CLAIM]}), [run("strong-16-255", 0, 0, 0.1)]))
     with refuses("has no [[claims]]"):
         read_claims({})
 
@@ -90,7 +91,7 @@ def test_claims_need_runs_and_a_grid_needs_claims() -> None:
 def test_two_sweeps_of_one_name_and_claims_that_are_no_list_are_refused() -> None:
     runs = [run("strong-16-255", 0, 0, 0.1), run("weak", 0, 0, 0.0)]
     with refuses("strong-16-255 same stream"):
-        claims_table(read_claims({"claims": [CLAIM]}), [*runs, run("strong-16-255", 0, 0, 0.2)])
+        rows_text(claims_rows(read_claims({"claims": [CLAIM]}), [*runs, run("strong-16-255", 0, 0, 0.2)]))
     for entries in (5, {"text": "a"}):
         with refuses("list tables"):
             read_claims({"claims": entries})

@@ -15,7 +15,7 @@ from accupoison.study.demo_summary import brief
 from accupoison.study.figures import curves
 from accupoison.study.groups import group
 from accupoison.study.outcomes import estimate, harm, retention, trigger_effect, yardstick
-from accupoison.study.tables import markdown, outcome_table, retention_table
+from accupoison.study.tables import markdown, outcome_rows, retention_rows, rows_text
 from tests.messages import refuses
 
 
@@ -153,7 +153,7 @@ def test_a_diverged_run_withholds_the_mean_and_is_counted() -> None:
         made_up("accumulative", "ST", {"adversarial": 0.7}),
         made_up("accumulative", "ST", {}, seed=1, status="diverged"),
     ]
-    table = outcome_table(runs)
+    table = rows_text(outcome_rows(runs))
     assert "1 / 2, 1 diverged" in table
     assert "| after |" not in table
 
@@ -175,7 +175,7 @@ def test_labels_show_what_differs_from_the_defaults_but_not_the_budget() -> None
 def test_outcome_table_pairs_and_marks() -> None:
     runs = [made_up("none", "ST", {"clean": 0.80}, seed=seed) for seed in (0, 1)]
     runs += [made_up("accumulative", "ST", {"coast": 0.7, "adversarial": 0.6}, seed=seed) for seed in (0, 1)]
-    rows = [line.split(" | ") for line in outcome_table(runs).splitlines()]
+    rows = [line.split(" | ") for line in rows_text(outcome_rows(runs)).splitlines()]
     header = [cell.strip("| ") for cell in rows[0]]
     last = dict(zip(header, (cell.strip("| ") for cell in rows[-1]), strict=True))
     assert last["trigger"] == "adversarial"
@@ -190,11 +190,11 @@ def test_retention_table_uses_accuracy_under_the_shift() -> None:
     for seed in range(2):
         for defense, value in {"ST": 0.8 + 0.01 * seed, "FREEZE": 0.6, "CLIP": 0.7 + 0.005 * seed}.items():
             runs.append(made_up("none", defense, {"clean": value}, seed=seed, stream="shift:fog"))
-    table = retention_table(runs)
+    table = rows_text(retention_rows(runs))
     clip = next(line for line in table.splitlines() if "CLIP" in line)
     assert "| 35.0, 35.2 |" in clip
     assert "| 0.50 |" in clip
-    assert retention_table([run for run in runs if run.defense != "FREEZE"]) == ""
+    assert rows_text(retention_rows([run for run in runs if run.defense != "FREEZE"])) == ""
 
 
 def test_runs_that_learn_otherwise_are_not_each_others_control() -> None:
@@ -214,7 +214,7 @@ def test_other_networks_and_recipes_are_experiments_of_their_own() -> None:
 def test_a_cell_with_fewer_runs_than_its_row_says_so() -> None:
     runs = [made_up("none", "ST", {"clean": 0.8})]
     runs += [made_up("accumulative", "ST", {"adversarial": 0.6}, seed=seed) for seed in (0, 1)]
-    assert "| 20.0 (n 1 / 1) |" in outcome_table(runs)
+    assert "| 20.0 (n 1 / 1) |" in rows_text(outcome_rows(runs))
 
 
 def test_retention_has_a_row_for_each_setting() -> None:
@@ -225,7 +225,7 @@ def test_retention_has_a_row_for_each_setting() -> None:
         for amount in (0.1, 0.2):
             eps, reached = {"eps": amount}, {"clean": 2.5 * amount}
             runs.append(made_up("none", "AT", reached, seed=seed, stream="shift:fog", defended=eps))
-    rows = [line for line in retention_table(runs).splitlines() if "| AT |" in line]
+    rows = [line for line in rows_text(retention_rows(runs)).splitlines() if "| AT |" in line]
     assert len(rows) == 2
     assert "defense.eps 0.1" in rows[0]
     assert "| 12.5 |" in rows[0]
