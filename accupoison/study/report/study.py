@@ -17,7 +17,7 @@ from accupoison.study.report import draw
 from accupoison.study.report.audits import exposures, pooled_exposures, read_audits, strongest
 from accupoison.study.report.finding import finding
 from accupoison.study.report.sources import command
-from accupoison.study.tables import CAPTION, Row, mechanism_rows, outcome_rows, retention_rows, table_text, threat_lines
+from accupoison.study.tables import CAPTION, Row, mechanism_rows, outcome_rows, retention_rows, rows_text, threat_lines
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def make_report(
 
 
 def _markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
-    parts = [table_text([row.cells for row in table.rows]) for table in tables]
+    parts = [rows_text(table.rows) for table in tables]
     captions = dict.fromkeys(table.caption for table in tables)
     return "\n\n".join([*parts, *captions, f"Threat models:\n{threat_lines(runs)}"])
 
