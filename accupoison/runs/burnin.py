@@ -64,7 +64,7 @@ def run_burnin(
             run = stack.enter_context(RunDirectory.create(out, settings, env))
         state = _restored(burnin, run) if resume else None
         burnin.begin()
-        at = None if state is None else (state["offset"], burnin.step)
+        at = None if state is None else state["offset"]
         poisoned = type(config.attack) is not Clean or type(config.defense) is not Defense
         if poisoned:
             burnin.training.ledger().save(out / LEDGER)
@@ -75,7 +75,8 @@ def run_burnin(
             summary = {**_summary(burnin, finished), "metrics_digest": recorder.metrics_digest()}
             if finished and (found := burnin.suspects()) is not None:
                 summary["suspects"] = write_suspects(out, found, burnin.training.ledger())
-            recorder.close(summary)
+            test = {"accuracy": {"test": summary["test_acc"]}} if finished else {}
+            recorder.close(summary, {**test, **settings})
     return summary
 
 

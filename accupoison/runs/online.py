@@ -1,6 +1,7 @@
 """An online run: a simulation with everything that watches it."""
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,9 @@ from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Evaluator
 from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, subsample
 from accupoison.measure.releases import fitted, known_to_defender, release_cost
+from accupoison.measure.strips import strips
 from accupoison.measure.suspects import write_suspects
+from accupoison.measure.verdict import as_used, milestones, verdict
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import read_json, writing
 from accupoison.records.ledger import LEDGER, Ledger
@@ -143,7 +146,7 @@ class OnlineRun:
                 self.simulation.restore(state["simulation"])
                 self.evaluator.restore(state["evaluator"] if "evaluator" in state else state["meter"])  # of older runs
                 self.ledger = stored_ledger(self.out, state)
-                at = (state["offset"], self.evaluator.summary.shared_steps)
+                at = state["offset"]
         u = self.config.update
         self._accountant: Accountant | None = None
         if isinstance(u, DPSGD):
@@ -168,16 +171,18 @@ class OnlineRun:
             found = self.simulation.suspects() if status == "finished" else None
             suspects = {} if found is None else {"suspects": write_suspects(self.out, found, self.ledger)}
             summary = {**self.summary(status), **cost, **suspects, "metrics_digest": self.recorder.metrics_digest()}
-            self.recorder.close(summary)
+            self.recorder.text("run/verdict", summary["verdict"])
+            used = as_used(self.config, self.evaluator.splits, self.simulation.learner.lr)
+            self.recorder.close(summary, {"accuracy": milestones(summary), **used})
         return summary
 
     def summary(self, status: str) -> dict[str, Any]:
         """Return what the run has found so far."""
+        found = {"status": status, "horizon": self.simulation.horizon, **self.evaluator.results()}
         return {
-            "status": status,
+            "verdict": verdict(found, self.config),
             "threat_model": threat_model(self.config, images=not self.evaluator.data.features),
-            "horizon": self.simulation.horizon,
-            **self.evaluator.results(),
+            **found,
             **({} if self._accountant is None else self._accountant.spent()),
         }
 
@@ -199,6 +204,8 @@ class OnlineRun:
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
         if self._fresh:
+            self.recorder.text("run/threat model", threat_model(self.config, images=not self.evaluator.data.features))
+            self.recorder.text("run/settings", f"```\n{json.dumps(plain(self.config), indent=2)}\n```")
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
@@ -251,11 +258,10 @@ class OnlineRun:
         self.recorder.log(metrics, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)
-        count = self.config.evaluate.images
-        if count and step.phase is not Phase.RECOVER and step.clean.x.ndim == 4:
-            for name, batch in {"clean": step.clean, "sent": step.sent, "seen": step.seen}.items():
-                if len(batch):
-                    self.recorder.images(f"images/{name}", batch.x[:count], step.t + 1, step.branch)
+        count, shown = self.config.evaluate.images, step.branch in ("", self.config.trigger.types[-1])
+        if count and shown and step.phase is not Phase.RECOVER and len(step.clean) and step.clean.x.ndim == 4:
+            view, classes = self.simulation.learner.view(), self.evaluator.data.classes
+            self.recorder.image("images/rows", strips(step, view, classes, count), step.t + 1)
 
     def _close(self) -> None:
         """Save the state, and the ledger in the form that others read."""
