@@ -21,6 +21,7 @@ from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
 from accupoison.runs.base_model import BaseModel
 from accupoison.runs.trainer import Burnin
+from accupoison.runs.training_schedule import batch_size
 from accupoison.updates import DPSGD
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"
@@ -58,6 +59,8 @@ def run_burnin(
     with ExitStack() as stack:
         if resume:
             run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out), with_new_names))
+        else:
+            RunDirectory.check_free(out)  # before minutes go into data and models
         burnin = Burnin.prepare(config)
         if not resume:
             env = environment(str(burnin.learner.device), burnin.learner.kernels_in_effect)
@@ -111,8 +114,11 @@ def _train(
     train = burnin.config.train
     while not burnin.over:
         started = time.perf_counter()
+        epoch, first = burnin.position()[0], burnin.step
         for loss in burnin.train_epoch():
-            progress(burnin.step, burnin.total, f"loss {loss:.3f}")
+            rate = (burnin.step - first) * batch_size(train, epoch) / (time.perf_counter() - started)
+            words = f"epoch {epoch + 1} of {train.epochs}, {rate:,.0f} images/s, loss {loss:.3f}"
+            progress(burnin.step, burnin.total, words)
             if should_stop() and burnin.position()[1]:
                 _save(burnin, run, recorder)
                 return False

@@ -1,6 +1,5 @@
 """An online run: a simulation with everything that watches it."""
 
-import hashlib
 import json
 import math
 import time
@@ -27,60 +26,20 @@ from accupoison.measure.strips import strips
 from accupoison.measure.suspects import write_suspects
 from accupoison.measure.verdict import as_used, milestones, verdict
 from accupoison.records.checkpoint import reading_payload
-from accupoison.records.files import read_json, writing
+from accupoison.records.files import writing
 from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.records.recorder import RunRecorder
-from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
-from accupoison.runs.build import build_simulation, find_checkpoint
+from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.runs.build import build_simulation
 from accupoison.runs.burnin import Progress, never
-from accupoison.runs.replay import check_replay, digest, save_batch
+from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
+from accupoison.runs.places import at_hand, recorded_places
+from accupoison.runs.replay import check_replay, save_batch
 from accupoison.types import Phase, Step
 from accupoison.updates import DPSGD
 
-INPUTS = ("data", "checkpoint", "early", "replay")
-"""What a run depends on besides its settings; env.json has a digest of each."""
 LEDGER_ROWS = "ledger.rows"
 """The ledger of a run that is not over."""
-
-
-def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
-    """Return digests of what a run depends on besides its settings, by name.
-
-    Args:
-        config: All settings.
-        root: The directory of checkpoints.
-        data: The images.
-    """
-    digests = {"data": data.fingerprint()}
-    for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
-        if path is not None:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    if config.stream.replay is not None:
-        digests["replay"] = digest(Path(config.stream.replay))
-    return digests
-
-
-def recorded_inputs(run: Path) -> dict[str, str]:
-    """Return :func:`input_digests` as they were when ``run`` was started."""
-    env = read_json(run / ENV)
-    return {name: env[name] for name in INPUTS if name in env}
-
-
-def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], present: dict[str, str]) -> None:
-    """Raise InputError unless what a run was made from is what is there now.
-
-    Args:
-        run: The run's directory.
-        config: All settings.
-        stored: :func:`input_digests` of then.
-        present: :func:`input_digests` of now.
-    """
-    for name in {**stored, **present}:
-        if stored.get(name) != present.get(name):
-            named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
-            what = named.get(name, "the checkpoint")
-            raise InputError(f"{what} has changed since {run} was started; bring the old one back to go on with it")
 
 
 def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
@@ -109,7 +68,6 @@ class OnlineRun:
     """
 
     def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
-        self.config = config
         self.out = out
         self._diverged = False
         settings = plain(config)
@@ -117,6 +75,10 @@ class OnlineRun:
             if resume:
                 stored = RunDirectory.resume(out, at_home(settings, out), with_new_names)
                 self.directory = stack.enter_context(stored)
+                config = at_hand(config, root, out)
+            else:
+                RunDirectory.check_free(out)  # before minutes go into data and models
+            self.config = config
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin
@@ -125,8 +87,9 @@ class OnlineRun:
             if not resume:
                 threat = threat_model(config, images=not data.features)
                 about = {"threat_model": threat, "model": built.model, "note": built.note}
+                places = {"places": recorded_places(config, root)}
                 learner = self.simulation.learner
-                env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **self._inputs}
+                env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **places, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
             stack.pop_all()  # from here on the directory is open until the run ends
@@ -209,6 +172,7 @@ class OnlineRun:
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
+        progress(0, 1, "preparing attack and defence")
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
