@@ -16,7 +16,8 @@ from accupoison.study.report.audits import Audit
 from accupoison.study.report.cyclonedx import bill_of_materials
 from accupoison.study.report.formats import write_report
 from accupoison.study.report.page import html_page
-from accupoison.study.report.study import Report
+from accupoison.study.report.study import Report, Table
+from accupoison.study.tables import Row
 from tests.unit.test_html_report import EVIL, Page, curves, report, study
 
 __all__ = ["curves"]
@@ -56,8 +57,8 @@ def test_an_experiment_has_a_model_card_with_intervals() -> None:
     metrics = {(one["type"], one.get("slice")): one for one in card["quantitativeAnalysis"]["performanceMetrics"]}
     harm = metrics["harm H", "trigger adversarial"]
     assert float(harm["value"]) == pytest.approx(0.29)
-    low, high = (float(harm["confidenceInterval"][end]) for end in ("lowerBound", "upperBound"))
-    assert (low, high) == (pytest.approx(0.29 - 0.0248, abs=1e-3), pytest.approx(0.29 + 0.0248, abs=1e-3))
+    ends = [float(harm["confidenceInterval"][end]) for end in ("lowerBound", "upperBound")]
+    assert ends == pytest.approx([0.29 - 0.0248, 0.29 + 0.0248], abs=1e-3)
     assert ("accuracy, before", None) in metrics
     two = models(made(of(2)))["ST, accumulative"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     assert not any("confidenceInterval" in one for one in two)
@@ -105,6 +106,14 @@ def test_audits_are_claimed() -> None:
         "Of the membership attacks, loss tells stream members best: AUC 0.750."
     ]
     assert claims[0]["evidence"] == [f"evidence-{runs[1].path.as_posix()}"]
+
+
+def test_what_a_grid_claims_comes_with_its_verdict() -> None:
+    run = study(1)[0]
+    row = Row({"claim": "poison does more", "net of coast": "3.0 ± 1.0 fails"}, (run,))
+    claims = made(replace(of(), tables=(Table("claims", "", "", (row,), ()),)))["declarations"]["claims"]
+    (claim,) = [one for one in claims if one["predicate"] == "poison does more: 3.0 ± 1.0 fails"]
+    assert (claim["target"], claim["evidence"]) == ("study", [f"evidence-{run.path.as_posix()}"])
 
 
 def test_the_same_runs_give_the_same_bytes_and_others_another_number(tmp_path: Path) -> None:
