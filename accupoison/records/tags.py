@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+THREAT = "threat.json"
 
 TAGS: dict[str, str] = {
     "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",

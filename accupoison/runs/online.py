@@ -13,7 +13,7 @@ import torch
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, at_home, rows_apart
-from accupoison.config.threat_model import threat_model
+from accupoison.config.threat_model import online_threat, threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.errors import ComponentError, InputError
@@ -26,10 +26,11 @@ from accupoison.measure.strips import strips
 from accupoison.measure.suspects import write_suspects
 from accupoison.measure.verdict import as_used, milestones, verdict
 from accupoison.records.checkpoint import reading_payload
-from accupoison.records.files import writing
+from accupoison.records.files import write_json, writing
 from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.records.tags import THREAT
 from accupoison.runs.build import build_simulation
 from accupoison.runs.burnin import Progress, never
 from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
@@ -84,14 +85,15 @@ class OnlineRun:
             self._burnin = built.burnin
             known_to_defender(config.release, splits, built.burnin, config.run.seed)  # refused before hours go by
             self._inputs = input_digests(config, root, data)
+            threat = online_threat(config, images=not data.features)
             if not resume:
-                threat = threat_model(config, images=not data.features)
-                about = {"threat_model": threat, "model": built.model, "note": built.note}
+                about = {"threat_model": threat.line, "model": built.model, "note": built.note}
                 places = {"places": recorded_places(config, root)}
                 learner = self.simulation.learner
                 env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **places, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
+            write_json(out / THREAT, threat.as_dict())
             stack.pop_all()  # from here on the directory is open until the run ends
 
     def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
