@@ -20,8 +20,8 @@ from accupoison.cli.options import (
     model_options,
     output_options,
     release_option,
-    renamed_option,
     run_options,
+    stream_options,
     training_options,
     update_options,
 )
@@ -104,37 +104,7 @@ def burnin(
     "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
 )
 @release_option
-@click.option(
-    "--attack",
-    metavar="NAME",
-    help="none (before the trigger), noise, accumulative (default), targeted, ...: see list.",
-)
-@click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
-@click.option(
-    "--trigger",
-    metavar="NAMES",
-    help="none, coast, clean, adversarial (default), optimised; several with commas leave from the same state.",
-)
-@click.option("--stream", metavar="KIND", help="iid (default), cycling, released_stream or shift:NAME.")
-@click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]")
-@click.option("--recovery-steps", type=WHOLE, help="Clean batches after the trigger.  [default: 5]")
-@renamed_option("--after", "--recovery-steps")
-@renamed_option("--early", "--reference")
-@renamed_option("--update-mode", "--bn-mode")
-@click.option("--bn-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval.")
-@click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence.")
-@click.option(
-    "--checkpoint",
-    "--weights",
-    type=PATH,
-    help="The base model, if not the default one; a state dict of your own with --model, --width, --norm and "
-    "--set optim.lr=RATE.",
-)
-@click.option("--reference", type=PATH, help="The early snapshot, if not early.pt beside it.")
-@click.option("--preset", metavar="NAME", help="fresh (default), released or pang: a whole protocol.")
-@click.option(
-    "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
-)
+@stream_options
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
 @click.option("--replay", type=PATH, metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options

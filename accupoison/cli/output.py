@@ -81,18 +81,13 @@ def _lines(label: str) -> Callable[[int, int, str], None]:
         before = done - 1 if before is None else before
         left = (now - begun) / (done - before) * (total - done)
         if now - said >= LINES_EVERY and (said > 0 or left >= WORTH_SAYING):
+            from accupoison.study.cost import duration  # here, as torch takes seconds to load
+
             said = now
             line = f"{label}: {done} of {total}, about {duration(left)} left; {text}"
             _Terminal(sys.stderr).write(f"{one_line(line)}\n")
 
     return tell
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, such as "40 s", "12 min" or "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def note(text: str) -> None:

@@ -62,7 +62,7 @@ def sweep(
         logs = (out or LOGS) / grid.stem
         made = sum(spec.out not in failed for spec in plan.runs)
         click.echo(f"{made} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
-    for sentence in _failures(failed):
+    for sentence in failures(failed):
         click.echo(sentence, err=True)
     click.get_current_context().exit(1 if failed else 0)
 
@@ -71,10 +71,10 @@ def _show_plan(plan: "Grid", trial: bool) -> None:
     from accupoison.study.cost import estimate
 
     click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
-    click.echo(estimate(plan, trial=trial))
+    click.echo(estimate(plan, CHECKPOINTS, trial=trial))
 
 
-def _failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
+def failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
     """Yield a sentence for each reason, with all that failed for it, and the traceback of what is no bad input."""
     by_reason: dict[str, list[Path]] = {}
     for place, error in failed.items():

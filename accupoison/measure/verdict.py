@@ -6,16 +6,16 @@ from typing import Any
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import Splits
-from accupoison.defenses import DEFENSES
 
 SIZE = 0.005
 """A difference of accuracy that is called none."""
+RELEASED = {"DSC": "OURS"}
+"""Defences that the released code has another name for."""
 
 
 def spoken(defense: str) -> str:
-    """Return the name of a defence with those that papers call it by, such as "OURS (DSC)"."""
-    others = [alias.upper() for alias in DEFENSES.aliases(defense)]
-    return f"{', '.join(others)} ({defense})" if others else defense
+    """Return the name of a defence with the one that the released code calls it by, as in "OURS (DSC)"."""
+    return f"{RELEASED[defense]} ({defense})" if defense in RELEASED else defense
 
 
 def points(difference: float) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from accupoison.config.online import StreamSettings
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet, DataStream, Splits, make_stream
 
@@ -27,15 +28,16 @@ def stream_of(config: OnlineConfig, data: DataSet, splits: Splits, *, swap: Tens
 
 
 def fitting(config: OnlineConfig, splits: Splits) -> OnlineConfig:
-    """Return settings with batches as large as asked for, or as the parts allow where a small data set shrank them.
+    """Return settings with batches of the default size made as small as the parts of a small data set need.
+
+    A size that somebody has chosen stays, and the stream says if it does not fit.
 
     Args:
         config: All settings.
         splits: The parts as they came to be.
     """
     s, pool = config.stream, len(splits.stream)
-    if s.pool != "stream" or config.data.splits != "fresh" or pool >= config.data.stream:
-        return config  # nothing was scaled, so a batch that does not fit is a mistake to be told
+    if s.pool != "stream" or config.data.splits != "fresh" or s.batch_size != StreamSettings().batch_size:
+        return config
     largest = min(pool if s.kind == "cycling" else pool // (s.steps + 1 + s.recovery_steps), len(splits.trigger))
-    size = min(s.batch_size, max(1, largest))
-    return config if size == s.batch_size else replace(config, stream=replace(s, batch_size=size))
+    return config if not 0 < largest < s.batch_size else replace(config, stream=replace(s, batch_size=largest))

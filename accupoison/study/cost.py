@@ -61,13 +61,14 @@ class Rates:
         return _mean(before or after) * steps + _mean(after or before) * later
 
 
-def estimate(grid: Grid, *, trial: bool) -> str:
+def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
     """Return a sentence on what is left to do and what it costs.
 
     Args:
         grid: What is to be done.
-        trial: Carry out an epoch of a burn-in, and a few steps of each kind of run that is left, to know; else what
-            the finished runs and base models of the grid have recorded is all there is.
+        root: The directory of checkpoints.
+        trial: Carry out a few steps of each kind of run that is left and not known yet, and an epoch of a burn-in where
+            one is left; else what the finished runs and base models of the grid have recorded is all there is.
 
     Raises:
         InputError: A directory holds something else, or a trial cannot be carried out.
@@ -75,40 +76,47 @@ def estimate(grid: Grid, *, trial: bool) -> str:
     burnins = [config for place, config in grid.burnins if not trained(place, config)]
     runs = [spec.config for spec in grid.runs if not finished(spec)]
     rates = Rates()
-    if trial:
-        _try(rates, grid, runs)
-        source = (
-            f"a trial of one epoch, and of {STEPS} steps and the trigger for each of {len(rates.steps)} kinds of run"
-        )
-    else:
-        for place, _ in grid.burnins:
-            if (place / FINAL).exists() and (place / METRICS).exists():
-                rates.add_burnin(place)
-        for spec in grid.runs:
-            if finished(spec):
-                rates.add_run(spec.out, spec.config)
-        source = f"what {rates.runs} finished runs and their base models took"
+    for place, _ in grid.burnins:
+        if (place / FINAL).exists() and (place / METRICS).exists():
+            rates.add_burnin(place)
+    for spec in grid.runs:
+        if finished(spec):
+            rates.add_run(spec.out, spec.config)
+    source = f"what {rates.runs} finished runs and their base models took"
+    if trial and (tried := _try(rates, burnins[:1], runs, root)):
+        source = f"a trial of {tried}"
     left = f"left to do: {len(burnins)} base models and {len(runs)} runs"
     seconds = sum(map(rates.of_burnin, burnins)) + sum(map(rates.of_run, runs))
     if seconds != seconds:
         return f"{left}; what they take is not known before some are finished, or by --trial"
-    return f"{left}; about {seconds / 3600:.2g} hours of one process, by {source}"
+    return f"{left}; about {duration(seconds)} of one process, by {source}"
 
 
-def _try(rates: Rates, grid: Grid, runs: Sequence[OnlineConfig]) -> None:
-    config = grid.burnins[0][1]
-    short = replace(config.train, epochs=1, early=None, snapshots=(), patience=None)
-    kinds: Mapping[Kind, OnlineConfig] = {_kind(run): run for run in runs}
+def duration(seconds: float) -> str:
+    """Return a time in words, such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _try(rates: Rates, burnins: Sequence[BurninConfig], runs: Sequence[OnlineConfig], root: Path) -> str:
+    """Take in an epoch of the burn-in, if one is given, and a few steps of each kind of run that is not known yet."""
+    kinds: Mapping[Kind, OnlineConfig] = {_kind(run): run for run in runs if _kind(run) not in rates.steps}
     with TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        run_burnin(replace(config, train=short), base, resume=False, progress=silent)
-        rates.add_burnin(base)
+        for config in burnins:
+            short = replace(config.train, epochs=1, early=None, snapshots=(), patience=None)
+            run_burnin(replace(config, train=short), base, resume=False, progress=silent)
+            rates.add_burnin(base)
         for number, run in enumerate(kinds.values()):
-            start = replace(run.start, checkpoint=str(base / FINAL), reference=None)
+            start = replace(run.start, checkpoint=str(base / FINAL), reference=None) if burnins else run.start
             stream: Any = replace(run.stream, steps=STEPS, recovery_steps=0)
             tried = replace(run, start=start, stream=stream)
-            OnlineRun(tried, base, Path(folder) / str(number), resume=False).run(silent)
+            OnlineRun(tried, root, Path(folder) / str(number), resume=False).run(silent)
             rates.add_run(Path(folder) / str(number), tried)
+    parts = ["one epoch"] * bool(burnins)
+    parts += [f"{STEPS} steps and the trigger for each of {len(kinds)} kinds of run"] * bool(kinds)
+    return ", and of ".join(parts)
 
 
 def _kind(config: OnlineConfig) -> Kind:

@@ -113,7 +113,7 @@ def read_grid(
         read_claims(text)  # a typing error is said before anything runs
     if not isinstance(controls := text.get("controls", True), bool):
         raise InputError(f"controls = {controls!r} is neither true nor false; write one of these")
-    of_burnins, of_runs = _divided(over)
+    of_burnins, of_runs = divided(over)
     burnin = _table("burnin", text)
     preset, seeds = burnin.pop("preset", "online_ready"), _seeds("burnin", burnin)
     burnins = {seed: _burnin(preset, seed, [burnin, *of_burnins], root, say) for seed in seeds}
@@ -139,7 +139,7 @@ def read_grid(
     return Grid(tuple(burnins.values()), tuple(specs))
 
 
-def _divided(over: Sequence[config.Layer]) -> tuple[list[config.Layer], list[config.Layer]]:
+def divided(over: Sequence[config.Layer]) -> tuple[list[config.Layer], list[config.Layer]]:
     """Return which settings are of the base models, and which of the runs, which take their model from those.
 
     Raises:

@@ -22,7 +22,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "ACC
     "OMP_NUM_THREADS": str(torch.get_num_threads()),
 }
 """Of child processes, which must compute as this one does and, like it, know no data directory."""
-NAME = "digits-resnet8-w4-batch-demo-seed0"
+NAME = "digits-resnet8-w4-batch-demo-2epochs-seed0"
 CHECKPOINT = Path("checkpoints") / NAME / "final.pt"
 
 TINY = """

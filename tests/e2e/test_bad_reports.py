@@ -115,7 +115,7 @@ def test_the_same_run_counts_once(logs: Path) -> None:
 
 
 def test_a_name_taken_in_the_meantime_is_numbered(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Path("logs/digits-accumulative-ST-seed0")
+    first = Path("logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0")
     others: list[RunDirectory] = []
 
     def slowly(config: OnlineConfig, root: Path) -> Built:

@@ -34,7 +34,7 @@ def test_a_place_that_is_taken(work: Path) -> None:
     says(refused(*ONLINE, "--out", "."), "holds other files")
     says(refused(*ONLINE, "--out", "tiny.toml"), "tiny.toml File exists")
     Path("logs").write_text("a file where a directory is expected")
-    says(refused(*ONLINE), "logs/digits-accumulative-ST-seed0 Not a directory")
+    says(refused(*ONLINE), "logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0 Not a directory")
     with RunDirectory.resume(Path("run")):
         says(refused("online", "--resume", "run"), "run in use wait")
     assert outcome(Path("run")) == kept

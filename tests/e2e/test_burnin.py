@@ -173,7 +173,7 @@ def test_a_rate_of_almost_zero_is_not_gone_on_with(work: Path) -> None:
 def test_a_model_of_ones_own(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*BURNIN, "--model", "tests.nets:tiny_net")
     done(*arguments)
-    place = Path("checkpoints/digits-tests.nets.tiny_net-w4-batch-demo-seed0")
+    place = Path("checkpoints/digits-tests.nets.tiny_net-w4-batch-demo-2epochs-seed0")
     assert BaseModel.load(place / "final.pt").spec.name == "tests.nets:tiny_net"
     done("online", "--preset", "demo", "--config", "tiny.toml", "--model", "tests.nets:tiny_net", "--quiet")
 

@@ -162,6 +162,26 @@ def test_the_progress_bar_is_for_people(
     assert ("loss 0.25" in out.getvalue()) == shown
 
 
+def test_without_a_terminal_a_line_every_half_minute_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [100.0]
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr("accupoison.cli.output.monotonic", lambda: now[0])
+    with progress_bar("OURS", hidden=False) as show:
+        show(0, 1, "loading data and base model")
+        for step in range(1, 21):  # the first one after 40 steps of an earlier process
+            now[0] += 12
+            show(40 + step, 60, f"accuracy {step}%")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "OURS: 41 of 60, about 4 min left; accuracy 1%"
+    assert lines[1] == "OURS: 44 of 60, about 3 min left; accuracy 4%"
+    assert len(lines) == 7
+    with progress_bar("short", hidden=False) as show:
+        for step in range(1, 4):
+            now[0] += 1
+            show(step, 4, "")
+    assert out.getvalue().splitlines() == lines, "nobody waits for three seconds"
+
+
 def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
     result = done(*ONLINE, "--trigger", "coast,adversarial")
     lines = result.stdout.splitlines()
@@ -170,7 +190,9 @@ def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
     labels += ["adversarial: after the trigger", "adversarial: at the end"]
     assert [line.partition(" test accuracy ")[0].strip() for line in lines[1:7]] == labels
     assert all("%" in line for line in lines[1:7])
-    assert lines[7] == "wrote logs/digits-accumulative-ST-seed0; curves: tensorboard --logdir logs"
+    assert lines[7].startswith("ST ends at ")
+    assert "A step without any batch in its place ends at" in lines[7]
+    assert lines[8] == "wrote logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0; curves: tensorboard --logdir logs"
     assert result.stderr == ""
 
 

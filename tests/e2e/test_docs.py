@@ -76,7 +76,7 @@ def test_every_command_resolves(command: str, work: Path) -> None:
 @pytest.mark.parametrize(("command", "options"), SETTINGS)
 def test_every_setting_resolves(command: str, options: str, work: Path) -> None:
     (work / "data").mkdir()
-    place = "checkpoints/digits-resnet8-w4-batch-demo-seed0"
+    place = "checkpoints/digits-resnet8-w4-batch-demo-2epochs-seed0"
     words = [place if word == "DIR" else word for word in shlex.split(options)]
     done(command, *words, "--dry-run")
 

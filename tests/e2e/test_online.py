@@ -24,7 +24,7 @@ def online(*arguments: str | Path) -> dict[str, Any]:
 
 def test_what_a_run_records(work: Path) -> None:
     summary = online(SET, "evaluate.images=2", "--med", "OURS")
-    run = Path("logs/digits-accumulative-DSC-seed0")
+    run = Path("logs/digits-resnet8-w4-accumulative-eps25.5-OURS-seed0")
     assert summary["run"] == str(run)
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.iterdir()}
     files = {"config.json", "env.json", "lock", "metrics.jsonl", "state.pt", "summary.json", "events.out.tfevents"}
@@ -50,7 +50,10 @@ def test_what_a_run_records(work: Path) -> None:
     env = json.loads((run / "env.json").read_text())
     assert {"checkpoint", "early", "data", "torch", "commit", "device"} <= env.keys()
     again = done(*ONLINE, "--med", "OURS")
-    assert "wrote logs/digits-accumulative-DSC-seed0-2; curves: tensorboard --logdir logs" in again.stdout
+    assert (
+        "wrote logs/digits-resnet8-w4-accumulative-eps25.5-OURS-seed0-2; curves: tensorboard --logdir logs"
+        in again.stdout
+    )
 
 
 def test_the_numbers_are_those_of_the_rows(work: Path) -> None:

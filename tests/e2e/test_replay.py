@@ -108,7 +108,7 @@ def test_replays_that_do_not_fit_are_refused(work: Path) -> None:
     damaged = Path("kept/batches/000001.npz")
     damaged.write_bytes(damaged.read_bytes()[:100])
     says(refused(*replay), "000001.npz readable")
-    says(refused(*QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-seed0"), "burnin nothing")
+    says(refused(*QUIET[:4], "--replay", "checkpoints/digits-resnet8-w4-batch-demo-2epochs-seed0"), "burnin nothing")
 
 
 def test_batches_that_are_none_are_refused(work: Path) -> None:

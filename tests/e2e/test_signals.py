@@ -238,9 +238,9 @@ def test_a_job_that_is_restarted_by_the_same_command(command: tuple[str, ...], w
 def test_the_default_place_of_a_restarted_stream_is_one(work: Path) -> None:
     for _ in range(2):
         done(*ONLINE, "--resume-or-start")
-    assert [path.name for path in Path("logs").iterdir()] == ["digits-accumulative-ST-seed0"]
+    assert [path.name for path in Path("logs").iterdir()] == ["digits-resnet8-w4-accumulative-eps25.5-ST-seed0"]
     done(*ONLINE)
-    assert Path("logs/digits-accumulative-ST-seed0-2").is_dir()
+    assert Path("logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0-2").is_dir()
 
 
 def test_a_demo_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_the_threat_model_lies_in_the_directory(logs: Path) -> None:
         assert threat["line"] == json.loads((logs / name / "summary.json").read_text())["threat_model"]
         assert threat["stage"] == f"training: {stage}"
         assert bool(threat["ids"]) == (name != "a b#<c>")
-    assert not Path("checkpoints/digits-resnet8-w4-batch-demo-seed0/threat.json").exists()  # nobody poisoned it
+    assert not Path("checkpoints/digits-resnet8-w4-batch-demo-2epochs-seed0/threat.json").exists()  # nobody poisoned it
     before = (logs / "poisoned" / "threat.json").read_bytes()
     (logs / "poisoned" / "threat.json").unlink()
     done("online", "--resume", logs / "poisoned", "--quiet")

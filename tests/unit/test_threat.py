@@ -23,8 +23,8 @@ def test_the_default_in_full() -> None:
     assert threat_model(config()) == (
         "attacker (accumulative) sees the weights at every step, perturbs every image before the trigger and the "
         "trigger batch within l_inf 16/255 (before the victim's crop and flip, then 8-bit rounding), keeps labels, has "
-        "held-out images of its own, does not know the defence; trigger: coast, adversarial; defender (ST) owns the training, "
-        "never told which rows are poisoned"
+        "held-out images of its own, does not know the defence; trigger: coast, adversarial; defender (ST) owns the "
+        "training, never told which rows are poisoned"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
-from accupoison.study.outcomes import Estimate, Pair, harm, yardstick
+from accupoison.study.outcomes import Estimate, Pair, harm, trigger_effect, yardstick
 from accupoison.study.tables import Value, in_points, over
 
 CONTROLS = ("none", "noise")
@@ -28,6 +28,8 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     run = worst.first
     trained = "standard training" if run.defense == "ST" else run.defense
     parts = [f"{_name(worst)} with the {trigger} trigger costs {trained} {_points(lost)}"]
+    own = over(worst, lambda run: None if trigger == "coast" else trigger_effect(run, trigger))
+    parts += [] if own is None else [f"of these the trigger itself, against a step without a batch, {_points(own)}"]
     parts += _noise(worst, harms) + _defended(worst, attacked)
     return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {how_sure(lost)})."
 

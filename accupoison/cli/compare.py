@@ -1,0 +1,152 @@
+"""Defences side by side with their controls: ``compare``."""
+
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
+from accupoison.cli.options import (
+    PATH,
+    common_options,
+    data_options,
+    data_place,
+    engine_options,
+    layers,
+    model_options,
+    release_option,
+    stream_options,
+    update_options,
+)
+from accupoison.cli.output import gather, note, progress_bar
+from accupoison.cli.study import failures
+from accupoison.errors import InputError
+
+if TYPE_CHECKING:
+    from accupoison.config.layers import Layer
+    from accupoison.config.schema import OnlineConfig
+    from accupoison.runs.engines import Engine
+    from accupoison.study.grid import Grid
+
+
+@cli.command()
+@click.option(
+    "--med", "--defense", metavar="NAMES", default="ST,OURS", show_default=True, help="Defences, with commas: see list."
+)
+@click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="A stream for each.")
+@click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models.")
+@click.option("--recipe", metavar="NAME", help="Of the base models, where they are missing.")
+@release_option
+@stream_options
+@data_options
+@model_options
+@update_options
+@common_options
+@engine_options
+@click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def compare(
+    med: str,
+    seeds: str,
+    burnins: str,
+    recipe: str | None,
+    preset: str | None,
+    seed: int | None,
+    out: Path | None,
+    engine: "Engine",
+    dry_run: bool,
+    quiet: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Set defences beside each other and beside the controls, on the same poisoned streams.
+
+    Burns in the base models that are missing; runs every defence on every stream, and with them standard training on
+    the clean stream, noise of the same size and FREEZE, which learns nothing; then prints a table, what it comes to in
+    a sentence, and the report's path. What is finished already is left alone: the same command goes on where it was
+    interrupted, and one with another defence adds it.
+    """
+    from accupoison.study.cost import estimate
+    from accupoison.study.grid import Grid
+    from accupoison.study.report.formats import write_report
+    from accupoison.study.report.study import make_report
+    from accupoison.study.sweep import run_grid
+    from accupoison.study.verdict import verdict_text
+
+    if seed is not None:
+        raise InputError(f"--seed {seed} would be of one stream; give --seeds, and --burnins for base models")
+    given = layers(flags)
+    grid, logs = _grid(med, _numbers("--seeds", seeds), _numbers("--burnins", burnins), recipe, preset, given, out)
+    if dry_run:
+        click.echo("\n".join([str(place) for place, _ in grid.burnins] + [str(spec.out) for spec in grid.runs]))
+        return
+    with progress_bar("base models", hidden=quiet) as show:
+        failed = run_grid(Grid(grid.burnins, ()), CHECKPOINTS, engine=engine, report=show)
+    if not failed:
+        todo = Grid((), grid.runs)
+        note(estimate(todo, CHECKPOINTS, trial=True))
+        with progress_bar("runs", hidden=quiet) as show:
+            failed = run_grid(todo, CHECKPOINTS, engine=engine, report=show)
+    for sentence in failures(failed):
+        note(sentence)
+    made = [spec.out for spec in grid.runs if spec.out not in failed and spec.out.exists()]
+    if not made:
+        click.get_current_context().exit(1)
+    runs, trigger = gather(made), grid.runs[0].config.trigger.types[-1]
+    click.echo(verdict_text(runs, trigger))
+    words = ("report", str(logs), "--trigger", trigger)
+    made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=(PROGRAM, shlex.join(words)), say=note)
+    files = write_report(made_report, logs, ("html", "md"))
+    click.echo(f"\nreport: {files[0]}\ncurves: tensorboard --logdir {shlex.quote(str(logs))}")
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not a list of whole numbers such as 0,1,2; write one") from None
+
+
+def _grid(
+    med: str,
+    seeds: list[int],
+    burnins: list[int],
+    recipe: str | None,
+    preset: str | None,
+    given: "Sequence[Layer]",
+    out: Path | None,
+) -> "tuple[Grid, Path]":
+    """Return what is to be done, and the directory of its runs: the first that is new or has the same settings."""
+    from accupoison.config import layers as config
+    from accupoison.config.schema import changes, online_config
+    from accupoison.records.run_directory import RunDirectory
+    from accupoison.runs.places import division_of, run_name
+    from accupoison.study.grid import Grid, divided, read_grid
+
+    say = cache(note)
+    names = [name for name in med.replace(" ", "").split(",") if name]
+    if not names:
+        raise InputError("--med names no defence; give some with commas, such as ST,OURS,CLIP")
+    base = [data_place(), config.preset("online", preset or "fresh", say)]
+    settings: OnlineConfig = online_config([*base, *divided(given)[1]], say)
+    over = [data_place(), *given]
+    if settings.start.checkpoint is not None:
+        over = [data_place(), division_of(settings, CHECKPOINTS), *given]
+        settings = online_config([*base, *divided(over)[1]], say)
+    text = {
+        "burnin": {"preset": recipe or settings.start.recipe, "seeds": burnins},
+        "online": {"preset": preset or "fresh"},
+        "runs": [{"name": settings.attack.name, "seeds": seeds, "each": {"defense.name": names}}],
+    }
+    number, name = 1, run_name(settings, "compare").rpartition("-seed")[0]
+    while True:
+        logs = out or LOGS / (f"{name}-{number}" if number > 1 else name)
+        grid = read_grid(text, CHECKPOINTS, logs, say, over)
+        grid = grid if settings.start.checkpoint is None else Grid((), grid.runs)
+        held = (spec for spec in grid.runs if RunDirectory.holds_run(spec.out))
+        if out is not None or not any(changes(spec.config, spec.out) for spec in held):
+            return grid, logs
+        number += 1
