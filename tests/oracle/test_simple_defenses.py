@@ -136,7 +136,7 @@ def test_medians_of_a_model_without_batch_norm() -> None:
 
 
 def test_averages_by_hand_and_who_meets_them() -> None:
-    """a_t = 0.7 a_(t-1) + 0.3 w_t for three steps; accuracy and the stream's loss are those of a, updates those of w."""
+    """a_t = 0.7 a_(t-1) + 0.3 w_t thrice; accuracy and the stream's loss are those of a, updates those of w."""
     both = (DEFENSES.build("EMA", {"decay": 0.7}), Defense())
     simulated, plain = (simulation("noise", defense, ("none",), steps=3, recovery_steps=0) for defense in both)
     average = {name: value.double() for name, value in weights_and_statistics(simulated.learner).items()}
