@@ -275,7 +275,7 @@ class Learner:
         )
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return :func:`score` of the model, in eval mode."""
+        """Return the cross-entropy [B] and the correctness [B] (bool) of each row, in eval mode."""
         return score(self._view, batch)
 
     def weights(self) -> Tensor:
