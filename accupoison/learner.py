@@ -116,6 +116,13 @@ def view_of(model: nn.Module, kernels: str = "auto") -> ModelView:
     return _View(model, training=model.training, kernels=kernels)
 
 
+@torch.no_grad()
+def score(view: ModelView, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy [B] and the correctness [B] (bool) of each row."""
+    logits = view.logits(batch.x)
+    return F.cross_entropy(logits, batch.y, reduction="none"), logits.argmax(1) == batch.y
+
+
 class _TrainingForward:
     """The trainable forward pass of one step; see :class:`~accupoison.types.Forward`."""
 
@@ -267,11 +274,9 @@ class Learner:
             for p, buffer in zip(self.parameters, buffers, strict=True)
         )
 
-    @torch.no_grad()
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy [B] and the correctness [B] (bool) of each row, in eval mode."""
-        logits = self._view.logits(batch.x)
-        return F.cross_entropy(logits, batch.y, reduction="none"), logits.argmax(1) == batch.y
+        return score(self._view, batch)
 
     def weights(self) -> Tensor:
         """Return all P parameters as one detached vector [P] (a copy)."""

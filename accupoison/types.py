@@ -19,10 +19,12 @@ State = dict[str, Saved]
 
 
 class Verdict(Enum):
-    """What became of a batch."""
+    """What became of a batch: it was learnt, or not at all; it was unlearnt; or the base model came back instead."""
 
     COMMIT = "commit"
     SKIP = "skip"
+    ROLLBACK = "rollback"
+    RESET = "reset"
 
 
 class Phase(Enum):

@@ -63,6 +63,7 @@ def defense_of(name: str) -> Defense:
         "TRADES": {"steps": 1},
         "DSC": {"steps": 2, "threshold": 0.0, "slope": 0.015},
         "CLIP": {"max_norm": 0.5},
+        "RDUMB": {"every": 2, "drift": 1e-3},
     }
     return DEFENSES.build(name, settings.get(name, {}))
 

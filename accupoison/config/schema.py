@@ -82,6 +82,11 @@ class BurninConfig:
             raise InputError(
                 f"the defence {self.defense.name} needs {needs}, which a burn-in does not have; choose another"
             )
+        if self.defense.judges:
+            raise InputError(
+                f"the defence {self.defense.name} judges the updates of a stream, which a burn-in does not let it; "
+                "choose another"
+            )
         if self.train.label_smoothing and type(self.defense).losses is not Defense.losses:
             raise InputError(
                 f"train.label_smoothing is {self.train.label_smoothing} and the defence {self.defense.name} has a loss "
@@ -190,7 +195,7 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
     A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before a section of
-    :data:`NEW_SECTIONS` has what it stands for.
+    :data:`NEW_SECTIONS` has what it stands for; one of before a component got some setting, its default.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
     expect(run / CONFIG, config, {"data?": {}, "run?": {}})
@@ -202,11 +207,20 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
         asked.pop("leave_one_out")  # of an older version
     new = {name for name in usual if config and name not in config and settings.get(name) == usual[name]}
     return {
-        **{section: values for section, values in settings.items() if section not in new},
+        **{name: _without_new(name, values, config) for name, values in settings.items() if name not in new},
         **({"shadows": asked} if asked else {}),
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }
+
+
+def _without_new(section: str, values: Mapping[str, Any], config: Layer) -> Mapping[str, Any]:
+    """Return the values of a section without those that a stored component's lacks and that are its defaults."""
+    stored = config.get(section)
+    if section not in REGISTRIES or not isinstance(stored, Mapping) or stored.get("name") != values.get("name"):
+        return values
+    known = REGISTRIES[section].settings(values["name"])
+    return {key: value for key, value in values.items() if key in stored or value != known[key].default}
 
 
 def burnin_config(layers: Sequence[Layer], say: Say = quiet) -> BurninConfig:

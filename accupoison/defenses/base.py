@@ -1,6 +1,6 @@
 """What a defence is; the base class is standard training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.registry import Component, Registry
-from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
+from accupoison.types import Batch, Context, Forward, Grads, ModelView, State, Verdict
 
 DEFENSES: "Registry[Defense]"
 
-ROWWISE = frozenset({"setup", "intercept", "losses", "state", "restore"})
+ROWWISE = frozenset({"setup", "intercept", "losses", "after", "state", "restore"})
 """What decides whether rows depend on each other."""
 
 
@@ -28,8 +28,9 @@ class Defense(Component):
         couples: Row i's fate depends on other rows: its image, label or loss, whether it is kept, a row that is made up
             (negative id), what :meth:`gradients` returns beyond its arguments, or any of these at a later step, through
             state. Then no epsilon holds, as DP-SGD bounds a row's gradient and not what the row does to others'. What
-            :meth:`gradients` makes of the gradients themselves, and state that comes from them, couples nothing. A
-            class that overrides :data:`ROWWISE` methods must say it anew, True or False; one that does not has None.
+            :meth:`gradients` makes of the gradients themselves, and state that comes from them, couples nothing; a
+            verdict of :meth:`after` other than COMMIT does, as the whole batch goes with it. A class that overrides
+            :data:`ROWWISE` methods must say it anew, True or False; one that does not has None.
         neutral: The settings at which it equals standard training; None exempts it, with the reason in its docstring.
     """
 
@@ -80,6 +81,35 @@ class Defense(Component):
             ctx: Of this step.
         """
         return grads
+
+    def after(self, before: ModelView, view: ModelView, ctx: Context) -> Verdict:
+        """Return what becomes of a step, once its batch is learnt, or momentum alone has moved the model (coast).
+
+        COMMIT keeps the update. ROLLBACK puts back weights and statistics of before and clears the momentum. RESET puts
+        back the model that the stream began with, its momentum too. The defence's own state may change here. Called in
+        a stream alone, and not where the defence has left nothing to learn.
+
+        Args:
+            before: The model before the step, unaffected by what follows.
+            view: The model now.
+            ctx: Of this step.
+        """
+        return Verdict.COMMIT
+
+    @property
+    def judges(self) -> bool:
+        """Whether it has an :meth:`after` of its own."""
+        return type(self).after is not Defense.after
+
+    def served(self, view: ModelView) -> Mapping[str, Tensor] | None:
+        """Return the weights and buffers, by name, that users meet instead of the model's; None serves the model.
+
+        Accuracy, discrepancy and audits are those of what is served; attacks and updates meet the model that learns.
+
+        Args:
+            view: The model that learns; what is not returned is served as it has it.
+        """
+        return None
 
     def suspects(self) -> tuple[Tensor, Tensor] | None:
         """Return what the defence has found out about samples by the end: ids, int64 [N], and scores, float [N].

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
-from accupoison.discrepancy import batch_discrepancy, divergence
+from accupoison.discrepancy import batch_discrepancy, divergence, memorization_discrepancy
 from accupoison.errors import InputError
 from accupoison.gradients import project_linf
 from accupoison.types import Batch, Context, ModelView, State
@@ -28,20 +28,23 @@ def correct(
     eps: float = 0.2,
     step_size: float = 0.02,
     steps: int = 10,
+    per_sample: bool = False,
 ) -> tuple[Tensor, int]:
     """Lower the loss of a batch until its mean memorization discrepancy is at most ``threshold``.
 
     Zhu et al. (ICML 2023), Algorithm 1: while the discrepancy is above the threshold, one signed step down the
-    cross-entropy of the live model, within ``eps`` of the images received.
+    cross-entropy of the live model, within ``eps`` of the images received. The models are in eval mode, where a row's
+    step does not depend on other rows.
 
     Args:
         live: The model as it is now.
         reference: The early model.
         batch: The images received [B, ...] and their labels.
-        threshold: Bound on the batch's mean discrepancy, in nats.
+        threshold: Bound on the batch's mean discrepancy, or on that of each row, in nats.
         eps: Radius in pixels around the received images.
         step_size: Size of a step.
         steps: At most so many steps.
+        per_sample: Only rows whose own discrepancy is above the threshold take a step; the others stay as they are.
 
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
@@ -51,11 +54,13 @@ def correct(
         x.requires_grad_()
         logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            discrepancy = float(divergence(early(x), logits).mean())
-        if not discrepancy > threshold:
+            discrepancy = divergence(early(x), logits)
+            above = discrepancy > threshold if per_sample else torch.tensor([float(discrepancy.mean()) > threshold])
+        if not bool(above.any()):
             return x.detach(), taken
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)
-        x = project_linf(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
+        moved = project_linf(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
+        x = moved if bool(above.all()) else torch.where(above.view(-1, *(1 for _ in x.shape[1:])), moved, x.detach())
     return x, steps
 
 
@@ -66,11 +71,13 @@ class DiscrepancyCorrection(Defense):
 
     Attributes:
         threshold: Threshold on a batch's mean discrepancy at step 0, in nats (0.5 as released); None calibrates it
-            at set-up: mean + 3 standard deviations over 20 trusted batches.
+            at set-up: mean + 3 standard deviations over 20 trusted batches, or over their rows with ``per_sample``.
         slope: What the threshold grows by at every step (0.02 as released).
         eps: Radius in pixels around the received images.
         step_size: Size of a correction step in pixels.
         steps: At most so many steps a batch.
+        per_sample: Hold each row to the threshold by its own discrepancy, and correct those above it alone; the paper
+            holds the batch to it by the mean, and corrects all rows or none.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"snapshot", "trusted-unlabelled"})
@@ -82,6 +89,7 @@ class DiscrepancyCorrection(Defense):
     eps: float = 0.2
     step_size: float = 0.02
     steps: int = 10
+    per_sample: bool = False
     base: float = field(default=math.inf, init=False)
     reference: ModelView = field(init=False, repr=False, compare=False)
 
@@ -99,7 +107,14 @@ class DiscrepancyCorrection(Defense):
         """Return the corrected batch."""
         threshold = self.base + self.slope * ctx.t
         x, taken = correct(
-            view, self.reference, batch, threshold, eps=self.eps, step_size=self.step_size, steps=self.steps
+            view,
+            self.reference,
+            batch,
+            threshold,
+            eps=self.eps,
+            step_size=self.step_size,
+            steps=self.steps,
+            per_sample=self.per_sample,
         )
         ctx.log("defense/threshold", threshold)
         ctx.log("defense/inner_steps", taken)
@@ -123,5 +138,10 @@ class DiscrepancyCorrection(Defense):
                 f"DSC calibrates its threshold on {CALIBRATION_BATCHES} trusted batches and got {len(trusted)}; "
                 "set defense.threshold instead"
             )
-        values = torch.tensor([batch_discrepancy(live, self.reference, b.x) for b in trusted[:CALIBRATION_BATCHES]])
+        some = trusted[:CALIBRATION_BATCHES]
+        if self.per_sample:
+            with torch.no_grad():
+                values = torch.cat([memorization_discrepancy(live, self.reference, batch.x) for batch in some])
+        else:
+            values = torch.tensor([batch_discrepancy(live, self.reference, batch.x) for batch in some])
         return float(values.mean() + 3 * values.std())

@@ -53,6 +53,11 @@ def check_rows(sent: Batch, clean: Batch, attack: Attack) -> None:
         raise ComponentError(f"{who} added rows with the ids of others; make theirs by accupoison.types.fabricated_id")
 
 
+def farthest(batch: Batch, origin: Batch) -> float:
+    """Return the largest distance of a value in the first rows of ``batch`` from its place in ``origin``, [B, ...]."""
+    return float((batch.x[: len(origin)] - origin.x).abs().max()) if len(origin) else 0.0
+
+
 def component_name(component: Attack | Defense) -> str:
     """Return "attack" or "defence" with the name of the class, for error messages."""
     return f"{'attack' if isinstance(component, Attack) else 'defence'} {type(component).__name__}"

@@ -1,7 +1,7 @@
 """The loop: score, poison, intercept, probe, update; then the trigger and what follows it."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +13,9 @@ from accupoison.attacks import Attack
 from accupoison.data import DataStream, crop_flip, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
-from accupoison.learner import Learner
-from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
+from accupoison.learner import Learner, score
+from accupoison.loop.after_update import Judge, Served
+from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name, farthest
 from accupoison.loop.context import StepContext
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
@@ -43,6 +44,7 @@ class Simulation:
         seed: Of all randomness in the loop.
         flip: Horizontal flips keep a sample's class.
         population: The samples that the attacker may poison or ask about; None where it needs none.
+        served: The model that users meet.
     """
 
     learner: Learner
@@ -67,6 +69,8 @@ class Simulation:
         self._fork_state: dict[str, Any] | None = None
         self._names = Pseudonyms(self.seed)
         self._start = self.learner.weights()
+        self._judge = Judge(self.learner, self.defense)
+        self.served = Served(self.learner, self.defense)
         batch = self.stream.trigger(self.schedule.steps)
         self.access = Access(
             val=self.val,
@@ -182,34 +186,40 @@ class Simulation:
         return step
 
     def _coast(self, metrics: dict[str, float]) -> Step:
-        no_rows = self.access.trigger.rows(slice(0, 0))
-        with self._weight_change(metrics):
+        def coast() -> Verdict:
             for _ in range(self.trigger.updates):
                 self.learner.coast()
-        batches = dict.fromkeys(("clean", "sent", "passed", "seen", "wire"), no_rows)
-        return self._record(Phase.TRIGGER, batches, metrics, Verdict.COMMIT)
+            return Verdict.COMMIT
+
+        batches = dict.fromkeys(("clean", "sent", "passed", "seen", "wire"), self.access.trigger.rows(slice(0, 0)))
+        return self._record(Phase.TRIGGER, batches, metrics, self._changed_by(coast, metrics))
 
     def _step(self, phase: Phase, metrics: dict[str, float]) -> Step:
-        view = self.learner.view()
+        served = self.served.view()
         clean, sent, wire = self._deliver(phase, metrics)
-        losses, hits = self.learner.score(clean)
+        losses, hits = score(served, clean)
         metrics["stream/loss"] = float(losses.mean())
         metrics["stream/acc"] = float(hits.float().mean())
-        seen = passed = self._intercept(view, sent, metrics)
+        seen = passed = self._intercept(sent, metrics)
         if self.attack.in_code and len(passed):
             seen = self._attacked(phase, passed, metrics)
-            metrics["attack/linf"] = _farthest(seen, passed)
+            metrics["attack/linf"] = farthest(seen, passed)
         if self.attack.poisons_rows:
             metrics |= poison_found(clean, sent, passed, seen)
         if self.reference is not None:
-            metrics |= probe(view, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
-        with _clock(metrics, "time/update_s"), self._weight_change(metrics):
+            metrics |= probe(served, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
+
+        def learn() -> Verdict:
             for number in range(self.trigger.updates if phase is Phase.TRIGGER else 1):
                 role = f"update-{number}" if number else "update"
                 context = StepContext(self.seed, role, self.t, metrics)
                 with self._model_seed(role):
                     defense = beside_twins(self.defense, passed, seen)
                     verdict = self.update.step(self.learner, defense, self._hidden(seen), context)
+            return verdict
+
+        with _clock(metrics, "time/update_s"):
+            verdict = self._changed_by(learn, metrics)
         batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
         return self._record(phase, batches, metrics, verdict)
 
@@ -228,7 +238,7 @@ class Simulation:
         if self.schedule.quantise:
             own = sent.x[len(clean) :]
             sent = sent.with_x(torch.cat([quantise(sent.x[: len(clean)], clean.x), (own * 255).round() / 255]))
-        metrics["attack/linf"] = _farthest(sent, clean)
+        metrics["attack/linf"] = farthest(sent, clean)
         wire = sent
         if self.schedule.augment == "after":
             clean, sent = self._augmented(clean, self.t), self._augmented_as(clean, sent)
@@ -246,17 +256,17 @@ class Simulation:
         check_batch(sent, component_name(self.attack), bounded=clean.bounded)
         check_rows(sent, clean, self.attack)
         budget = self.attack.budget(trigger=phase is Phase.TRIGGER)
-        if budget is not None and (distance := _farthest(sent, clean)) > budget + SLACK:
+        if budget is not None and (distance := farthest(sent, clean)) > budget + SLACK:
             raise ComponentError(
                 f"{component_name(self.attack)} moved a pixel by {distance} over its budget of {budget}"
             )
         return sent
 
-    def _intercept(self, view: ModelView, sent: Batch, metrics: dict[str, float]) -> Batch:
+    def _intercept(self, sent: Batch, metrics: dict[str, float]) -> Batch:
         with _clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
             share = min(1.0, self.t / max(1, self.horizon))
             context = StepContext(self.seed, "defense", self.t, metrics, share=share)
-            seen = self.defense.intercept(view, self._hidden(sent), context)
+            seen = self.defense.intercept(self.learner.view(), self._hidden(sent), context)
         check_batch(seen, component_name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)
         return replace(seen, ids=self._names.reveal(seen.ids))
@@ -265,18 +275,17 @@ class Simulation:
         """Return the batch under pseudonyms: a defence must not learn who a sample is."""
         return replace(batch, ids=self._names.hide(batch.ids))
 
-    @contextmanager
-    def _weight_change(self, metrics: dict[str, float]) -> Iterator[None]:
-        before = self.learner.weights()
-        yield
+    def _changed_by(self, update: Callable[[], Verdict], metrics: dict[str, float]) -> Verdict:
+        """Let ``update`` change the model and the defence judge that; return what became of it."""
+        before, weights = self._judge.before(), self.learner.weights()
+        verdict = update()
+        with self._model_seed("after"), blaming(self.defense):
+            verdict = self._judge.settle(before, verdict, StepContext(self.seed, "after", self.t, metrics))
         now = self.learner.weights()
         metrics["optim/lr"] = self.learner.lr
-        metrics["optim/update_norm"] = float((now - before).norm())
+        metrics["optim/update_norm"] = float((now - weights).norm())
         metrics["optim/distance_from_start"] = float((now - self._start).norm())
-
-
-def _farthest(batch: Batch, origin: Batch) -> float:
-    return float((batch.x[: len(origin)] - origin.x).abs().max()) if len(origin) else 0.0
+        return verdict
 
 
 @contextmanager

@@ -180,33 +180,34 @@ class Evaluator:
     def _monitor(self) -> dict[str, float]:
         if not self.settings.monitor:
             return {}
-        metrics = monitor(self.simulation.learner.view(), self.data, self.splits)
+        metrics = monitor(self.simulation.served.view(), self.data, self.splits)
         self._latest = metrics["monitor/acc"]
         self._interval = metrics["monitor/acc_low"], metrics["monitor/acc_high"]
         return metrics
 
     def _test(self, t: int, *, reestimate: bool) -> dict[str, float]:
-        learner, test = self.simulation.learner, self.splits.test
-        accuracy, loss = evaluate(learner.view(), self.data, test)
+        view, model = self.simulation.served.view(), self.simulation.served.model()
+        kernels, test = self.simulation.learner.kernels, self.splits.test
+        accuracy, loss = evaluate(view, self.data, test)
         self._latest = accuracy
         self._interval = None
         metrics = {"test/acc": accuracy, "test/loss": loss}
         if len(self._novel):
-            metrics["test/novel_classes_acc"] = evaluate(learner.view(), self.data, self._novel)[0]
+            metrics["test/novel_classes_acc"] = evaluate(view, self.data, self._novel)[0]
         shift = self.simulation.stream.shift
 
         def shifted(x: Tensor, ids: Tensor) -> Tensor:
             return x if shift is None else shift(x, ids, t)
 
         if shift is not None:
-            metrics["test/shifted_acc"] = evaluate(learner.view(), self.data, test, shifted)[0]
+            metrics["test/shifted_acc"] = evaluate(view, self.data, test, shifted)[0]
         if self.settings.reestimate and reestimate and len(self.splits.trusted):
             batches = [self.data.batch(part) for part in torch.split(self.splits.trusted, EVALUATION_BATCH)]
-            again = view_of(reestimate_batchnorm(learner.model, (b.x for b in batches)), learner.kernels)
+            again = view_of(reestimate_batchnorm(model, (b.x for b in batches)), kernels)
             metrics["test/acc_bn_reestimated"] = evaluate(again, self.data, test)[0]
             if shift is not None:
                 moved = (shifted(b.x, b.ids) for b in batches)
-                again = view_of(reestimate_batchnorm(learner.model, moved), learner.kernels)
+                again = view_of(reestimate_batchnorm(model, moved), kernels)
                 metrics["test/shifted_acc_bn_reestimated"] = evaluate(again, self.data, test, shifted)[0]
         return metrics
 

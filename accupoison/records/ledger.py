@@ -35,6 +35,8 @@ ROW = np.dtype(
     ]
 )
 COLUMNS = tuple(ROW.fields or ())
+NOBODY = -1
+"""The id of a row that stands for no sample: after it, nothing of what came before is left in the model."""
 
 
 class Ledger:
@@ -44,7 +46,8 @@ class Ledger:
     true one; ``label``, as it was sent; ``offered``, the sample is one of the stream's own (False: the attacker made
     it up); ``sent``, it reached the defence (False: the attacker withheld it, or added it in the training code);
     ``changed``, the attacker altered its inputs or label, or made it; ``corrected``, the defence did; ``used``, the row
-    reached an update that was committed.
+    reached an update that was committed. A row of nobody (:data:`NOBODY`), with none of these, says that a defence put
+    the base model back at that step.
 
     While a run goes on, :meth:`append` adds its new rows to a plain file, which takes the same time at every step;
     ``ledger.npz`` is written when it ends. On resume, :meth:`resume` gives back the ledger exactly as it was at the
@@ -96,8 +99,13 @@ class Ledger:
         return self.rows[np.isin(self.rows["branch"], numbers)]
 
     def learnt(self, branch: str) -> dict[int, int]:
-        """Return the last step at which each true sample reached a committed update, on the path to ``branch``."""
+        """Return the last step at which each true sample reached a committed update, on the path to ``branch``.
+
+        Only updates count that came after the base model was last put back.
+        """
         rows = self.path(branch)
+        resets = np.flatnonzero((rows["id"] == NOBODY) & ~rows["sent"])
+        rows = rows[resets[-1] :] if len(resets) else rows
         used = rows[rows["used"] & rows["offered"]]
         used = used[np.argsort(used["step"], kind="stable")]
         return dict(zip(used["id"].tolist(), used["step"].tolist(), strict=True))
@@ -126,7 +134,9 @@ class Ledger:
         added = np.zeros(len(learnt), dtype=ROW)
         added["id"], added["label"] = learnt.ids.numpy(force=True), learnt.y.numpy(force=True)
         added["changed"], added["used"] = True, step.verdict is Verdict.COMMIT
-        self._append(np.concatenate([rows, lost, added]), step)
+        reset = np.zeros(int(step.verdict is Verdict.RESET), dtype=ROW)
+        reset["id"] = NOBODY
+        self._append(np.concatenate([rows, lost, added, reset]), step)
 
     def append(self, path: Path) -> None:
         """Add the rows that ``path`` does not have yet, durably; anything after them is cut off.

@@ -42,6 +42,8 @@ TAGS: dict[str, str] = {
     "[0, 1], 0 where the mixture does not separate",
     "defense/mixture_separation": "Ashman's D of the margins of correct and wrong labels there; no unit, >= 0, above 2 "
     "where they part, 0 where the mixture has found other groups",
+    "defense/drift": "mean divergence of the model's answers on trusted images from the base model's; nats, >= 0",
+    "defense/undone": "the defence took the update back or put the base model back; 1 or 0, of defences that judge",
     "defense/rejected": "rows that reached the defence and were kept from the update; fraction in [0, 1]",
     "optim/lr": "learning rate of the update; > 0",
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",

@@ -156,7 +156,7 @@ class OnlineRun:
         asked, evaluator, seed = self.config.release, self.evaluator, self.config.run.seed
         if asked.name == "identity":
             return {}
-        data, splits, view = evaluator.data, evaluator.splits, self.simulation.learner.view()
+        data, splits, view = evaluator.data, evaluator.splits, self.simulation.served.view()
         learnt = self.ledger.learnt(self.config.trigger.types[-1])
         known = known_to_defender(asked, splits, self._burnin, seed)
         members = torch.tensor(list(learnt), dtype=torch.int64)
@@ -219,7 +219,7 @@ class OnlineRun:
             metrics["dp/epsilon"] = self._accountant.add(step, self.ledger)
         every = self.config.evaluate.audit_every
         if every is not None and (step.t + 1) % every == 0:
-            view, splits = self.simulation.learner.view(), self.evaluator.splits
+            view, splits = self.simulation.served.view(), self.evaluator.splits
             metrics |= membership_auc(view, self.evaluator.data, splits, self._burnin, self.ledger, step.branch)
         self.recorder.log(metrics, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:

@@ -12,6 +12,9 @@ COLORS = {
     "MIXUP": "#3d9bd9",
     "NLL-STATIC": "#6f5fd0",
     "NLL-DYNAMIC": "#aa4499",
+    "MEDBN": "#117733",
+    "EMA": "#882255",
+    "RDUMB": "#44546a",
 }
 """After Okabe and Ito, and Tol, for readers who are colour-blind; darker where the original is pale on white."""
 OTHERS = ("#94762c", "#4f8f8b", "#c05c6b", "#8a6fb0", "#6b8e23", "#b0552f")

@@ -213,6 +213,11 @@ def check_output(who: str, batch: Batch, context: BenchContext) -> None:
     expect(bool(batch.x.isfinite().all()), f"{who} returned images that are not finite")
     inside = batch.bounded and bool(((batch.x >= 0) & (batch.x <= 1)).all())  # also after a change in place
     expect(inside, f"{who} returned images outside [0, 1], or bounded=False")
+    check_logged(who, context)
+
+
+def check_logged(who: str, context: BenchContext) -> None:
+    """Raise AssertionError unless what the hook ``who`` has logged to its context can go into the record."""
     try:
         check_tags(context.metrics)
     except ValueError as error:

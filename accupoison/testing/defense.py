@@ -1,7 +1,7 @@
 """What every defence promises."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.defenses import Defense
+from accupoison.loop.after_update import Judge, Served
 from accupoison.rng import generator
 from accupoison.testing.bench import (
     IDS,
@@ -17,6 +18,7 @@ from accupoison.testing.bench import (
     BenchContext,
     Trial,
     check_going_on,
+    check_logged,
     check_output,
     check_repeatable,
     expect,
@@ -25,10 +27,10 @@ from accupoison.testing.bench import (
     unchanged,
 )
 from accupoison.testing.coupling import check_coupling
-from accupoison.types import Batch, Grads, State
+from accupoison.types import Batch, Grads, ModelView, State, Verdict
 
-Outcome = tuple[Batch, Tensor, Grads]
-"""What a defence made of a batch: what the update sees, its losses and its gradients."""
+Outcome = tuple[Batch, Tensor, Grads, Verdict, Mapping[str, Tensor]]
+"""What a defence made of a batch: what the update sees, its losses, its gradients, its verdict, and what is served."""
 
 
 def check_defense(make: Callable[[], Defense]) -> None:
@@ -37,9 +39,10 @@ def check_defense(make: Callable[[], Defense]) -> None:
     Every hook must leave the model, its inputs and all global state alone, except that one forward pass in ``losses``
     moves the running statistics; images must stay in [0, 1]; ids must not matter; rows must not depend on each other
     unless ``couples`` is True (see :func:`~accupoison.testing.coupling.check_coupling`; without DP-SGD it may be left
-    undeclared); ``losses`` and ``gradients`` must be pure; set-up must do with what ``requires`` lists; the same seed
-    must give the same output; what :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and
-    the ``neutral`` settings must equal standard training bit for bit.
+    undeclared), and whoever undoes a step couples; ``losses`` and ``gradients`` must be pure; what is ``served`` must
+    have the model's names and shapes; set-up must do with what ``requires`` lists; the same seed must give the same
+    output; what :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and the ``neutral``
+    settings must equal standard training bit for bit.
 
     Args:
         make: Returns a new instance with the settings to be tried.
@@ -74,6 +77,8 @@ class _Trial(Trial):
         self.component = self.defense = defense = make()
         self.name = f"defence {type(defense).__name__}"
         self.bench = Bench.make(bn_mode)
+        self._judge = Judge(self.bench.learner, defense)
+        self._served = Served(self.bench.learner, defense)
         self._rename = rename
         self.reference = self.bench.reference if "snapshot" in defense.requires else None
         trusted = [self._named(batch) for batch in self.bench.trusted]
@@ -122,10 +127,37 @@ class _Trial(Trial):
         if len(seen) == 0:
             return seen
         losses = self.losses(seen)
-        grads = torch.autograd.grad(losses.mean(), learner.parameters)
+        grads, before = torch.autograd.grad(losses.mean(), learner.parameters), self._judge.before()
         passed = self._gradients(grads, t)
         learner.apply(tuple(g.clone() for g in passed))
-        return seen, losses.detach(), passed
+        return seen, losses.detach(), passed, self.settle(before, t), self.served()
+
+    def settle(self, before: ModelView | None, t: int) -> Verdict:
+        """Return what becomes of a step that has been done, given the model before it."""
+        if before is None:
+            return Verdict.COMMIT
+        who, context = f"{self.name}.after", BenchContext("after", t)
+        with self._watch(who, before.state()):
+            verdict = self.defense.after(before, self.bench.learner.view(), context)
+        expect(isinstance(verdict, Verdict), f"{who} returned {verdict!r}, not a Verdict")
+        undone = verdict is not Verdict.COMMIT
+        expect(not undone or self.defense.couples is True, f"{who} undid a step, yet `couples` is not True")
+        check_logged(who, context)
+        self._judge.carry_out(verdict, before)
+        return verdict
+
+    def before(self) -> ModelView | None:
+        """Return what :meth:`settle` is given."""
+        return self._judge.before()
+
+    def served(self) -> Mapping[str, Tensor]:
+        """Return the weights and buffers that users meet."""
+        who, view = f"{self.name}.served", self.bench.learner.view()
+        with self._watch(who):
+            served, own = self.defense.served(view) or {}, view.state()
+        fits = all(name in own and tensor.shape == own[name].shape for name, tensor in served.items())
+        expect(fits, f"{who} returned other names or shapes than those of the model")
+        return self._served.view().state()
 
     def play(self, first: int = 0) -> list[Outcome | Batch]:
         return [self.step(t) for t in (first, first + 1)]
@@ -202,7 +234,13 @@ def _check_neutral(make: Callable[[], Defense], bn_mode: str) -> None:
     plain = _Trial(Defense, bn_mode=bn_mode)
     for t in range(3):
         for trial in (ours, plain):
+            before = trial.before()
             learn(trial.bench.learner, trial.intercept(trial.bench.batches[t], t), trial.defense, t)
+            trial.settle(before, t)
+        expect(
+            same(dict(ours.served()), dict(plain.served())),
+            f"{ours.name} at its neutral settings {settings} serves another model than standard training",
+        )
         states = ours.bench.learner.state(), plain.bench.learner.state()
         for part in ("model", "optimizer"):
             expect(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses import Defense
-from accupoison.types import Batch, Context, Forward, Grads, ModelView, State
+from accupoison.types import Batch, Context, Forward, Grads, ModelView, State, Verdict
 
 
 @dataclass(kw_only=True)
@@ -247,6 +247,31 @@ class Logs(Defense):
         return batch
 
 
+@dataclass(kw_only=True)
+class ChangesWeightsAfterwards(Defense):
+    def after(self, before: ModelView, view: ModelView, ctx: Context) -> Verdict:
+        view.params()[0].data.mul_(0.99)
+        return Verdict.COMMIT
+
+
+@dataclass(kw_only=True)
+class UndoesInSilence(Defense):
+    def after(self, before: ModelView, view: ModelView, ctx: Context) -> Verdict:
+        return Verdict.ROLLBACK
+
+
+@dataclass(kw_only=True)
+class ServesAnotherModel(Defense):
+    def served(self, view: ModelView) -> dict[str, Tensor]:
+        return {"0.weights": view.params()[0].detach()}
+
+
+@dataclass(kw_only=True)
+class NotNeutralInWhatItServes(Defense):
+    def served(self, view: ModelView) -> dict[str, Tensor]:
+        return {"0.weight": view.params()[0].detach() / 2}
+
+
 BROKEN: list[tuple[type[Defense], str]] = [
     (MutatesInput, r"intercept changed what it was given to read"),
     (UsesGlobalRng, r"intercept changed the global random state"),
@@ -278,5 +303,9 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (NotNeutral, r"at its neutral settings \{'weight': 0\.0\} differs from standard training in the model"),
     (NotNeutralInEvalMode, r"differs from standard training in the model after 1 eval-mode updates"),
     (SavesAList, r"has a list under 'window', which no checkpoint can hold"),
+    (ChangesWeightsAfterwards, r"after changed the weights"),
+    (UndoesInSilence, r"after undid a step, yet `couples` is not True"),
+    (ServesAnotherModel, r"served returned other names or shapes than those of the model"),
+    (NotNeutralInWhatItServes, r"at its neutral settings \{\} serves another model"),
     (Logs, r"intercept logged an unknown tag 'defense/mood'"),
 ]

@@ -4,16 +4,16 @@ import math
 from typing import Any
 
 import pytest
-import torch
 
 from accupoison.attacks import ATTACKS, PixelAttack
 from accupoison.defenses import DEFENSES, Defense
+from accupoison.loop.after_update import Judge, Served
 from accupoison.release import RELEASES
 from accupoison.release.base import MEMBERS
 from accupoison.testing import check_attack, check_defense, check_release
 from accupoison.testing.bench import Bench, BenchContext, learn, same
 from accupoison.testing.release import SHARPER
-from accupoison.types import Access, Batch
+from accupoison.types import Access, Batch, Verdict
 
 Settings = dict[str, Any]
 
@@ -50,8 +50,16 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "TRADES": [{"steps": 2}, {"steps": 0}],
     "CLIP": [{"max_norm": 0.1}, {"max_norm": 0.01, "norm": "linf"}],
     # at 0 every batch is corrected, with a slope some are, and a calibrated threshold is state
-    "DSC": [{"threshold": 0.0, "steps": 3}, {"threshold": 0.0, "slope": 0.05, "steps": 2}, {"steps": 2}],
+    "DSC": [
+        {"threshold": 0.0, "steps": 3},
+        {"threshold": 0.0, "slope": 0.05, "steps": 2},
+        {"steps": 2},
+        {"steps": 2, "per_sample": True},
+    ],
     "MIXUP": [{}, {"alpha": 1.0}],
+    "MEDBN": [{}, {"amount": 0.5}, {"spread": "median"}],
+    "EMA": [{}, {"decay": 0.5}],
+    "RDUMB": [{"every": 1}, {"every": 2}, {"every": None, "drift": 1e-4}],
     "NLL-STATIC": [
         {**TRACKED, "reg_term": 1.0},
         {**TRACKED, "target": "soft", "window": 8, "alpha": 0.0},
@@ -153,10 +161,13 @@ def test_defense_differs_from_standard_training(name: str, settings: Settings) -
     ours, plain = Bench.make(), Bench.make()
     defense = DEFENSES.build(name, {**settings, "threshold": 0.0} if name == "DSC" else settings)
     defense.setup(ours.learner.view(), ours.reference, ours.trusted, BenchContext("setup", 0))
-    seen = defense.intercept(ours.learner.view(), ours.batches[0], BenchContext("defense", 0))
-    learn(ours.learner, seen, defense)
-    learn(plain.learner, plain.batches[0])
-    assert not torch.equal(ours.learner.weights(), plain.learner.weights())
+    judge, served = Judge(ours.learner, defense), Served(ours.learner, defense)
+    for t in range(2):
+        before, seen = judge.before(), defense.intercept(ours.learner.view(), ours.batches[t], BenchContext("x", t))
+        learn(ours.learner, seen, defense)
+        judge.settle(before, Verdict.COMMIT, BenchContext("after", t))
+        learn(plain.learner, plain.batches[t])
+    assert not same(dict(served.view().state()), dict(plain.learner.view().state()))
 
 
 @pytest.mark.parametrize("name", DEFENSES.names())

@@ -270,6 +270,16 @@ def test_a_run_of_before_a_setting_goes_on(tmp_path: Path) -> None:
         burnin_config([{"run": {"kernels": "tensor"}}])
 
 
+def test_a_run_of_before_a_setting_of_its_component_goes_on_with_the_default(tmp_path: Path) -> None:
+    stored = plain(online_config([{"defense": {"name": "DSC"}}]))
+    old = {**stored, "defense": {key: value for key, value in stored["defense"].items() if key != "per_sample"}}
+    RunDirectory.create(tmp_path / "run", old, {}).close()
+    for given, due in (({}, []), ({"per_sample": True}, ["per_sample"]), ({"slope": 0.1}, ["slope"])):
+        now = plain(online_config([{"defense": {"name": "DSC", **given}}]))
+        found = differences(old, at_home(now, tmp_path / "run"))
+        assert [text.split(":")[0] for text in found] == [f"defense.{key}" for key in due]
+
+
 def test_configurations_are_frozen() -> None:
     made = online_config([])
     for section in ("data", "stream", "attack"):

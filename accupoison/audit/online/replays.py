@@ -171,6 +171,8 @@ def make_replay(audit: ReplayAudit, number: int) -> str:
         if step.verdict is Verdict.COMMIT:
             learnt.update(step.seen.ids.tolist())
             images += len(step.seen)
+        elif step.verdict is Verdict.RESET:
+            learnt.clear()
     arrays = _signals(built, pairs, learnt, audit.settings)
     path = signals_path(audit.out, _name(number))
     write_signals(path, arrays, built.simulation.learner, built.data, started=started, images=images)
@@ -182,7 +184,7 @@ def _name(number: int) -> str:
 
 
 def _signals(built: Built, pairs: Pairs, learnt: Iterable[int], settings: ReplaySettings) -> dict[str, NDArray[Any]]:
-    view = built.simulation.learner.view()
+    view = built.simulation.served.view()
     if not all(bool(p.isfinite().all()) for p in view.params()):
         raise InputError("a replay diverged, so its model says nothing; audit a run that does not")
     audited = Audited(built.data, pairs.ids, built.splits.monitor)

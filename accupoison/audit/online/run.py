@@ -110,7 +110,7 @@ def audit_run(
     audited = _ask(config, built, before, ledger, limit)
     if not twins:
         return audited
-    view = built.simulation.learner.view()
+    view = built.simulation.served.view()
     groups, undefended = (
         {name: with_twins(group, view, built.data, config.attack) for name, group in given.items()}
         for given in (audited.groups, audited.undefended)
@@ -162,7 +162,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
     learnt = ledger.learnt(branch)
     if not learnt:
         raise InputError(f"{config.defense.name} let nothing be learnt from the stream, so it has no members to audit")
-    data, views = built.data, (before, built.simulation.learner.view())
+    data, views = built.data, (before, built.simulation.served.view())
     known = known_to_defender(config.release, splits, built.burnin, config.run.seed)
     release = fitted(config.release, views[1], data, known, config.run.seed)
     everybody = never_learnt(splits, learnt)

@@ -1,0 +1,139 @@
+"""Batch norm by medians: a few rows cannot carry the statistics of all others away."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from accupoison.defenses.base import DEFENSES, Defense
+from accupoison.errors import InputError, check_choice
+from accupoison.types import Batch, Forward
+
+SPREADS = ("mean", "median")
+NORMAL = 1.482602218505602**2
+"""Variance of a normal distribution over the median of its squared deviations."""
+
+
+def median_statistics(x: Tensor, spread: str = "mean") -> tuple[Tensor, Tensor]:
+    """Return centre and spread of each channel, [C] each.
+
+    The centre is the median over rows and positions, of an even number the lower of the two in the middle.
+
+    Args:
+        x: Maps [B, C, ...], at least one value a channel.
+        spread: "mean" of the squared deviations from the centre; or "median" of them, times 2.198, so that it is the
+            variance of normal values.
+    """
+    values = x.transpose(0, 1).flatten(1)
+    centre = values.median(dim=1).values
+    squares = (values - centre[:, None]).square()
+    return centre, squares.mean(dim=1) if spread == "mean" else NORMAL * squares.median(dim=1).values
+
+
+class MedianNorm(TorchFunctionMode):
+    """Within it, every ``F.batch_norm`` that uses a batch's statistics takes these by medians.
+
+    All batch-norm layers come to this function, those of one's own, too, so no module is touched.
+
+    Attributes:
+        met: Calls so far, with a batch's statistics or the running ones.
+
+    Args:
+        amount: Weight of the median's statistics beside those of the mean, in (0, 1].
+        spread: Of :func:`median_statistics`.
+    """
+
+    def __init__(self, amount: float, spread: str) -> None:
+        super().__init__()
+        self.met = 0
+        self._amount, self._spread = amount, spread
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Call ``func``, or what stands for it."""
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        self.met += 1
+        return self._batch_norm(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        count = x.numel() // x.shape[1]
+        if not training or count < 2:  # of a single value PyTorch says that it has no variance
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        centre, var = median_statistics(x, self._spread)
+        if self._amount < 1:
+            axes = [0, *range(2, x.ndim)]
+            usual = torch.var_mean(x, axes, correction=0)
+            var, centre = usual[0].lerp(var, self._amount), usual[1].lerp(centre, self._amount)
+        with torch.no_grad():  # as batch norm does: the variance unbiased
+            for running, now in ((running_mean, centre), (running_var, var * (count / (count - 1)))):
+                if running is not None:
+                    running.lerp_(now.to(running.dtype), momentum)
+        shape = (1, -1, *(1 for _ in x.shape[2:]))  # by hand, as PyTorch has no gradient by statistics that it is given
+        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+        out = (x - centre.view(shape)) * scale.view(shape)
+        return out if bias is None else out + bias.view(shape)
+
+
+@DEFENSES.register("MEDBN")
+@dataclass(kw_only=True)
+class MedianBatchNorm(Defense):
+    """Normalise by the median of each channel, not its mean, when learning (Park et al., CVPR 2024).
+
+    The spread is the mean of the squared deviations from the median; the running statistics follow both, so what is
+    served has them, too. Where batch norm uses its running statistics in the update (``optim.bn_mode`` eval), nothing
+    is estimated, and it equals standard training. Rows share statistics as they do in ordinary batch norm, which DP-SGD
+    refuses; but for that they do not depend on each other.
+
+    Attributes:
+        amount: Weight of the median's statistics beside those of the mean; 0 is ordinary batch norm.
+        spread: "mean" as in the paper, which one far value still moves by its square; or "median" of the squared
+            deviations, scaled to the variance of normal values.
+    """
+
+    couples: ClassVar[bool] = False
+    neutral: ClassVar[dict[str, Any]] = {"amount": 0.0}
+
+    amount: float = 1.0
+    spread: str = "mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount <= 1:
+            raise InputError(f"defense.amount {self.amount} is outside [0, 1]; give 1 for medians alone")
+        check_choice("defense.spread", self.spread, SPREADS)
+
+    def losses(self, forward: Forward, batch: Batch) -> Tensor:
+        """Return the cross-entropy of each row [B].
+
+        Raises:
+            InputError: The model has no batch norm.
+        """
+        if not self.amount:
+            return super().losses(forward, batch)
+        with MedianNorm(self.amount, self.spread) as norm:
+            losses = super().losses(forward, batch)
+        if not norm.met:
+            raise InputError(
+                "MEDBN takes the medians of batch norm and this model has none; give <model.norm> batch, or choose "
+                "another defence"
+            )
+        return losses
