@@ -10,28 +10,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from accupoison.defenses.base import DEFENSES, Defense
-from accupoison.errors import InputError, check_choice
+from accupoison.errors import InputError
 from accupoison.types import Batch, Forward
 
-SPREADS = ("mean", "median")
-NORMAL = 1.482602218505602**2
-"""Variance of a normal distribution over the median of its squared deviations."""
 
+def median_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the median of each channel, and the mean of the squared deviations from it, [C] each.
 
-def median_statistics(x: Tensor, spread: str = "mean") -> tuple[Tensor, Tensor]:
-    """Return centre and spread of each channel, [C] each.
-
-    The centre is the median over rows and positions, of an even number the lower of the two in the middle.
+    The median is over rows and positions, of an even number the lower of the two in the middle.
 
     Args:
         x: Maps [B, C, ...], at least one value a channel.
-        spread: "mean" of the squared deviations from the centre; or "median" of them, times 2.198, so that it is the
-            variance of normal values.
     """
     values = x.transpose(0, 1).flatten(1)
     centre = values.median(dim=1).values
-    squares = (values - centre[:, None]).square()
-    return centre, squares.mean(dim=1) if spread == "mean" else NORMAL * squares.median(dim=1).values
+    return centre, (values - centre[:, None]).square().mean(dim=1)
 
 
 class MedianNorm(TorchFunctionMode):
@@ -44,13 +37,12 @@ class MedianNorm(TorchFunctionMode):
 
     Args:
         amount: Weight of the median's statistics beside those of the mean, in (0, 1].
-        spread: Of :func:`median_statistics`.
     """
 
-    def __init__(self, amount: float, spread: str) -> None:
+    def __init__(self, amount: float) -> None:
         super().__init__()
         self.met = 0
-        self._amount, self._spread = amount, spread
+        self._amount = amount
 
     def __torch_function__(
         self,
@@ -79,7 +71,7 @@ class MedianNorm(TorchFunctionMode):
         count = x.numel() // x.shape[1]
         if not training or count < 2:  # of a single value PyTorch says that it has no variance
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        centre, var = median_statistics(x, self._spread)
+        centre, var = median_statistics(x)
         if self._amount < 1:
             axes = [0, *range(2, x.ndim)]
             usual = torch.var_mean(x, axes, correction=0)
@@ -99,27 +91,23 @@ class MedianNorm(TorchFunctionMode):
 class MedianBatchNorm(Defense):
     """Normalise by the median of each channel, not its mean, when learning (Park et al., CVPR 2024).
 
-    The spread is the mean of the squared deviations from the median; the running statistics follow both, so what is
-    served has them, too. Where batch norm uses its running statistics in the update (``optim.bn_mode`` eval), nothing
-    is estimated, and it equals standard training. Rows share statistics as they do in ordinary batch norm, which DP-SGD
-    refuses; but for that they do not depend on each other.
+    The spread is the mean of the squared deviations from the median, which one far value still moves; the running
+    statistics follow both, so what is served has them, too. Where batch norm uses its running statistics in the update
+    (``optim.bn_mode`` eval), nothing is estimated, and it equals standard training. Rows share statistics as they do in
+    ordinary batch norm, which DP-SGD refuses; but for that they do not depend on each other.
 
     Attributes:
         amount: Weight of the median's statistics beside those of the mean; 0 is ordinary batch norm.
-        spread: "mean" as in the paper, which one far value still moves by its square; or "median" of the squared
-            deviations, scaled to the variance of normal values.
     """
 
     couples: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"amount": 0.0}
 
     amount: float = 1.0
-    spread: str = "mean"
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount <= 1:
             raise InputError(f"defense.amount {self.amount} is outside [0, 1]; give 1 for medians alone")
-        check_choice("defense.spread", self.spread, SPREADS)
 
     def losses(self, forward: Forward, batch: Batch) -> Tensor:
         """Return the cross-entropy of each row [B].
@@ -129,7 +117,7 @@ class MedianBatchNorm(Defense):
         """
         if not self.amount:
             return super().losses(forward, batch)
-        with MedianNorm(self.amount, self.spread) as norm:
+        with MedianNorm(self.amount) as norm:
             losses = super().losses(forward, batch)
         if not norm.met:
             raise InputError(

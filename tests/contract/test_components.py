@@ -57,7 +57,7 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
         {"steps": 2, "per_sample": True},
     ],
     "MIXUP": [{}, {"alpha": 1.0}],
-    "MEDBN": [{}, {"amount": 0.5}, {"spread": "median"}],
+    "MEDBN": [{}, {"amount": 0.5}],
     "EMA": [{}, {"decay": 0.5}],
     "RDUMB": [{"every": 1}, {"every": 2}, {"every": None, "drift": 1e-4}],
     "NLL-STATIC": [
