@@ -190,20 +190,24 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
     A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before a section of
-    :data:`NEW_SECTIONS` has what it stands for.
+    :data:`NEW_SECTIONS` has what it stands for, and one of before ``evaluate.detectors`` has none.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
-    expect(run / CONFIG, config, {"data?": {}, "run?": {}})
+    expect(run / CONFIG, config, {"data?": {}, "run?": {}, "evaluate?": {}})
     stored = config.get("data", {})
     known = config.get("run", settings["run"])
     usual = plain(NEW_SECTIONS)
     asked = {**settings.get("shadows", {})}
     if config and "leave_one_out" not in config.get("shadows", {"leave_one_out": None}) and not asked["leave_one_out"]:
         asked.pop("leave_one_out")  # of an older version
+    evaluate = {**settings.get("evaluate", {})}
+    if "detectors" not in config.get("evaluate", {"detectors": []}) and not evaluate.get("detectors"):
+        evaluate.pop("detectors", None)
     new = {name for name in usual if config and name not in config and settings.get(name) == usual[name]}
     return {
         **{section: values for section, values in settings.items() if section not in new},
         **({"shadows": asked} if asked else {}),
+        **({"evaluate": evaluate} if evaluate else {}),
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }

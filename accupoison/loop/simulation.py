@@ -16,12 +16,13 @@ from accupoison.errors import ComponentError
 from accupoison.learner import Learner
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
 from accupoison.loop.context import StepContext
+from accupoison.loop.detectors import Detectors
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.twins import beside_twins
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, Grads, ModelView, Phase, Population, Step, Verdict
+from accupoison.types import Access, Batch, Grads, ModelView, Phase, Population, Scores, Step, Verdict
 from accupoison.updates import SGD
 
 
@@ -43,6 +44,7 @@ class Simulation:
         seed: Of all randomness in the loop.
         flip: Horizontal flips keep a sample's class.
         population: The samples that the attacker may poison or ask about; None where it needs none.
+        detectors: What looks at each row that reaches the defence; None looks at none.
     """
 
     learner: Learner
@@ -58,6 +60,7 @@ class Simulation:
     seed: int
     flip: bool
     population: Population | None = None
+    detectors: Detectors | None = None
 
     def __post_init__(self) -> None:
         self.horizon = self.schedule.steps
@@ -132,6 +135,10 @@ class Simulation:
         found = self.defense.suspects()
         return None if found is None else (self._names.reveal(found[0]), found[1])
 
+    def calibration(self) -> list[Batch]:
+        """Return the trusted batches, cropped and flipped as the stream is."""
+        return [self._augmented(batch, f"trusted-{i}") for i, batch in enumerate(self.trusted)]
+
     def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
         return self.learner.preview(self.update.clipped(grads))
 
@@ -140,7 +147,7 @@ class Simulation:
             view, metrics = self.learner.view(), dict[str, float]()
             with self._model_seed("attack-setup"), blaming(self.attack):
                 self.attack.setup(view, self.access, StepContext(self.seed, "attack-setup", 0, metrics))
-            trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self.trusted)]
+            trusted = [self._hidden(batch) for batch in self.calibration()]
             context = StepContext(self.seed, "defense-setup", 0, metrics)
             with self._model_seed("defense-setup"), blaming(self.defense):
                 self.defense.setup(view, self.reference, trusted, context)
@@ -203,6 +210,9 @@ class Simulation:
             metrics |= poison_found(clean, sent, passed, seen)
         if self.reference is not None:
             metrics |= probe(view, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
+        scores: Scores = {}
+        if self.detectors is not None:
+            scores = self.detectors.examine(view, clean, sent, generator(self.seed, "probe", self.t), metrics)
         with _clock(metrics, "time/update_s"), self._weight_change(metrics):
             for number in range(self.trigger.updates if phase is Phase.TRIGGER else 1):
                 role = f"update-{number}" if number else "update"
@@ -211,10 +221,10 @@ class Simulation:
                     defense = beside_twins(self.defense, passed, seen)
                     verdict = self.update.step(self.learner, defense, self._hidden(seen), context)
         batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
-        return self._record(phase, batches, metrics, verdict)
+        return self._record(phase, {**batches, "scores": scores}, metrics, verdict)
 
-    def _record(self, phase: Phase, batches: Mapping[str, Batch], metrics: dict[str, float], verdict: Verdict) -> Step:
-        return Step(t=self.t, branch=self.trigger_name, phase=phase, metrics=metrics, verdict=verdict, **batches)
+    def _record(self, phase: Phase, given: Mapping[str, Any], metrics: dict[str, float], verdict: Verdict) -> Step:
+        return Step(t=self.t, branch=self.trigger_name, phase=phase, metrics=metrics, verdict=verdict, **given)
 
     def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch, Batch]:
         """Return the clean batch and the one that reaches the defence, cropped alike, and that one uncropped."""
