@@ -73,7 +73,7 @@ class Detector(ABC):
 
 
 class KernelDensity(Detector):
-    """Minus the log density of trusted rows of the class that a row is taken for (KD; Feinman et al. 2017, Eq. 4).
+    """Minus the log density of trusted rows of the class that a row is taken for (KD; Feinman et al. 2017).
 
     The kernel is Gaussian. Its bandwidth, which the paper tunes for each data set, is the median distance of a trusted
     row to the nearest other one. A class that no trusted image has is answered for by all of them.
@@ -100,7 +100,7 @@ class KernelDensity(Detector):
 
 
 class IntrinsicDimension(Detector):
-    """Local intrinsic dimensionality, estimated from distances to trusted rows (LID; Ma et al. 2018, Eq. 4).
+    """Local intrinsic dimensionality, by maximum likelihood from distances to trusted rows (LID; Ma et al. 2018).
 
     Neighbours are the :data:`NEIGHBOURS` nearest trusted images, not rows of the same batch, of which any may be
     poisoned, and the last layer's features stand for those of all layers, on which the paper trains a classifier.
