@@ -96,10 +96,11 @@ LAYOUT: dict[str, dict[str, list[str]]] = {
             "defense/discrepancy_clean",
             "defense/discrepancy_sent",
             "defense/discrepancy_seen",
-        ]
-    },
-    "detectors": {
-        f"AUC of poison against {kind}": [f"detectors/{name}_auc_{kind}" for name in DETECTORS] for kind in AGAINST
+        ],
+        **{
+            f"AUC of poison against {kind}": [f"defense/discrepancy_auc_{kind}", *(tag for tag in AUCS if kind in tag)]
+            for kind in AGAINST
+        },
     },
     "update": {"gradient and update": ["optim/grad_norm", "optim/update_norm"]},
     "attack": {"budget": ["attack/linf"], "alignment": ["attack/alignment"]},
