@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -127,6 +128,8 @@ class Accumulative(PixelAttack):
         gamma: Weight of the term that keeps the poisoned step close to the clean one.
         aim: The trigger that the poison prepares for: "crafted", whatever is delivered in the end, or "clean".
     """
+
+    threat: ClassVar[tuple[str, ...]] = ("availability",)
 
     objective: str = "both"
     gamma: float = 1.0

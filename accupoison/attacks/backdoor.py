@@ -29,6 +29,7 @@ class Backdoor(PlannedAttack):
         InputError: A setting is out of its range, or the images are smaller than the patch.
     """
 
+    threat: ClassVar[tuple[str, ...]] = ("backdoor",)
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: float = 0.02

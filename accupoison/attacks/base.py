@@ -9,6 +9,10 @@ from accupoison.errors import InputError
 from accupoison.registry import Component, Registry
 from accupoison.types import Access, Batch, Context, ModelView, State
 
+GOALS = ("unstated", "availability", "targeted", "backdoor", "privacy", "control")
+"""What an attack can be after: it does not say; the accuracy on all samples; the answer on chosen ones; the answer
+wherever a pattern is; who was a member; or nothing, as noise that others are compared with."""
+
 
 @dataclass(kw_only=True)
 class Attack(Component, ABC):
@@ -22,6 +26,8 @@ class Attack(Component, ABC):
         keeps_labels: Labels stay as they are.
         keeps_ids: No rows are added; False where samples of its own may come after those of the batch.
         offline: It can also poison the training set of a burn-in.
+        threat: What it is after, of :data:`GOALS`, and then any ids of NIST, ATLAS or OWASP that apply to it beside
+            those that follow from its settings.
         access: What the attacker holds, from :meth:`setup` on.
     """
 
@@ -29,12 +35,15 @@ class Attack(Component, ABC):
     keeps_labels: ClassVar[bool] = True
     keeps_ids: ClassVar[bool] = True
     offline: ClassVar[bool] = False
+    threat: ClassVar[tuple[str, ...]] = ("unstated",)
 
     access: Access = field(init=False, repr=False, compare=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
-        """Refuse a ``perturb`` that nothing would call."""
+        """Refuse a ``perturb`` that nothing would call, and a goal that nobody knows."""
         super().__init_subclass__(**kwargs)
+        if cls.threat[:1] not in [(goal,) for goal in GOALS]:
+            raise TypeError(f"{cls.__name__}.threat is {cls.threat!r}; begin it with one of {', '.join(GOALS)}")
         if hasattr(cls, "perturb") and cls.poison is Attack.poison:
             raise TypeError(f"{cls.__name__} has a perturb, which only a PixelAttack calls; derive from that")
 

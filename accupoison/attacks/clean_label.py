@@ -38,6 +38,7 @@ class CleanLabel(PlannedAttack):
     """
 
     keeps_labels: ClassVar[bool] = True
+    threat: ClassVar[tuple[str, ...]] = ("privacy",)
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: float = 0.02

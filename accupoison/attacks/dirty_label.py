@@ -34,6 +34,7 @@ class DirtyLabel(PlannedAttack):
         InputError: A setting is out of its range, or the class has too few samples.
     """
 
+    threat: ClassVar[tuple[str, ...]] = ("privacy",)
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: float = 0.02

@@ -1,6 +1,7 @@
 """Greedy poisoning: every batch does as much harm as it can at once."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ class Direct(PixelAttack):
     The trigger's own objective, applied at each step: first-order harm with the same budget and no preparation. What
     accumulative poisoning adds is what it does beyond this.
     """
+
+    threat: ClassVar[tuple[str, ...]] = ("availability",)
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images whose gradient opposes the one on the attacker's images."""

@@ -1,6 +1,7 @@
 """Random perturbations of the same size as the poison: what of its effect is not due to its direction."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Noise(PixelAttack):
     Attributes:
         kind: "uniform" or "rademacher" (every value moves by exactly eps, as signed gradient steps make it).
     """
+
+    threat: ClassVar[tuple[str, ...]] = ("control",)
 
     kind: str = "uniform"
 

@@ -41,6 +41,7 @@ class Targeted(PlannedAttack):
         InputError: A setting is out of its range, or there are too few candidates.
     """
 
+    threat: ClassVar[tuple[str, ...]] = ("privacy",)
     neutral: ClassVar[dict[str, Any]] = {"copies": 0}
 
     count: int = 250

@@ -58,6 +58,7 @@ class CodePoisoning(Attack):
 
     keeps_ids: ClassVar[bool] = False
     offline: ClassVar[bool] = True
+    threat: ClassVar[tuple[str, ...]] = ("privacy",)
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: float = 1.0

@@ -16,6 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_csv, write_json, writing
+from accupoison.records.run_directory import RunDirectory
+from accupoison.study.tables import markdown
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
@@ -40,7 +42,7 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
     content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
-    return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
+    return _write(folder, content, table(results), ("roc.png", "scores.png"))
 
 
 def write_released(
@@ -91,25 +93,18 @@ def write_models(
         InputError: A file cannot be written.
     """
     attacks = by_attack(models, crossed=crossed)
-    return _write(folder, models, {**facts, "attacks": attacks}, spread_table(attacks))
+    return _write(folder, {**facts, "attacks": attacks}, spread_table(attacks))
 
 
 def _write(
     folder: Path,
-    models: Sequence[Results],
     content: dict[str, Any],
     rows: list[dict[str, str]],
     pictures: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
     write_csv(folder / "audit.csv", rows)
-    values: dict[str, float] = {}
-    for name in models[0]:
-        results = [model[name] for model in models]
-        values[f"{name}/auc"] = float(np.mean([result.roc.auc for result in results]))
-        values[f"{name}/accuracy"] = float(np.mean([result.accuracy for result in results]))
-        values[f"{name}/balanced_accuracy"] = float(np.mean([result.balanced_accuracy for result in results]))
-    write_events(folder, values, pictures=pictures)
+    write_events(folder, rows, pictures=pictures)
     return content, rows
 
 
@@ -187,40 +182,43 @@ def write_recency(folder: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]
     axes.set(xlabel="steps since the sample was learnt last", ylabel="AUC against never-learnt samples")
     axes.legend()
     save_figure(figure, folder / "recency.png")
-    write_events(folder, {}, by_recency, ("recency.png",))
-
-
-SUFFIX = ".audit"
-"""Tells an audit's event files from those of a run in the same directory."""
+    write_events(folder, (), by_recency, ("recency.png",))
 
 
 def write_events(
     folder: Path,
-    values: Mapping[str, float],
+    rows: Sequence[Mapping[str, str]] = (),
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     pictures: Iterable[str] = (),
 ) -> None:
-    """Write an event file in ``folder`` in the place of those of an earlier audit.
+    """Write an event file for TensorBoard in the place of that of an earlier audit in ``folder``.
+
+    The file is in the directory of the run that is audited, so that a run stays one entry there, if ``folder`` is in
+    one; else in ``folder``.
 
     Args:
         folder: Where the audit's other files are.
-        values: A number by name, such as ``loss/auc``; shown under ``audit/``.
-        curves: (x, value) pairs by name, such as an AUC against recency.
+        rows: A table, for the TEXT tab.
+        curves: (x, value) pairs by name, such as an AUC against recency; one of a single point is left out.
         pictures: Names of PNG files in ``folder``.
 
     Raises:
         InputError: The file cannot be written.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-            old.unlink()
-        with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
-            for name, value in values.items():
-                writer.add_scalar(f"audit/{name}", value)
-            for name, points in (curves or {}).items():
-                for x, value in points:
-                    writer.add_scalar(f"audit/{name}", value, x)
-            for name in pictures:
-                image = matplotlib.image.imread(folder / name)[..., :3]
-                writer.add_image(f"audit/{Path(name).stem}", image, dataformats="HWC")
+    home = next((at for at in reversed([folder, *folder.parents][:4]) if RunDirectory.holds_run(at)), folder)
+    name = "/".join(["audit", *(part for part in folder.relative_to(home).parts if part != "audit")])
+    suffix = f".{name.replace('/', '-')}"
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+        for old in home.glob("events.out.tfevents.*"):
+            if old.name.endswith(suffix):
+                old.unlink()
+        with SummaryWriter(str(home), filename_suffix=suffix) as writer:
+            if rows:
+                writer.add_text(f"{name}/attacks", markdown(list(rows[0]), [list(row.values()) for row in rows]))
+            for curve, points in (curves or {}).items():
+                for x, value in points if len(points) > 1 else ():
+                    writer.add_scalar(f"{name}/{curve}", value, x)
+            for picture in pictures:
+                image = matplotlib.image.imread(folder / picture)[..., :3]
+                writer.add_image(f"{name}/{Path(picture).stem}", image, dataformats="HWC")

@@ -61,15 +61,16 @@ def burnin(
 ) -> None:
     """Train the base model that the stream starts from.
 
-    Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ with final.pt, early.pt (the early snapshot that OURS
-    compares with) and the training curves. Ctrl-C saves; --resume goes on. With --attack the training set is
-    poisoned, and ledger.npz says who is; audit --run says who can be recognised.
+    Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ (the epochs are in the name where they are not the
+    recipe's) with final.pt, early.pt (the early snapshot that OURS compares with) and the training curves. Ctrl-C
+    saves; --resume goes on. With --attack the training set is poisoned, and ledger.npz says who is; audit --run says
+    who can be recognised.
     """
     from accupoison.config import layers as configuration
     from accupoison.config.schema import burnin_config
     from accupoison.records.run_directory import RunDirectory
-    from accupoison.runs.base_model import default_place
     from accupoison.runs.burnin import run_burnin
+    from accupoison.runs.places import default_place
 
     say = cache(note)
     _check_place(out, resume, resume_or_start)
@@ -79,11 +80,12 @@ def burnin(
         click.echo(json_text(configuration.plain(settings)))
         return
     s = settings
-    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties)
+    place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties, s.train.epochs)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
     hint = "the same command" if resume_or_start else _resume_command("burnin", target)
     with _stoppable(ctx, hint, target) as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
+        show(0, 1, "loading data")
         summary = run_burnin(settings, target, resume=again, progress=show, should_stop=asked)
     with _said_or_not(asked):
         if as_json:
@@ -167,25 +169,29 @@ def online(
     from accupoison.records.lock import TakenError
     from accupoison.records.run_directory import RunDirectory, next_free
     from accupoison.runs.online import OnlineRun, describe
+    from accupoison.runs.places import division_of, run_name
 
     say = cache(note)
     _check_place(out, resume, resume_or_start)
     base = _base("online", preset, "fresh", resume, say) if replay is None else _replayed(replay, preset, resume, say)
-    settings = online_config([*base, *layers(flags)], say)
+    typed, given = flags["med"], layers(flags)
+    settings = online_config([*base, *given], say)
+    if resume is None and replay is None:
+        settings = online_config([*base, division_of(settings, CHECKPOINTS), *given], say)
     if dry_run:
         click.echo(json_text(describe(settings)))
         return
-    name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
-    place = LOGS / f"{name}-seed{settings.run.seed}"
+    place = LOGS / run_name(settings, typed)
     while True:
         target = resume or out or (place if resume_or_start else next_free(place))
         again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
         hint = "the same command" if resume_or_start else _resume_command("online", target)
         try:
-            with _stoppable(ctx, hint, target) as asked:
+            label = typed or settings.defense.name
+            with _stoppable(ctx, hint, target) as asked, progress_bar(label, hidden=quiet or as_json) as show:
+                show(0, 1, "loading data and base model")
                 run = OnlineRun(settings, CHECKPOINTS, target, resume=again)
-                with progress_bar(settings.defense.name, hidden=quiet or as_json) as show:
-                    summary = run.run(show, asked)
+                summary = run.run(show, asked)
             break
         except TakenError:
             if resume_or_start or target in (resume, out):
@@ -195,7 +201,8 @@ def online(
             click.echo(json_text({"run": str(target), **summary}))
         else:
             logs = shlex.quote(str(target.parent))
-            click.echo(f"{online_text(summary)}\nwrote {target}; curves: tensorboard --logdir {logs}")
+            click.echo(f"{online_text(summary)}\n{summary['verdict']}")
+            click.echo(f"wrote {target}; curves: tensorboard --logdir {logs}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 

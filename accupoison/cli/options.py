@@ -105,7 +105,7 @@ def layers(options: dict[str, Any]) -> list[dict[str, Any]]:
         elif value is not None:
             section, key = FLAGS[flag]
             settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
-    return [*([] if file is None else [config.read_toml(file)]), settings, config.assignments(pairs)]
+    return [*([] if file is None else [config.read_settings(file)]), settings, config.assignments(pairs)]
 
 
 def data_place() -> dict[str, dict[str, Any]]:
@@ -203,7 +203,13 @@ common_options = options(
     click.option(
         "--device", metavar="NAME", help="auto (default; or what ACCUPOISON_DEVICE names), cpu, cuda, cuda:N or mps."
     ),
-    click.option("--config", "file", type=PATH, metavar="FILE", help="Settings in TOML, by section."),
+    click.option(
+        "--config",
+        "file",
+        type=PATH,
+        metavar="FILE",
+        help="Settings in TOML, by section; or a run, whose settings are taken.",
+    ),
     click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),
     click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),
 )

@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
@@ -15,6 +17,8 @@ from accupoison.records.files import dump_row
 if TYPE_CHECKING:  # takes seconds to load, which --help can do without
     from accupoison.study.collect import Run
 
+LINES_EVERY, WORTH_SAYING = 30, 10
+"""Seconds between lines of progress, and that must be left for the first one."""
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
@@ -40,18 +44,55 @@ class _Terminal:
 
 @contextmanager
 def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Give a function to call with (steps done, steps in all, a few words)."""
-    words, hidden, file = "", hidden or not sys.stderr.isatty(), cast(TextIO, _Terminal(sys.stderr))
-    with click.progressbar(
-        range(1), label=label, file=file, hidden=hidden, item_show_func=lambda _: words, show_pos=True
-    ) as bar:
+    """Give a function to call with (steps done, steps in all, a few words).
 
-        def show(done: int, total: int, text: str) -> None:
-            nonlocal words
-            words, bar.length = text, total
-            bar.update(done - bar.pos)
+    On a terminal it is a bar with the time that is left; elsewhere a line on standard error after the first step, with
+    the time that the rest will take, and then one every half minute.
+    """
+    if hidden or sys.stderr.isatty():
+        words, file = "", cast(TextIO, _Terminal(sys.stderr))
+        with click.progressbar(
+            range(1), label=label, file=file, hidden=hidden, item_show_func=lambda _: words, show_pos=True
+        ) as bar:
 
-        yield show
+            def show(done: int, total: int, text: str) -> None:
+                nonlocal words
+                words, bar.length = text, total
+                bar.update(done - bar.pos)
+                bar.render_progress()
+
+            yield show
+        return
+    yield _lines(label)
+
+
+def _lines(label: str) -> Callable[[int, int, str], None]:
+    """Return what says progress where there is no terminal."""
+    begun = monotonic()
+    before: int | None = None  # steps that an earlier process has made
+    said = -inf
+
+    def tell(done: int, total: int, text: str) -> None:
+        nonlocal begun, before, said
+        now = monotonic()
+        if not done:  # loading, or calibrating
+            begun = now
+            return
+        before = done - 1 if before is None else before
+        left = (now - begun) / (done - before) * (total - done)
+        if now - said >= LINES_EVERY and (said > 0 or left >= WORTH_SAYING):
+            said = now
+            line = f"{label}: {done} of {total}, about {duration(left)} left; {text}"
+            _Terminal(sys.stderr).write(f"{one_line(line)}\n")
+
+    return tell
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def note(text: str) -> None:

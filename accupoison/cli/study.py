@@ -95,7 +95,7 @@ def _failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
     "--format",
     "formats",
     metavar="NAMES",
-    help="html, md, csv, latex, json, svg, pdf; several with commas.  [default: html,md]",
+    help="html, md, csv, latex, json, svg, pdf, cyclonedx; several with commas.  [default: html,md]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the runs' summaries as JSON instead of tables.")
 def report(
@@ -105,8 +105,9 @@ def report(
 
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.html, a page without
     network, and report.md with curves.png; or, by --format, report-TABLE.csv, report.tex (booktabs), report.json, each
-    figure as FIGURE.svg or FIGURE.pdf. Figures of membership need audits: audit --run RUN, or audit recency. A run that
-    is damaged, or another one made again, is named and left out; the exit code is 1 if none is left.
+    figure as FIGURE.svg or FIGURE.pdf, report.cdx.json (CycloneDX 1.7). Figures of membership need audits: audit --run
+    RUN, or audit recency. A run that is damaged, or another one made again, is named and left out; the exit code is 1
+    if none is left.
     """
     if as_json and claims is not None:
         raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from accupoison.config.renamed import PRESETS, Say, quiet, with_new_names
 from accupoison.errors import InputError, check_choice, did_you_mean
-from accupoison.records.files import INT64, NESTED, check_values, is_text
+from accupoison.records.files import INT64, NESTED, check_values, is_text, read_json
 from accupoison.registry import Component, Registry
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -236,6 +236,16 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}") from error
     return content
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, in the config.json of a run, or in that of the run in a directory.
+
+    Raises:
+        InputError: It cannot be read, or is not of its form.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    return read_json(path) if path.suffix == ".json" else read_toml(path)
 
 
 def presets(command: str) -> list[str]:

@@ -120,7 +120,7 @@ class EvaluateSettings:
         test: "milestones" (at the start, before and after the trigger, at the end) or "every" step.
         monitor: Measure accuracy on the monitor images at every step.
         reestimate: Also measure test accuracy after batch-norm re-estimation on the trusted images.
-        images: Sample images a step to TensorBoard: clean, sent and seen; 0 for none.
+        images: Samples a step to TensorBoard, each clean, sent, seen and their difference; 0 for none.
         audit_every: At every so many steps, how well stream and burn-in members can be told from test images that were
             never learnt, by their loss alone; None never asks.
         save_batches: Keep what the attacker sends, for ``stream.replay``.

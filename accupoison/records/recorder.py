@@ -6,7 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from accupoison.errors import InputError
 from accupoison.records.appended import SCORES, AppendedFile, Position, ScoreLog
@@ -38,9 +39,6 @@ class MetricsLog(AppendedFile):
         path: The file; made if it is not there.
         position: What :meth:`sync` returned once: rows after it are dropped. Of older versions, the bytes alone.
 
-    Attributes:
-        last: The last step of each branch up to ``position``.
-
     Raises:
         InputError: The file does not begin with the rows that it had at ``position``, and nothing is touched; or it
             cannot be opened.
@@ -48,8 +46,7 @@ class MetricsLog(AppendedFile):
 
     def check(self, content: bytes) -> None:
         """Read the rows of before."""
-        rows = sorted(_rows(self.path, content, whole=True), key=lambda row: int(row["step"]))
-        self.last = {str(row["branch"]): int(row["step"]) for row in rows}
+        _rows(self.path, content, whole=True)
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Append one row, which other processes can read at once.
@@ -126,26 +123,27 @@ class RunRecorder:
         run: The run's directory.
         branches: The names of the branches, in the order they run.
         resume_at: What the checkpoint holds: the position that :meth:`sync` returned (of older versions, the bytes
-            alone), and a step from which on the trunk has to be hidden in TensorBoard; rows before the position are
-            shown in any case. None begins from nothing and discards what a run without a checkpoint left.
+            alone). None begins from nothing and discards what a run without a checkpoint left.
 
     Raises:
         InputError: metrics.jsonl or an event file cannot be written, or metrics.jsonl has changed since the checkpoint.
     """
 
-    def __init__(
-        self, run: RunDirectory, branches: Sequence[str], resume_at: tuple[Position | int, int] | None = None
-    ) -> None:
+    def __init__(self, run: RunDirectory, branches: Sequence[str], resume_at: Position | int | None = None) -> None:
         self.run = run
-        position, purge_step = resume_at or (0, 0)
         self._ended = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
-        self._metrics = MetricsLog(run.path / METRICS, position)
+        self._metrics = MetricsLog(run.path / METRICS, resume_at or 0)
         self._scores: ScoreLog | None = None
         try:
-            if not isinstance(position, int) and "scores" in position:
-                self._scores = ScoreLog(run.path / SCORES, position["scores"])
-            ends = _ends(self._metrics.last, branches)
-            self._board = TensorBoard(run.path, branches, {**ends, "": max(ends[""], purge_step)})
+            if isinstance(resume_at, dict) and "scores" in resume_at:
+                self._scores = ScoreLog(run.path / SCORES, resume_at["scores"])
+            rows = [] if resume_at is None else read_metrics(run.path / METRICS)
+            purge = _purge(rows, branches)
+            self._board = TensorBoard(run.path, branches, purge)
+            for row in rows:
+                if row["step"] >= purge:  # of another branch, and hidden together with what was lost
+                    scalars = {tag: value for tag, value in row.items() if tag not in ("step", "branch")}
+                    self._board.log(scalars, row["step"], row["branch"])
         except BaseException:
             self._metrics.close()
             raise
@@ -165,16 +163,19 @@ class RunRecorder:
         self._metrics.log(metrics, step, branch)
         self._board.log(metrics, step, branch)
 
-    def images(self, tag: str, x: Tensor, step: int, branch: str = "") -> None:
-        """Record images; see :meth:`TensorBoard.images`.
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Record a picture; see :meth:`TensorBoard.image`.
 
         Args:
-            tag: Their name.
-            x: Images [B, C, H, W] in [0, 1], one channel or three.
+            name: Its name.
+            pixels: [H, W, 3].
             step: Steps taken, from 0.
-            branch: The branch, or "" for the shared steps.
         """
-        self._board.images(tag, x, step, branch)
+        self._board.image(name, pixels, step)
+
+    def text(self, name: str, markdown: str) -> None:
+        """Record a text in Markdown under ``name``, for TensorBoard alone."""
+        self._board.text(name, markdown)
 
     def scores(self, scores: Scores, step: int, branch: str = "") -> None:
         """Record the scores of rows; see :meth:`ScoreLog.log`.
@@ -202,8 +203,12 @@ class RunRecorder:
         with reading(path):
             return metrics_digest(_rows(path, path.read_bytes()))
 
-    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+    def close(self, summary: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None) -> None:
         """Close all files; with the run's ``summary``, write summary.json before, and the hyperparameters if it ended.
+
+        Args:
+            summary: Its results.
+            settings: What TensorBoard's HPARAMS shows: accuracies, and the settings as they were used.
 
         Raises:
             InputError: A file cannot be written.
@@ -218,7 +223,7 @@ class RunRecorder:
             if self._scores is not None:
                 self._scores.close()
             ended = summary is not None and summary.get("status") != "interrupted" and not self._ended
-            self._board.close(self.run.config, summary if ended else None)
+            self._board.close(settings if ended else None)
 
     def __enter__(self) -> Self:
         return self
@@ -227,10 +232,9 @@ class RunRecorder:
         self.close()
 
 
-def _ends(last: Mapping[str, int], branches: Sequence[str]) -> dict[str, int]:
-    """Return the first step that is not recorded, by writer; they differ, as branches may run one after the other."""
-    ends = {"": 0, **dict.fromkeys(branches if len(branches) > 1 else (), 0)}
-    for branch, step in last.items():
-        name = branch if branch in ends else ""
-        ends[name] = max(ends[name], step + 1)
-    return ends
+def _purge(rows: Sequence[Mapping[str, Any]], branches: Sequence[str]) -> int:
+    """Return the first step of which something may have been shown that is not in ``rows``."""
+    if not rows:
+        return 0
+    last = max(int(row["step"]) for row in rows if not row["branch"])
+    return 1 + (int(rows[-1]["step"]) if rows[-1]["branch"] == branches[-1] else last)

@@ -56,20 +56,26 @@ class RunDirectory:
         Raises:
             InputError: The directory holds a run or other files, is in use, or cannot be written.
         """
-        if path.is_dir() and not cls.holds_run(path) and (other := _foreign(path)):
-            raise InputError(f"{path} holds other files, such as {other}; choose another name for the run")
+        cls.check_free(path)
         lock = lock_directory(path)
         run = cls(path, as_json(config), lock)
         try:
             _clear(path)  # of a process that was killed while it made the directory
-            if cls.holds_run(path):
-                raise TakenError(f"{path} already holds a run; resume it or choose another name")
+            cls.check_free(path)  # another may have made it in the meantime
             write_json(path / ENV, env)
             write_json(path / CONFIG, config)  # last: its presence is what makes the directory a run
         except BaseException:
             run.close()
             raise
         return run
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raise TakenError if ``path`` holds a run, InputError if it holds other files: nothing new can go there."""
+        if cls.holds_run(path):
+            raise TakenError(f"{path} already holds a run; resume it or choose another name")
+        if path.is_dir() and (other := _foreign(path)):
+            raise InputError(f"{path} holds other files, such as {other}; choose another name for the run")
 
     @classmethod
     def resume_or_create(

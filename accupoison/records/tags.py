@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+THREAT = "threat.json"
 
 DETECTORS: dict[str, str] = {
     "kd": "minus the log density of trusted features (KD)",
@@ -88,32 +89,31 @@ THIRD_PARTY = "x/"
 
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "accuracy": {
-        "accuracy": ["test/acc", "test/acc_bn_reestimated", "monitor/acc", "stream/acc"],
-        "monitor accuracy with its interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
+        "monitor images, with 95% interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
+        "test images, on the path of each trigger": ["test/acc"],
     },
     "discrepancy": {
-        "memorization discrepancy": [
-            "defense/discrepancy_clean",
-            "defense/discrepancy_sent",
-            "defense/discrepancy_seen",
-        ],
-        **{
-            f"AUC of poison against {kind}": [f"defense/discrepancy_auc_{kind}", *(tag for tag in AUCS if kind in tag)]
-            for kind in AGAINST
-        },
+        "memorization discrepancy, clean and sent": ["defense/discrepancy_clean", "defense/discrepancy_sent"],
     },
-    "update": {"gradient and update": ["optim/grad_norm", "optim/update_norm"]},
-    "attack": {"budget": ["attack/linf"], "alignment": ["attack/alignment"]},
-    "audit": {"membership": ["audit/auc", "audit/auc_burnin"]},
+    "membership": {"AUC": ["audit/auc", "audit/auc_burnin"]},
 }
-"""Tags that belong in one chart, by category and chart title."""
-BANDS = frozenset({"monitor accuracy with its interval"})
+"""Tags that belong in one chart of TensorBoard, by category and chart title; few enough for ten runs at once."""
+BANDS = frozenset({"monitor images, with 95% interval"})
 """Charts of a curve with a band: value, lower end, upper end."""
+
+
+def shown_as(tag: str) -> str:
+    """Return what TensorBoard calls a tag: accuracies come first there, "accuracy/test" for "test/acc"."""
+    where, _, name = tag.partition("/")
+    words = name.split("_")
+    if "acc" not in words or tag not in TAGS:
+        return tag
+    return "/".join(["accuracy", "_".join([where, *(word for word in words if word != "acc")])])
 
 
 def tags_markdown() -> str:
     """Return docs/metrics.md."""
-    rows = "".join(f"| `{tag}` | {meaning} |\n" for tag, meaning in TAGS.items())
+    rows = "".join(f"| `{tag}` | {_shown(tag)} | {meaning} |\n" for tag, meaning in TAGS.items())
     return f"""# Metrics
 
 <!-- Generated from accupoison.records.recorder.TAGS; write it anew with
@@ -121,15 +121,24 @@ python -c "from accupoison.records.recorder import tags_markdown; print(tags_mar
 
 Every row of `logs/RUN/{METRICS}` is a JSON object with `step` (from 0), `branch` (the trigger that the step belongs
 to, or "" before the paths part) and any of the scalars below. A number that is not finite is one of the strings
-"nan", "inf" and "-inf"; `accupoison.records.recorder.read_metrics` turns it back into a number. The file is the truth;
-TensorBoard shows the same scalars under the same names. These names do not change within a major version.
+"nan", "inf" and "-inf"; `accupoison.records.recorder.read_metrics` turns it back into a number. These names do not
+change within a major version.
 
-| tag | meaning; unit and range |
-|---|---|
+The file is the truth, and TensorBoard a view of it with one entry a run. It has the same scalars, accuracies first
+under names of their own; the curve of a tag is that of the run's last trigger from step 0 to the end, and the
+accuracies of the other triggers are beside it, such as `accuracy/test@coast`, with the shared steps in each. HPARAMS
+has the settings as they were used and the accuracies at the start, before and after each trigger; TEXT the threat
+model, the settings and the verdict; IMAGES the first rows of a batch, clean, sent, seen and their difference.
+
+| tag | in TensorBoard | meaning; unit and range |
+|---|---|---|
 {rows}
-Tags that begin with `{THIRD_PARTY}` are free for attacks and defences of other packages. TensorBoard alone has
-`summary/...`: the numbers of `{SUMMARY}`, written once, when the run ends.
+Tags that begin with `{THIRD_PARTY}` are free for attacks and defences of other packages.
 """
+
+
+def _shown(tag: str) -> str:
+    return "the same" if shown_as(tag) == tag else f"`{shown_as(tag)}`"
 
 
 def check_tags(metrics: Mapping[str, float]) -> None:

@@ -3,46 +3,46 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from accupoison.records.files import flatten, writing
-from accupoison.records.tags import BANDS, LAYOUT, check_tags
+from accupoison.records.tags import BANDS, LAYOUT, TAGS, check_tags, shown_as
 
 
 class TensorBoard:
-    """A run as TensorBoard shows it.
+    """A run as TensorBoard shows it: one entry, whatever its triggers are.
 
-    The trunk is written to the run's directory itself. A run with several branches has a writer for each, in
-    ``branch-NAME``, so that TensorBoard draws them as curves of their own; a single branch continues the trunk's.
+    The curve of a tag goes from the first step to the end of the last branch. The accuracies of each other branch are a
+    curve of their own, ``TAG@BRANCH``, into which the steps before the branches part are written as well.
 
     Args:
         directory: The run's directory.
-        branches: The names of the branches.
-        purge: The step from which on TensorBoard hides what an earlier process wrote, by branch ("" is the trunk);
-            default 0, everything.
+        branches: The names of the branches, in the order they run.
+        purge: The step from which on TensorBoard hides what an earlier process wrote; 0 is everything.
     """
 
-    def __init__(self, directory: Path, branches: Sequence[str] = (), purge: Mapping[str, int] | None = None) -> None:
+    def __init__(self, directory: Path, branches: Sequence[str] = (), purge: int = 0) -> None:
         self.directory = directory
-        self._purge = dict(purge or {})
-        self._split = {name: directory / f"branch-{name}" for name in branches if name} if len(branches) > 1 else {}
-        self._last = max(0, *((step - 1) for step in self._purge.values())) if self._purge else 0
-        self._writers: dict[str, SummaryWriter] = {}
+        self._main = branches[-1] if branches else ""
+        self._others = [name for name in branches if name not in ("", self._main)]
+        self._described: set[str] = set()
         with writing(directory):
-            trunk = self._writer("")
-            if self._purge.get("", 0) == 0:  # at a later step, the one of the first time is still there
-                trunk.add_custom_scalars(_layout())
-                trunk.flush()
-            for name, where in self._split.items():
-                if where.exists():  # hide stale points even if the branch is not reached again
-                    self._writer(name)
+            # Always with a purge: TensorBoard takes the first in a directory for the start of the run and ignores it.
+            self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=5)
+            if purge == 0:  # at a later step, the one of the first time is still there
+                self._writer.add_custom_scalars(_layout())
+                self._writer.flush()
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Add one value a tag.
@@ -57,72 +57,70 @@ class TensorBoard:
             ValueError: A tag is unknown.
         """
         check_tags(metrics)
+        names = {tag: shown_as(tag) for tag in metrics}
+        found = {names[tag]: (value, tag) for tag, value in metrics.items()} if branch in ("", self._main) else {}
+        for other in self._others if branch in ("", *self._others) else ():
+            if branch in ("", other):
+                found |= {f"{names[t]}@{other}": (value, t) for t, value in metrics.items() if names[t] != t}
         with writing(self.directory):
-            self._scalars(metrics, step, branch)
-        self._last = max(self._last, step)
+            self._add(Summary(value=[self._value(name, *entry) for name, entry in found.items()]), step)
 
-    def images(self, tag: str, x: Tensor, step: int, branch: str = "") -> None:
-        """Add a grid of images.
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Add a picture.
 
         Args:
-            tag: A name, such as "images/sent".
-            x: Images, floating [B, C, H, W] in [0, 1], with one channel or three.
-            step: The step.
-            branch: The branch, or "" for the trunk.
+            name: Such as "images/rows".
+            pixels: [H, W, 3].
+            step: Steps taken, from 0.
 
         Raises:
             InputError: The event file cannot be written.
-            ValueError: ``x`` has another shape.
         """
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
-            raise ValueError(f"images must be [B, 1 or 3, H, W], got {list(x.shape)}")
         with writing(self.directory):
-            self._writer(branch).add_images(tag, x.detach().float().clamp(0, 1).cpu(), step)
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def text(self, name: str, markdown: str) -> None:
+        """Add a text in Markdown for the TEXT tab, under ``name``; InputError if it cannot be written."""
+        with writing(self.directory):
+            self._writer.add_text(name, markdown, 0)
 
     def flush(self) -> None:
         """Write what is buffered."""
         with writing(self.directory):
-            for writer in self._writers.values():
-                writer.flush()
+            self._writer.flush()
 
-    def close(self, config: Mapping[str, Any] | None = None, summary: Mapping[str, Any] | None = None) -> None:
-        """Close the event files, after a line for the HPARAMS tab if there is a ``summary``.
+    def close(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Close the event file, after a line for the HPARAMS tab if there are ``settings``.
 
         Args:
-            config: The run's configuration, by section: the hyperparameters.
-            summary: The results; the numbers among them are the metrics ``summary/...``.
+            settings: What the line says, by section: results first, then the configuration.
         """
         try:
             with writing(self.directory):
-                if summary is not None:
-                    self._hparams(config or {}, summary)
+                if settings is not None:
+                    self._hparams(flatten(settings))
         finally:
-            writers, self._writers = self._writers, {}
             with writing(self.directory):
-                for writer in writers.values():
-                    writer.close()
+                self._writer.close()
 
-    def _writer(self, branch: str) -> SummaryWriter:
-        name = branch if branch in self._split else ""
-        if name not in self._writers:
-            where = self._split.get(name, self.directory)
-            # Always with a purge: TensorBoard takes the first in a directory for the start of the run and ignores it.
-            self._writers[name] = SummaryWriter(str(where), purge_step=self._purge.get(name, 0), flush_secs=5)
-        return self._writers[name]
+    def _value(self, name: str, value: float, tag: str) -> Summary.Value:
+        new = name not in self._described  # TensorBoard keeps the first description of a tag
+        self._described.add(name)
+        metadata = create_summary_metadata(display_name="", description=TAGS.get(tag, "")) if new else SummaryMetadata()
+        tensor = TensorProto(dtype=DT_FLOAT, float_val=[float(value)])
+        return Summary.Value(tag=name, metadata=metadata, tensor=tensor)
 
-    def _scalars(self, scalars: Mapping[str, float], step: int, branch: str) -> None:
-        values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]
-        _add(self._writer(branch), Summary(value=values), step)
-
-    def _hparams(self, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        numbers = {f"summary/{k}": float(v) for k, v in flatten(summary) if isinstance(v, int | float)}
-        self._scalars(numbers, self._last, "")
+    def _hparams(self, settings: Iterable[tuple[str, Any]]) -> None:
         # SummaryWriter.add_hparams would make a run of its own, named by the time. The first of the three summaries,
         # the list of columns, is left out: TensorBoard takes the list of one run for all of them and so hides what
         # other attacks and defences have; without it, it collects the columns of all runs.
-        _, start, end = hparams({key: _hparam(value) for key, value in flatten(config)}, {})  # type: ignore[no-untyped-call]
+        _, start, end = hparams({key: _hparam(value) for key, value in settings}, {})  # type: ignore[no-untyped-call]
         for part in (start, end):
-            _add(self._writer(""), part, self._last)
+            self._add(part, 0)
+
+    def _add(self, summary: Summary, step: int) -> None:
+        if self._writer.file_writer is not None:
+            self._writer.file_writer.add_summary(summary, step)
 
 
 def _layout() -> dict[str, dict[str, list[Any]]]:
@@ -133,9 +131,10 @@ def _layout() -> dict[str, dict[str, list[Any]]]:
 
 
 def _chart(title: str, tags: Sequence[str]) -> list[Any]:
+    names = [shown_as(tag) for tag in tags]
     if title in BANDS:
-        return ["Margin", list(tags)]
-    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # whole tags: test/acc begins others
+        return ["Margin", names]
+    return ["Multiline", [f"^{re.escape(name)}(@.*)?$" for name in names]]  # whole tags: accuracy/test begins others
 
 
 def _hparam(value: object) -> int | float | str | None:
@@ -145,8 +144,3 @@ def _hparam(value: object) -> int | float | str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return json.dumps(value)
     return value if math.isfinite(value) else str(value)
-
-
-def _add(writer: SummaryWriter, summary: Summary, step: int) -> None:
-    if writer.file_writer is not None:
-        writer.file_writer.add_summary(summary, step)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accupoison.config.renamed import formerly, with_new_names
+from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import DataSettings, ModelSettings
 from accupoison.data import STATS, DataSet, Splits, load, split
 from accupoison.errors import InputError
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
-from accupoison.records.files import holds
 from accupoison.records.foreign import LARGEST_RATE, Foreign, is_dense, put_into
 
 KIND = "base-model"
@@ -216,25 +215,6 @@ def spec_for(settings: ModelSettings, data: DataSet, ids: Tensor) -> ModelSpec:
         mean=mean,
         std=tuple(value if value >= 1e-3 else 1.0 for value in std),  # a constant stays one
     )
-
-
-def default_place(root: Path, data: str, model: ModelSettings, recipe: str, seed: int, parties: str = "") -> Path:
-    """Return the directory under ``root`` where the burn-in of these settings is kept.
-
-    Args:
-        root: The directory of checkpoints.
-        data: Name of the data set.
-        model: The network.
-        recipe: Of the burn-in; where only the directory of its old name is there, that one.
-        seed: Of the burn-in.
-        parties: Who poisons and who defends it, such as "dirty-label-ST"; "" is a clean one.
-    """
-    label = Path(data.partition(":")[2]).stem if ":" in data else data
-    name = (model.name or DEFAULTS.name).replace(":", ".")
-    parts = [label, name, f"w{model.width or DEFAULTS.width}", model.norm or DEFAULTS.norm]
-    ends = [*filter(None, [parties]), f"seed{seed}"]
-    place, old = (root / "-".join([*parts, used, *ends]) for used in (recipe, formerly("start.recipe", recipe)))
-    return old if holds(old.exists) and not holds(place.exists) else place
 
 
 def _released_spec(file: Foreign) -> ModelSpec | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.config.schema import DataSettings, OnlineConfig
-from accupoison.data import DataSet, Splits, make_stream
+from accupoison.data import DataSet, Splits
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
@@ -19,46 +19,15 @@ from accupoison.learner import Learner, view_of
 from accupoison.loop.simulation import Simulation
 from accupoison.records.files import holds
 from accupoison.records.ledger import LEDGER, Ledger
-from accupoison.runs.base_model import IDENTITY, BaseModel, default_place, open_data, parts_of
-from accupoison.runs.burnin import EARLY, FINAL
+from accupoison.runs.base_model import IDENTITY, BaseModel, open_data, parts_of
+from accupoison.runs.burnin import EARLY
 from accupoison.runs.model_check import check_images
+from accupoison.runs.places import find_checkpoint
 from accupoison.runs.population import stream_population
 from accupoison.runs.replay import replay_of
+from accupoison.runs.streams import fitting, stream_of
 from accupoison.types import Batch, ModelView, fabricated_id, source_ids
 from accupoison.updates import DPSGD, check_private
-
-
-def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None]:
-    """Return the paths of the base checkpoint and of the early snapshot, None where there is none beside it.
-
-    Args:
-        config: ``start`` names them, or the default place under ``root`` is looked at.
-        root: The directory of checkpoints.
-
-    Raises:
-        InputError: There is no checkpoint; the message has the command that makes it.
-    """
-    start = config.start
-    if start.checkpoint is None:
-        place = default_place(root, config.data.name, config.model, start.recipe, start.seed)
-        path = place / FINAL
-        if not path.exists():
-            usual = OnlineConfig()
-            made_by = {
-                "data.name": (config.data.name, usual.data.name),
-                "model.name": (config.model.name, usual.model.name),
-                "model.width": (config.model.width, usual.model.width),
-                "model.norm": (config.model.norm, usual.model.norm),
-                "recipe": (start.recipe, usual.start.recipe),
-                "run.seed": (start.seed, usual.start.seed),
-            }
-            options = {name: value for name, (value, default) in made_by.items() if value != default}
-            raise InputError(f"there is no checkpoint {path}; make it with", "burnin", options)
-    else:
-        path = Path(start.checkpoint)
-        path = path / FINAL if path.is_dir() else path
-    early = path.with_name(EARLY) if start.reference is None else Path(start.reference)
-    return path, early if start.reference is not None or early.exists() else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +69,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     base = BaseModel.load(path, config.model.name)
     base.check_model(config.model, path)
     data, splits = open_data(config.data, device)
+    asked, config = config, fitting(config, splits)
     base = base.of(config.model, data, splits.burnin)
     base.check_data(config.data, data, path)
     _check_parts(config, splits)
@@ -110,10 +80,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     if data.features:
         s = replace(s, augment="none", quantise=False)
         note = f"{note} {data.name} has features: no crop, no flip and no rounding to 8 bits.".strip()
-    length = s.steps + 1 + s.recovery_steps
-    stream = make_stream(
-        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool, swap=swap
-    )
+    stream = stream_of(config, data, splits, swap=swap)
     if isinstance(config.update, DPSGD):
         check_private(learner, base.spec.name, data.batch(splits.val[:1]))
     simulation = Simulation(
@@ -137,7 +104,9 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
             f"{path.with_name(EARLY)}; give one with <start.reference>"
         )
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
-    note = " ".join(filter(None, (note, *_notes(config, base, path))))
+    if s.batch_size < asked.stream.batch_size:
+        note += f" Batches have {s.batch_size} samples in place of {asked.stream.batch_size}, so that all of them fit."
+    note = " ".join(filter(None, (note.strip(), *_notes(config, base, path))))
     return Built(simulation, data, splits, _trained_on(base, data, path), model, note)
 
 

@@ -7,20 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accupoison.attacks import Clean
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
-from accupoison.config.threat_model import burnin_threat_model
-from accupoison.defenses import Defense
+from accupoison.config.threat_model import burnin_threat
 from accupoison.measure.accuracy import evaluate, monitor
 from accupoison.measure.suspects import suspects_auc, write_suspects
 from accupoison.records.checkpoint import reading_payload
+from accupoison.records.files import write_json
 from accupoison.records.ledger import LEDGER
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, check_contents, environment
+from accupoison.records.tags import THREAT
 from accupoison.runs.base_model import BaseModel
 from accupoison.runs.trainer import Burnin
+from accupoison.runs.training_schedule import batch_size
 from accupoison.updates import DPSGD
 
 FINAL, EARLY, LATEST, BEST = "final.pt", "early.pt", "latest.pt", "best.pt"
@@ -41,8 +42,8 @@ def run_burnin(
 
     ``out`` gets ``final.pt``, ``early.pt`` (the early snapshot), ``latest.pt``, ``epochN.pt`` for other epochs asked
     for, with patience ``best.pt``, and the files of a run directory; where the training is poisoned or defended,
-    ``ledger.npz``, and of a defence that tells samples apart ``suspects.csv``. Stopped by ``should_stop``, it saves its
-    state and can be resumed bit for bit.
+    ``threat.json`` and ``ledger.npz``, and of a defence that tells samples apart ``suspects.csv``. Stopped by
+    ``should_stop``, it saves its state and can be resumed bit for bit.
 
     Args:
         config: All settings.
@@ -58,15 +59,17 @@ def run_burnin(
     with ExitStack() as stack:
         if resume:
             run = stack.enter_context(RunDirectory.resume(out, at_home(settings, out), with_new_names))
+        else:
+            RunDirectory.check_free(out)  # before minutes go into data and models
         burnin = Burnin.prepare(config)
         if not resume:
             env = environment(str(burnin.learner.device), burnin.learner.kernels_in_effect)
             run = stack.enter_context(RunDirectory.create(out, settings, env))
         state = _restored(burnin, run) if resume else None
         burnin.begin()
-        at = None if state is None else (state["offset"], burnin.step)
-        poisoned = type(config.attack) is not Clean or type(config.defense) is not Defense
-        if poisoned:
+        at = None if state is None else state["offset"]
+        if (threat := burnin_threat(config)) is not None:
+            write_json(out / THREAT, threat.as_dict())
             burnin.training.ledger().save(out / LEDGER)
         with RunRecorder(run, [""], at) as recorder:
             finished = _train(burnin, run, recorder, progress, should_stop)
@@ -75,7 +78,8 @@ def run_burnin(
             summary = {**_summary(burnin, finished), "metrics_digest": recorder.metrics_digest()}
             if finished and (found := burnin.suspects()) is not None:
                 summary["suspects"] = write_suspects(out, found, burnin.training.ledger())
-            recorder.close(summary)
+            test = {"accuracy": {"test": summary["test_acc"]}} if finished else {}
+            recorder.close(summary, {**test, **settings})
     return summary
 
 
@@ -110,8 +114,11 @@ def _train(
     train = burnin.config.train
     while not burnin.over:
         started = time.perf_counter()
+        epoch, first = burnin.position()[0], burnin.step
         for loss in burnin.train_epoch():
-            progress(burnin.step, burnin.total, f"loss {loss:.3f}")
+            rate = (burnin.step - first) * batch_size(train, epoch) / (time.perf_counter() - started)
+            words = f"epoch {epoch + 1} of {train.epochs}, {rate:,.0f} images/s, loss {loss:.3f}"
+            progress(burnin.step, burnin.total, words)
             if should_stop() and burnin.position()[1]:
                 _save(burnin, run, recorder)
                 return False
@@ -149,10 +156,10 @@ def _save(burnin: Burnin, run: RunDirectory, recorder: RunRecorder) -> None:
 
 
 def _summary(burnin: Burnin, finished: bool) -> dict[str, Any]:
-    threat = burnin_threat_model(burnin.config)
+    threat = burnin_threat(burnin.config)
     summary: dict[str, Any] = {
         "status": "finished" if finished else "interrupted",
-        **({"threat_model": threat} if threat else {}),
+        **({} if threat is None else {"threat_model": threat.line}),
         "steps": burnin.step,
         "epochs": burnin.position()[0],
         **({} if burnin.config.train.patience is None else {"best_epoch": burnin.best[1]}),

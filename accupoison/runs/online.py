@@ -1,6 +1,6 @@
 """An online run: a simulation with everything that watches it."""
 
-import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ import torch
 from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import OnlineConfig, at_home, rows_apart
-from accupoison.config.threat_model import threat_model
+from accupoison.config.threat_model import online_threat, threat_model
 from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.errors import ComponentError, InputError
@@ -23,62 +23,25 @@ from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Evaluator
 from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, subsample
 from accupoison.measure.releases import fitted, known_to_defender, release_cost
+from accupoison.measure.strips import strips
 from accupoison.measure.suspects import write_suspects
+from accupoison.measure.verdict import as_used, milestones, verdict
 from accupoison.records.checkpoint import reading_payload
-from accupoison.records.files import read_json, writing
+from accupoison.records.files import write_json, writing
 from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.records.recorder import RunRecorder
-from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
-from accupoison.runs.build import build_simulation, find_checkpoint
+from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.records.tags import THREAT
+from accupoison.runs.build import build_simulation
 from accupoison.runs.burnin import Progress, never
-from accupoison.runs.replay import check_replay, digest, save_batch
+from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
+from accupoison.runs.places import at_hand, recorded_places
+from accupoison.runs.replay import check_replay, save_batch
 from accupoison.types import Phase, Step
 from accupoison.updates import DPSGD
 
-INPUTS = ("data", "checkpoint", "early", "replay")
-"""What a run depends on besides its settings; env.json has a digest of each."""
 LEDGER_ROWS = "ledger.rows"
 """The ledger of a run that is not over."""
-
-
-def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
-    """Return digests of what a run depends on besides its settings, by name.
-
-    Args:
-        config: All settings.
-        root: The directory of checkpoints.
-        data: The images.
-    """
-    digests = {"data": data.fingerprint()}
-    for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
-        if path is not None:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    if config.stream.replay is not None:
-        digests["replay"] = digest(Path(config.stream.replay))
-    return digests
-
-
-def recorded_inputs(run: Path) -> dict[str, str]:
-    """Return :func:`input_digests` as they were when ``run`` was started."""
-    env = read_json(run / ENV)
-    return {name: env[name] for name in INPUTS if name in env}
-
-
-def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], present: dict[str, str]) -> None:
-    """Raise InputError unless what a run was made from is what is there now.
-
-    Args:
-        run: The run's directory.
-        config: All settings.
-        stored: :func:`input_digests` of then.
-        present: :func:`input_digests` of now.
-    """
-    for name in {**stored, **present}:
-        if stored.get(name) != present.get(name):
-            named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
-            what = named.get(name, "the checkpoint")
-            raise InputError(f"{what} has changed since {run} was started; bring the old one back to go on with it")
 
 
 def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
@@ -107,7 +70,6 @@ class OnlineRun:
     """
 
     def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
-        self.config = config
         self.out = out
         self._diverged = False
         settings = plain(config)
@@ -115,6 +77,10 @@ class OnlineRun:
             if resume:
                 stored = RunDirectory.resume(out, at_home(settings, out), with_new_names)
                 self.directory = stack.enter_context(stored)
+                config = at_hand(config, root, out)
+            else:
+                RunDirectory.check_free(out)  # before minutes go into data and models
+            self.config = config
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin
@@ -123,13 +89,15 @@ class OnlineRun:
                 self.simulation.detectors = Detectors(names, early, trusted)
             known_to_defender(config.release, splits, built.burnin, config.run.seed)  # refused before hours go by
             self._inputs = input_digests(config, root, data)
+            threat = online_threat(config, images=not data.features)
             if not resume:
-                threat = threat_model(config, images=not data.features)
-                about = {"threat_model": threat, "model": built.model, "note": built.note}
+                about = {"threat_model": threat.line, "model": built.model, "note": built.note}
+                places = {"places": recorded_places(config, root)}
                 learner = self.simulation.learner
-                env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **self._inputs}
+                env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **places, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
             self._open(data, splits, resume)
+            write_json(out / THREAT, threat.as_dict())
             stack.pop_all()  # from here on the directory is open until the run ends
 
     def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
@@ -147,7 +115,7 @@ class OnlineRun:
                 self.simulation.restore(state["simulation"])
                 self.evaluator.restore(state["evaluator"] if "evaluator" in state else state["meter"])  # of older runs
                 self.ledger = stored_ledger(self.out, state)
-                at = (state["offset"], self.evaluator.summary.shared_steps)
+                at = state["offset"]
         u = self.config.update
         self._accountant: Accountant | None = None
         if isinstance(u, DPSGD):
@@ -172,16 +140,18 @@ class OnlineRun:
             found = self.simulation.suspects() if status == "finished" else None
             suspects = {} if found is None else {"suspects": write_suspects(self.out, found, self.ledger)}
             summary = {**self.summary(status), **cost, **suspects, "metrics_digest": self.recorder.metrics_digest()}
-            self.recorder.close(summary)
+            self.recorder.text("run/verdict", summary["verdict"])
+            used = as_used(self.config, self.evaluator.splits, self.simulation.learner.lr)
+            self.recorder.close(summary, {"accuracy": milestones(summary), **used})
         return summary
 
     def summary(self, status: str) -> dict[str, Any]:
         """Return what the run has found so far."""
+        found = {"status": status, "horizon": self.simulation.horizon, **self.evaluator.results()}
         return {
-            "status": status,
+            "verdict": verdict(found, self.config),
             "threat_model": threat_model(self.config, images=not self.evaluator.data.features),
-            "horizon": self.simulation.horizon,
-            **self.evaluator.results(),
+            **found,
             **({} if self._accountant is None else self._accountant.spent()),
         }
 
@@ -203,9 +173,12 @@ class OnlineRun:
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
         if self._fresh:
+            self.recorder.text("run/threat model", threat_model(self.config, images=not self.evaluator.data.features))
+            self.recorder.text("run/settings", f"```\n{json.dumps(plain(self.config), indent=2)}\n```")
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
+        progress(0, 1, "preparing attack and defence")
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
@@ -256,11 +229,10 @@ class OnlineRun:
         self.recorder.scores(step.scores, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)
-        count = self.config.evaluate.images
-        if count and step.phase is not Phase.RECOVER and step.clean.x.ndim == 4:
-            for name, batch in {"clean": step.clean, "sent": step.sent, "seen": step.seen}.items():
-                if len(batch):
-                    self.recorder.images(f"images/{name}", batch.x[:count], step.t + 1, step.branch)
+        count, shown = self.config.evaluate.images, step.branch in ("", self.config.trigger.types[-1])
+        if count and shown and step.phase is not Phase.RECOVER and len(step.clean) and step.clean.x.ndim == 4:
+            view, classes = self.simulation.learner.view(), self.evaluator.data.classes
+            self.recorder.image("images/rows", strips(step, view, classes, count), step.t + 1)
 
     def _close(self) -> None:
         """Save the state, and the ledger in the form that others read."""

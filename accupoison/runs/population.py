@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from accupoison.config.schema import OnlineConfig
-from accupoison.data import DataSet, Splits, make_stream
+from accupoison.data import DataSet, Splits
 from accupoison.errors import InputError, first_line
 from accupoison.learner import view_of
 from accupoison.measure.membership import never_learnt
 from accupoison.rng import generator
 from accupoison.runs.base_model import BaseModel
+from accupoison.runs.streams import stream_of
 from accupoison.types import ModelView, Population
 
 
@@ -28,9 +29,7 @@ def stream_population(config: OnlineConfig, data: DataSet, splits: Splits) -> Po
     """
     s = config.stream
     length = s.steps + 1 + s.recovery_steps
-    stream = make_stream(
-        s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed, pool=s.pool
-    )
+    stream = stream_of(config, data, splits)
     steps = tuple(stream.ids(t) for t in range(s.steps))
     coming = torch.cat([torch.empty(0, dtype=torch.int64), *steps]).unique()  # type: ignore[no-untyped-call]
     later = torch.cat([stream.trigger(s.steps).ids.cpu(), *(stream.ids(t) for t in range(s.steps + 1, length))])

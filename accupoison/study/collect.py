@@ -8,11 +8,12 @@ from typing import Any
 
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig, online_config
+from accupoison.config.threat_model import online_threat
 from accupoison.errors import InputError
 from accupoison.records.files import Wanted, expect, flatten, read_json
 from accupoison.records.recorder import read_metrics
 from accupoison.records.run_directory import CONFIG, ENV
-from accupoison.records.tags import METRICS, SUMMARY
+from accupoison.records.tags import METRICS, SUMMARY, THREAT
 from accupoison.registry import Component
 
 BUDGET = ("eps", "steps")
@@ -33,6 +34,9 @@ RECORDED: dict[Any, Wanted] = {
 }
 """What a report reads of a summary; see :func:`accupoison.records.files.expect`."""
 
+KNOWN = ("objective", "stage", "ids", "note")
+"""Parts of a threat model that do not depend on whether the data are images."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -44,6 +48,8 @@ class Run:
         summary: What it found.
         burnin: Which base model it started from: a digest of the checkpoint.
         model: What network that is.
+        data: A digest of the data set; "" in runs of older versions.
+        stored_threat: What ``threat.json`` holds; None in runs of older versions.
     """
 
     path: Path
@@ -51,6 +57,8 @@ class Run:
     summary: Mapping[str, Any]
     burnin: str
     model: str = ""
+    data: str = ""
+    stored_threat: Mapping[str, Any] | None = None
 
     @property
     def attack(self) -> str:
@@ -63,6 +71,14 @@ class Run:
         name = label(self.config.defense)
         clip = self.config.update.clip_norm
         return f"{name} + clip {clip:g}" if clip < float("inf") else name
+
+    @property
+    def threat(self) -> Mapping[str, Any]:
+        """The threat model as data; of a run that has not stored it, what its settings say."""
+        if self.stored_threat is not None:
+            return self.stored_threat
+        made = online_threat(self.config).as_dict()
+        return {"line": self.summary["threat_model"], **{key: made[key] for key in KNOWN}}
 
     @property
     def pair(self) -> tuple[str, int, str, str]:
@@ -170,8 +186,25 @@ def _read(folder: Path) -> Run | None:
     if summary["branches"]:
         expect(folder / SUMMARY, summary, {"before": MARK})
     env = read_json(folder / ENV)
-    expect(folder / ENV, env, {"checkpoint": str, "model?": str})
-    return Run(folder, online_config([stored]), summary, env["checkpoint"], env.get("model", ""))
+    expect(folder / ENV, env, {"checkpoint": str, "model?": str, "data?": str})
+    config, threat = online_config([stored]), read_threat(folder)
+    return Run(folder, config, summary, env["checkpoint"], env.get("model", ""), env.get("data", ""), threat)
+
+
+def read_threat(folder: Path) -> dict[str, Any] | None:
+    """Return the threat model that a run, or a burn-in, has stored; None where there is none.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = folder / THREAT
+    if not path.exists():
+        return None
+    threat = read_json(path)
+    expect(path, threat, {"line": str, "objective": list, "stage": str, "ids": list, "note": str})
+    for one in threat["ids"]:
+        expect(path, one, {"id": str, "name": str, "source": str, "version": str, "because": str})
+    return threat
 
 
 def _once(runs: Sequence[Run], leave_out: Callable[[str], None]) -> list[Run]:

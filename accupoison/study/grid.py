@@ -21,7 +21,7 @@ from accupoison.config.renamed import Say, formerly, quiet
 from accupoison.config.schema import BurninConfig, OnlineConfig, burnin_config, online_config
 from accupoison.errors import InputError, check_choice, check_least, did_you_mean
 from accupoison.records.files import directory_name, flatten, holds
-from accupoison.runs.base_model import default_place
+from accupoison.runs.places import default_place
 from accupoison.study.claims import read_claims
 from accupoison.study.controls import RunSpec, with_controls
 
@@ -170,7 +170,8 @@ def _burnin(
     preset: str, seed: int, settings: Sequence[config.Layer], root: Path, say: Say
 ) -> tuple[Path, BurninConfig]:
     made = burnin_config([config.preset("burnin", preset, say), *settings, {"run": {"seed": seed}}], say)
-    return default_place(root, made.data.name, made.model, made.train.recipe, seed, made.parties), made
+    place = default_place(root, made.data.name, made.model, made.train.recipe, seed, made.parties, made.train.epochs)
+    return place, made
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,17 @@ def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, 
         "start": {
             "recipe": burnin.train.recipe,
             "seed": burnin.run.seed,
-            **({"checkpoint": str(place)} if burnin.parties else {}),
+            **({} if place == _usual(place.parent, burnin) else {"checkpoint": str(place)}),
         },
         "data": {"name": burnin.data.name},
         "model": {key: value for key, value in vars(burnin.model).items() if value is not None},
         "run": {"seed": seed},
     }
+
+
+def _usual(root: Path, burnin: BurninConfig) -> Path:
+    """Return where a run looks for its base model by itself."""
+    return default_place(root, burnin.data.name, burnin.model, burnin.train.recipe, burnin.run.seed)
 
 
 def _text(value: object) -> str:

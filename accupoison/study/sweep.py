@@ -15,8 +15,9 @@ from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.engines import Engine, outcomes
+from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
 from accupoison.runs.interrupt import interruptible
-from accupoison.runs.online import OnlineRun, check_inputs, input_digests, recorded_inputs
+from accupoison.runs.online import OnlineRun
 from accupoison.study.collect import ENDED
 from accupoison.study.controls import RunSpec
 from accupoison.study.grid import Grid

@@ -56,14 +56,20 @@ def outcome_rows(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for experiment in group(runs):
         for trigger in experiment.first.config.trigger.types:
-            estimates = {title: over(experiment, value) for title, value in _outcomes(trigger, clean).items()}
+            estimates = {title: over(experiment, value) for title, value in outcomes(trigger, clean).items()}
             cells = {title: in_points(value, len(experiment.runs)) for title, value in estimates.items()}
             named = {**_names(experiment), "trigger": trigger, **cells, "n": _count(experiment)}
             rows.append(Row(named, experiment.runs))
     return rows
 
 
-def _outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
+def outcomes(trigger: str, clean: Mapping[Pair, Run]) -> dict[str, Value]:
+    """Return what the outcomes of a trigger are, by the title of their column, as fractions.
+
+    Args:
+        trigger: The trigger.
+        clean: The control of each pair; see :func:`accupoison.study.outcomes.yardstick`.
+    """
     again = "acc_bn_reestimated"
     return {
         "start": lambda run: run.summary["start"]["acc"],

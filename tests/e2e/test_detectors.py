@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from accupoison.records.recorder import read_metrics
 from accupoison.records.tags import AGAINST, AUCS, DETECTORS
 from accupoison.runs.online import OnlineRun
-from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, After, call, done, outcome, refused
+from tests.e2e.conftest import ONLINE, SET, After, call, done, outcome, refused
 from tests.e2e.test_resume import go, settings
 from tests.messages import says
 
@@ -125,7 +125,7 @@ def test_where_nobody_poisons_there_are_scores_alone(work: Path) -> None:
 
 def test_what_is_refused(work: Path) -> None:
     says(refused(*ONLINE, "--detectors", "kd,lids"), "--detectors 'lids' did you mean lid")
-    early = CHECKPOINT.with_name("early.pt")
+    (early,) = Path("checkpoints").glob("*/early.pt")
     early.unlink()
     says(refused(*ONLINE, "--detectors", "loss,kd", "--out", "run"), "--detectors kd,loss early snapshot --reference")
     assert not Path("run").exists()

@@ -53,6 +53,9 @@ def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
             assert all(0 <= value <= 1 for value in target["auc_by_class"].values())
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
+    threat = json.loads(Path("a/threat.json").read_text())
+    assert threat["line"].startswith("no attacker; defender (ST)")
+    assert {one["id"] for one in threat["ids"]} == {"NISTAML.03", "NISTAML.033", "AML.T0024.000", "ML04:2023"}
     before = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
     for path in Path("a/signals").iterdir():
         os.utime(path, (0, 0))  # so that one made anew shows, however fast

@@ -196,6 +196,8 @@ def test_weights_of_ones_own(work: Path) -> None:
         "OURS",
         "--reference",
         "young.pth",
+        "--trigger",
+        "adversarial",
     )
     says(refused(*arguments, "--config", "bare.toml"), "mine.pth network --model")
     arguments = (*arguments, "--config", "tiny.toml")

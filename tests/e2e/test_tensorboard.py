@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from accupoison.records.recorder import RunRecorder
+from accupoison.audit.writers import write_events
+from accupoison.records.recorder import TAGS, RunRecorder
 from accupoison.records.run_directory import RunDirectory
 from tests.clock import next_second
 
@@ -25,29 +26,32 @@ Ask = Callable[..., Any]
 
 
 def poisoned_run(path: Path) -> None:
-    """Write a trunk and two branches; the process dies in the second, after a checkpoint, and is resumed."""
+    """Write shared steps and two branches; the process dies in the second, after a checkpoint, and is resumed."""
     config = {
         "seed": 1,
         "defense": {"name": "DSC", "threshold": float("inf")},
-        "stream": {"triggers": ["coast", "clean"]},
+        "trigger": {"types": ["coast", "clean"]},
     }
     with RunDirectory.create(path, config, {}) as run:
         branches = ["coast", "clean"]
         with RunRecorder(run, branches) as recorder:
+            recorder.text("run/threat model", "attacker (accumulative) sees *everything*")
             for t in range(3):
                 recorder.log({"test/acc": 0.9 - t / 10, "test/acc_bn_reestimated": 0.95, "attack/linf": 0.0625}, t)
-            recorder.images("images/sent", torch.linspace(0, 1, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8), 2)
+            recorder.image("images/rows", np.arange(8 * 32 * 3, dtype=np.uint8).reshape(8, 32, 3), 2)
             recorder.log({"test/acc": 0.5, "x/third": 1.0}, 3, "coast")
             recorder.log({"test/acc": 0.5625}, 4, "coast")
-            recorder.log({"test/acc": 0.25}, 3, "clean")
+            recorder.log({"test/acc": 0.25, "x/third": 1.0}, 3, "clean")
             offset = recorder.sync()
             recorder.log({"test/acc": 0.99}, 4, "clean")
             recorder.log({"test/acc": 0.99}, 5, "clean")
         with pytest.MonkeyPatch.context() as patch:
             next_second(patch)
-            with RunRecorder(run, branches, (offset, 4)) as recorder:
+            with RunRecorder(run, branches, offset) as recorder:
                 recorder.log({"test/acc": 0.375}, 4, "clean")
-                recorder.close({"status": "done", "harm": 0.125, "clean": {"after": 0.375}})
+                recorder.close({"status": "done"}, {"accuracy": {"before": 0.7, "clean": {"after": 0.25}}, **config})
+        curve = {"auc_by_recency": [(1, 0.7), (2, 0.6)]}
+        write_events(path / "audit" / "stream", [{"attack": "loss", "AUC": "0.5"}], curve)
 
 
 def other_run(path: Path) -> None:
@@ -56,7 +60,7 @@ def other_run(path: Path) -> None:
     with RunDirectory.create(path, config, {}) as run, RunRecorder(run, ["clean"]) as recorder:
         recorder.log({"test/acc": 0.75}, 0)
         recorder.log({"test/acc": float("nan")}, 1, "clean")
-        recorder.close({"status": "diverged", "harm": 0.5})
+        recorder.close({"status": "diverged"}, config)
 
 
 @pytest.fixture(scope="module", params=["false", "true"], ids=["python loader", "fast loader"])
@@ -82,7 +86,7 @@ def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 content = response.read()
             return json.loads(content) if "json" in response.headers["Content-Type"] else content
 
-        wait_for(lambda: len(get("runs")) == 4 or None, server, errors)
+        wait_for(lambda: len(get("runs")) == 2 or None, server, errors)
         yield get
     finally:
         server.terminate()
@@ -97,73 +101,77 @@ def wait_for(condition: Callable[[], T | None], server: "subprocess.Popen[bytes]
     return found
 
 
-def values(ask: Ask, run: str, tag: str = "test/acc") -> list[tuple[int, float]]:
+def values(ask: Ask, run: str, tag: str = "accuracy/test") -> list[tuple[int, float]]:
     return [(step, round(value, 5)) for _, step, value in ask("plugin/scalars/scalars", run=run, tag=tag)]
 
 
-def test_there_is_one_curve_for_the_trunk_and_one_for_each_branch(ask: Ask) -> None:
-    assert sorted(ask("runs")) == ["other", "poisoned", "poisoned/branch-clean", "poisoned/branch-coast"]
-    tags = ask("plugin/scalars/tags")
-    assert set(tags["poisoned"]) == {
-        "test/acc",
-        "test/acc_bn_reestimated",
+def test_a_run_is_one_entry_its_audits_included(ask: Ask) -> None:
+    assert sorted(ask("runs")) == ["other", "poisoned"]
+    assert sorted(ask("plugin/scalars/tags")["poisoned"]) == [
+        "accuracy/test",
+        "accuracy/test@coast",
+        "accuracy/test_bn_reestimated",
+        "accuracy/test_bn_reestimated@coast",
         "attack/linf",
-        "summary/harm",
-        "summary/clean.after",
-    }
-    assert set(tags["poisoned/branch-coast"]) == {"test/acc", "x/third"}
+        "audit/stream/auc_by_recency",
+        "x/third",
+    ]
 
 
-def test_scalars_are_those_of_the_metrics_file(ask: Ask) -> None:
-    assert values(ask, "poisoned") == [(0, 0.9), (1, 0.8), (2, 0.7)]
+def test_every_tag_of_ours_has_a_description(ask: Ask) -> None:
+    tags = ask("plugin/scalars/tags")["poisoned"]
+    assert all(about["description"] for tag, about in tags.items() if not tag.startswith(("x/", "audit/stream/")))
+    assert TAGS["test/acc"].partition(";")[0] in tags["accuracy/test@coast"]["description"]
+
+
+def test_each_trigger_has_a_curve_from_the_first_step_and_resume_hides_what_was_lost(ask: Ask) -> None:
+    assert values(ask, "poisoned") == [(0, 0.9), (1, 0.8), (2, 0.7), (3, 0.25), (4, 0.375)]
+    assert values(ask, "poisoned", "accuracy/test@coast") == [(0, 0.9), (1, 0.8), (2, 0.7), (3, 0.5), (4, 0.5625)]
     assert values(ask, "poisoned", "attack/linf") == [(0, 0.0625), (1, 0.0625), (2, 0.0625)]
-    assert values(ask, "poisoned", "summary/harm") == [(4, 0.125)]
-
-
-def test_resume_hides_the_lost_steps_of_one_branch_only(ask: Ask) -> None:
-    assert values(ask, "poisoned/branch-coast") == [(3, 0.5), (4, 0.5625)]
-    assert values(ask, "poisoned/branch-clean") == [(3, 0.25), (4, 0.375)]
 
 
 def test_the_layout_groups_tags_and_matches_no_others(ask: Ask) -> None:
     layout = ask("plugin/custom_scalars/layout")
     everything = {chart["title"]: chart for c in layout["category"] for chart in c["chart"]}
     charts = {title: chart["multiline"]["tag"] for title, chart in everything.items() if "multiline" in chart}
-    assert everything["monitor accuracy with its interval"]["margin"]["series"] == [
-        {"value": "monitor/acc", "lower": "monitor/acc_low", "upper": "monitor/acc_high"}
+    assert everything["monitor images, with 95% interval"]["margin"]["series"] == [
+        {"value": "accuracy/monitor", "lower": "accuracy/monitor_low", "upper": "accuracy/monitor_high"}
     ]
-    assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "update", "attack", "audit"]
-    assert len(charts["memorization discrepancy"]) == 3
-    shown = {tag: ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag) for tag in charts["accuracy"]}
-    assert all(answer["regex_valid"] for answer in shown.values())
-    found = [sorted(answer["tag_to_events"]) for answer in shown.values()]
-    assert found == [["test/acc"], ["test/acc_bn_reestimated"], [], []]
+    assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "membership"]
+    assert max(len(tags) for tags in charts.values()) <= 2, "more are a tangle with ten runs"
+    (tag,) = charts["test images, on the path of each trigger"]
+    found = ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag)
+    assert found["regex_valid"]
+    assert sorted(found["tag_to_events"]) == ["accuracy/test", "accuracy/test@coast"]
 
 
-def test_images_are_shown(ask: Ask) -> None:
-    assert list(ask("plugin/images/tags")["poisoned"]) == ["images/sent"]
-    (entry,) = ask("plugin/images/images", run="poisoned", tag="images/sent", sample="0")
+def test_images_and_texts_are_shown(ask: Ask) -> None:
+    assert list(ask("plugin/images/tags")["poisoned"]) == ["images/rows"]
+    (entry,) = ask("plugin/images/images", run="poisoned", tag="images/rows", sample="0")
     assert entry["step"] == 2
     content = ask("plugin/images/individualImage", **dict(urllib.parse.parse_qsl(entry["query"])))
     with Image.open(io.BytesIO(content)) as image:
-        assert image.size == (32, 8)  # four images of 8 x 8 in a row
-        assert (image.getpixel((0, 0)), image.getpixel((31, 7))) == ((0, 21, 42), (212, 233, 255))
+        assert image.size == (32, 8)
+        assert image.getpixel((0, 0)) == (0, 1, 2)
+    texts = ask("plugin/text/tags")["poisoned"]
+    assert {name.removesuffix("/text_summary") for name in texts} == {"run/threat model", "audit/stream/attacks"}
 
 
-def test_hyperparameters_of_all_runs_are_columns(ask: Ask) -> None:
+def test_hyperparameters_of_all_runs_are_columns_accuracies_first(ask: Ask) -> None:
     experiment = ask("plugin/hparams/experiment", {"experimentName": ""})
     names = {info["name"]: info for info in experiment["hparamInfos"]}
-    assert set(names) == {"seed", "defense.name", "defense.threshold", "defense.norm", "stream.triggers"}
+    own = {"seed", "defense.name", "defense.threshold", "defense.norm", "trigger.types"}
+    assert set(names) == {*own, "accuracy.before", "accuracy.clean.after"}
     assert names["seed"]["type"] == "DATA_TYPE_FLOAT64"
-    metrics = {(info["name"]["tag"], info["name"].get("group", "")) for info in experiment["metricInfos"]}
-    assert {("summary/harm", ""), ("test/acc", "branch-clean")} <= metrics
+    metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert metrics[0] == "accuracy/test"
 
 
 def test_every_run_is_a_row_with_its_settings_and_results(ask: Ask) -> None:
     request = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS"],
-        "colParams": [{"hparam": "defense.name"}, {"metric": {"tag": "summary/harm", "group": ""}}],
+        "colParams": [{"hparam": "defense.name"}, {"metric": {"tag": "accuracy/test", "group": ""}}],
         "startIndex": 0,
         "sliceSize": 10,
     }
@@ -171,6 +179,7 @@ def test_every_run_is_a_row_with_its_settings_and_results(ask: Ask) -> None:
     rows = {group["hparams"]["defense.name"]: group for group in answer["sessionGroups"]}
     assert set(rows) == {"DSC", "CLIP"}
     assert rows["DSC"]["hparams"]["defense.threshold"] == "inf"
-    (harm,) = [m for m in rows["DSC"]["metricValues"] if m["name"]["tag"] == "summary/harm"]
-    assert harm["value"] == 0.125
+    assert rows["DSC"]["hparams"]["accuracy.clean.after"] == 0.25
+    (last,) = [m for m in rows["DSC"]["metricValues"] if m["name"]["tag"] == "accuracy/test"]
+    assert last["value"] == 0.375
     assert [s["name"] for s in rows["DSC"]["sessions"]] == ["poisoned"]

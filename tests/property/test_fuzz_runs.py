@@ -57,7 +57,7 @@ def test_a_run_goes_on_with_the_rows_it_wrote_alone(tmp_path: Path, fuzz_rounds:
         def read() -> bytes:
             before = path.read_bytes()
             try:
-                RunRecorder(run, [""], (position, 12)).close()
+                RunRecorder(run, [""], position).close()
             except BaseException:
                 assert path.read_bytes() == before, "it was touched and then refused"
                 raise

@@ -24,6 +24,7 @@ from tests.e2e.conftest import BURNIN, ONLINE, SET, call, done, write_settings
 
 T = TypeVar("T")
 ROUNDS = 40
+FILES = ("config.json", "summary.json", "env.json", "metrics.jsonl", "threat.json")
 """For each test; the option ``--fuzz`` gives another number."""
 RAW = {
     "@deep@": "[" * 3000 + "]" * 3000,
@@ -204,7 +205,7 @@ def read_everything(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["config.json", "summary.json", "env.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", FILES)
 def test_files_of_a_run(name: str, ended: Path, rounds: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(ended, folder)
@@ -230,7 +231,7 @@ def test_reports_of_a_run(ended: Path, rounds: int, tmp_path: Path) -> None:
     (sound / "config.json").write_text(json.dumps(settings))
     for seed in range(rounds // 20):
         rng = random.Random(seed)
-        name = rng.choice(["config.json", "summary.json", "env.json", "metrics.jsonl"])
+        name = rng.choice(FILES)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(ended, folder)
         whole = (ended / name).read_bytes()

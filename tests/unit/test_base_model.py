@@ -18,7 +18,8 @@ from accupoison.learner import Learner
 from accupoison.models.factory import ModelSpec, build_model
 from accupoison.records import checkpoint
 from accupoison.records.foreign import load_weights, put_into
-from accupoison.runs.base_model import KIND, BaseModel, data_identity, default_place, place, spec_for
+from accupoison.runs.base_model import KIND, BaseModel, data_identity, place, spec_for
+from accupoison.runs.places import default_place
 from tests.messages import refuses
 from tests.nets import IMAGE_MODELS
 

@@ -114,9 +114,9 @@ def test_infinity_survives_its_storage() -> None:
 
 
 def test_the_default_presets_are_the_defaults() -> None:
-    assert (
-        online_config([preset("online", "fresh")]) == online_config([]) == OnlineConfig(attack=online_config([]).attack)
-    )
+    made, coast = online_config([]), {"trigger": {"types": "coast,adversarial"}}
+    assert made == OnlineConfig(attack=made.attack)
+    assert online_config([preset("online", "fresh")]) == online_config([coast]), "a control that costs a few steps"
     assert burnin_config([preset("burnin", "online_ready")]) == burnin_config([]) == BurninConfig()
 
 

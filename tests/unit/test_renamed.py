@@ -11,7 +11,7 @@ from accupoison.config.renamed import PRESETS, VALUES
 from accupoison.config.schema import ModelSettings, burnin_config, online_config
 from accupoison.data.splits import PROTOCOLS
 from accupoison.data.stream import STREAMS
-from accupoison.runs.base_model import default_place
+from accupoison.runs.places import default_place
 from tests.messages import refuses
 
 

@@ -1,12 +1,18 @@
-from typing import Any
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from accupoison.attacks import ATTACKS
+from accupoison.attacks import ATTACKS, Attack
 from accupoison.config.layers import preset, presets
-from accupoison.config.schema import OnlineConfig, online_config
-from accupoison.config.threat_model import threat_model
+from accupoison.config.schema import OnlineConfig, burnin_config, online_config
+from accupoison.config.taxonomy import NAMES, NOTE, RULES
+from accupoison.config.threat_model import ThreatModel, burnin_threat, online_threat, threat_model
 from accupoison.defenses import DEFENSES
+from accupoison.records.files import read_json, write_json
+from accupoison.types import Batch, Context, ModelView
 
 
 def config(*layers: dict[str, Any], preset_name: str = "fresh") -> OnlineConfig:
@@ -17,7 +23,7 @@ def test_the_default_in_full() -> None:
     assert threat_model(config()) == (
         "attacker (accumulative) sees the weights at every step, perturbs every image before the trigger and the "
         "trigger batch within l_inf 16/255 (before the victim's crop and flip, then 8-bit rounding), keeps labels, has "
-        "held-out images of its own, does not know the defence; trigger: adversarial; defender (ST) owns the training, "
+        "held-out images of its own, does not know the defence; trigger: coast, adversarial; defender (ST) owns the training, "
         "never told which rows are poisoned"
     )
 
@@ -115,3 +121,122 @@ def test_what_leaves_the_model_is_named() -> None:
     )
     learns = threat_model(config({"release": {"name": "defenmi", "budget": 0.5}}))
     assert "released by defenmi:budget=0.5, which knows members of the burn-in and the trusted images" in learns
+
+
+AVAILABILITY = "NISTAML.01 NISTAML.012 NISTAML.013 AML.T0020 AML.T0031 ML02:2023 ML08:2023"
+MEMBERSHIP = "NISTAML.03 NISTAML.033 AML.T0024.000 ML04:2023"
+IN_CODE = "NISTAML.05 NISTAML.051 AML.T0010 AML.T0018.000 ML06:2023"
+POISON = "AML.T0020 ML02:2023"
+OF_STREAMS: dict[str, tuple[tuple[str, ...], str]] = {
+    "none": ((), ""),
+    "noise": (("control",), ""),
+    "accumulative": (("availability",), AVAILABILITY),
+    "direct": (("availability",), AVAILABILITY),
+    "backdoor": (("backdoor",), f"NISTAML.02 NISTAML.023 AML.T0018.000 {POISON} ML08:2023"),
+    "dirty-label": (("privacy",), f"NISTAML.013 {MEMBERSHIP} {POISON} ML08:2023"),
+    "targeted": (("privacy",), f"NISTAML.013 {MEMBERSHIP} {POISON} ML08:2023"),
+    "clean-label": (("privacy",), f"NISTAML.012 NISTAML.013 {MEMBERSHIP} {POISON} ML08:2023"),
+    "code": (("privacy",), f"{MEMBERSHIP} {IN_CODE}"),
+}
+"""What each attack on a stream is after, with a trigger that nobody crafts, and the ids that follow."""
+
+
+def ids_of(threat: ThreatModel | None) -> set[str]:
+    assert threat is not None
+    found = [one["id"] for one in threat.as_dict()["ids"]]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def stream(attack: str, **settings: str) -> ThreatModel:
+    return online_threat(config({"attack": {"name": attack, **settings}, "trigger": {"types": "clean"}}))
+
+
+def test_every_attack_that_ships_has_its_row() -> None:
+    shipped = {name for name in ATTACKS.names() if ATTACKS.get(name).__module__.startswith("accupoison.attacks")}
+    assert set(OF_STREAMS) == shipped
+    assert all(one in NAMES for _, found in RULES for one in found.split())
+
+
+@pytest.mark.parametrize("attack", OF_STREAMS)
+def test_the_ids_of_an_attack_on_a_stream(attack: str) -> None:
+    objective, ids = OF_STREAMS[attack]
+    assert stream(attack).objective == objective
+    assert ids_of(stream(attack)) == set(ids.split())
+
+
+@pytest.mark.parametrize("attack", ["backdoor", "clean-label", "code", "dirty-label", "targeted"])
+def test_a_burn_in_has_the_ids_of_a_stream_but_for_its_feedback(attack: str) -> None:
+    made = burnin_config([{"attack": {"name": attack}}])
+    found = burnin_threat(made)
+    assert ids_of(found) == set(OF_STREAMS[attack][1].split()) - {"ML08:2023"}
+    assert found is not None
+    assert found.as_dict()["stage"] == "training: burn-in"
+
+
+def test_the_channel_the_trigger_and_the_audit_have_their_ids() -> None:
+    assert ids_of(stream("accumulative", channel="code")) == {
+        "NISTAML.01",
+        "NISTAML.011",
+        "AML.T0031",
+        *IN_CODE.split(),
+    }
+    crafted = online_threat(config({"attack": {"name": "noise"}, "trigger": {"types": "adversarial"}}))
+    assert crafted.objective == ("control", "availability")
+    assert ids_of(crafted) == set(AVAILABILITY.split())
+    for asked in ({"evaluate": {"audit_every": 2}}, {"release": {"name": "round"}}):
+        found = online_threat(config({"attack": {"name": "none"}, "trigger": {"types": "clean"}}, asked))
+        assert found.objective == ()
+        assert ids_of(found) == set(MEMBERSHIP.split())
+    clean = burnin_config([])
+    assert burnin_threat(clean) is None
+    assert ids_of(burnin_threat(clean, asked=True)) == set(MEMBERSHIP.split())
+
+
+def test_the_threat_model_as_data(tmp_path: Path) -> None:
+    found = online_threat(config({"attack": {"ratio": 0.5}})).as_dict()
+    assert found["line"] == threat_model(config({"attack": {"ratio": 0.5}}))
+    attacker = found["attacker"]
+    assert attacker["budget"] == {"does": "perturbs", "eps": 16 / 255, "ratio": 0.5, "copies": 0}
+    assert attacker["label_limit"] == "keeps labels"
+    assert attacker["knowledge"]["model"] == "sees the weights at every step"
+    assert {one["version"] for one in found["ids"]} == {"E2025", "4.5.2", "2023"}
+    assert next(one for one in found["ids"] if one["id"] == "NISTAML.012") == {
+        "id": "NISTAML.012",
+        "name": "Clean-label Poisoning",
+        "source": "NIST AI 100-2",
+        "version": "E2025",
+        "because": "availability, wire, labels kept",
+    }
+    assert found["note"] == NOTE
+    assert "no term for a trigger batch" in NOTE
+    for name in ("a", "b"):
+        write_json(tmp_path / name, online_threat(config({"attack": {"ratio": 0.5}})).as_dict())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_json(tmp_path / "a") == json.loads(json.dumps(found))
+
+
+def test_an_attack_of_another_package_says_what_it_is_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {kind: dict(getattr(ATTACKS, kind)) for kind in ("_things", "_aliases")}
+    for kind, found in names.items():
+        monkeypatch.setattr(ATTACKS, kind, found)
+
+    @ATTACKS.register("silent")
+    @dataclass(kw_only=True)
+    class Silent(Attack):
+        def poison(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+            return batch
+
+    @ATTACKS.register("outspoken")
+    @dataclass(kw_only=True)
+    class Outspoken(Silent):
+        threat: ClassVar[tuple[str, ...]] = ("targeted", "NISTAML.034", "X.1")
+
+    assert stream("silent").objective == ("unstated",)
+    assert ids_of(stream("silent")) == {*POISON.split(), "ML08:2023"}
+    found = {one["id"]: one for one in stream("outspoken").as_dict()["ids"]}
+    assert {"NISTAML.02", "NISTAML.024", "NISTAML.012", "NISTAML.034", "X.1"} <= set(found)
+    assert found["NISTAML.034"]["source"] == "NIST AI 100-2"
+    assert found["X.1"] == {"id": "X.1", "name": "", "source": "", "version": "", "because": "the attack says so"}
+    with pytest.raises(TypeError, match="begin it with one of unstated, availability"):
+        type("Typo", (Silent,), {"threat": ("avalability",)})

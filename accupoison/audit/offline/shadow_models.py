@@ -22,11 +22,13 @@ from accupoison.audit.signals import (
 from accupoison.config.layers import Layer, plain, resolve
 from accupoison.config.renamed import Say, quiet
 from accupoison.config.schema import REGISTRIES, BurninConfig
+from accupoison.config.threat_model import burnin_threat
 from accupoison.data import DataSet
 from accupoison.errors import InputError, check_least
 from accupoison.records.arrays import read_arrays, write_arrays
-from accupoison.records.files import read_json
+from accupoison.records.files import read_json, write_json
 from accupoison.records.run_directory import ENV, RunDirectory, check_contents, environment
+from accupoison.records.tags import THREAT
 from accupoison.rng import derive, generator
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import Progress
@@ -258,3 +260,6 @@ def run_offline(config: OfflineConfig, out: Path, *, engine: Engine, report: Pro
     models = config.shadows.models()
     tasks = {model_name(*model): (train_model, (config, out, *model)) for model in models}
     make_models(out, plain(config), {**environment(), "data": data.fingerprint()}, tasks, engine, report)
+    threat = burnin_threat(config, asked=True)
+    assert threat is not None
+    write_json(out / THREAT, threat.as_dict())

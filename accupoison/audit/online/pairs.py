@@ -7,10 +7,11 @@ from torch import Tensor
 
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.config.schema import OnlineConfig
-from accupoison.data import DataSet, DataStream, Splits, make_stream
+from accupoison.data import DataSet, DataStream, Splits
 from accupoison.errors import InputError
 from accupoison.rng import generator
 from accupoison.runs.population import stream_population
+from accupoison.runs.streams import stream_of
 from accupoison.types import Access
 
 
@@ -77,7 +78,7 @@ def pair(config: OnlineConfig, data: DataSet, splits: Splits) -> Pairs:
             "run with stream.pool=stream and data.splits=fresh"
         )
     length = s.steps + 1 + s.recovery_steps
-    stream = make_stream(s.kind, data, splits, batch_size=s.batch_size, length=length, seed=config.run.seed)
+    stream = stream_of(config, data, splits)
     before, after = (_distinct(stream, steps) for steps in (range(s.steps), range(s.steps + 1, length)))
     if config.trigger.types[-1] not in ("none", "coast"):
         after = torch.cat([after, stream.trigger(s.steps).ids.cpu()])

@@ -36,10 +36,11 @@ from accupoison.records.files import read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, environment
 from accupoison.rng import derive
 from accupoison.runs.base_model import open_data
-from accupoison.runs.build import Built, build_simulation, find_checkpoint
+from accupoison.runs.build import Built, build_simulation
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.engines import Engine
-from accupoison.runs.online import input_digests
+from accupoison.runs.inputs import input_digests
+from accupoison.runs.places import at_hand, find_checkpoint
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.types import Batch, Context, ModelView, Verdict
 
@@ -131,7 +132,7 @@ class ReplayAudit:
         Raises:
             InputError: The run cannot be audited so.
         """
-        config = config_of(self.run)
+        config = at_hand(config_of(self.run), self.root, self.run)
         if config.stop.active:
             raise InputError(f"{self.run} had a stop rule, so its replays would end at different steps; audit another")
         if config.stream.replay is not None:

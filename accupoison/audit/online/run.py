@@ -25,7 +25,9 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.run_directory import CONFIG, STATE, RunDirectory
 from accupoison.release import Identity, Release
 from accupoison.runs.build import Built, build_simulation
-from accupoison.runs.online import check_inputs, input_digests, stored_ledger
+from accupoison.runs.inputs import check_inputs, input_digests
+from accupoison.runs.online import stored_ledger
+from accupoison.runs.places import at_hand
 from accupoison.types import ModelView
 
 
@@ -102,7 +104,7 @@ def audit_run(
         InputError: There is no finished run, its data or checkpoint are no longer what they were, or there are too few
             samples for the release to learn from.
     """
-    config = config_of(run)
+    config = at_hand(config_of(run), root, run)
     built, ledger, before = finished(run, config, root)
     config = config if release is None else replace(config, release=release)
     audited = _ask(config, built, before, ledger, limit)

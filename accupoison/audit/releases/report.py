@@ -1,6 +1,5 @@
 """What a study of releases leaves: tables, a figure, and everything in JSON."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,12 +199,7 @@ def write_study(config: ReleasesConfig, out: Path) -> tuple[Study, Table, str]:
     about = {"replicates": config.study.seeds, "peak_megabytes": study.peak, "tuned": study.tuned}
     write_json(out / "releases.json", {**about, "broken_promises": study.changed, "rows": study.rows})
     save_figure(figure(study), out / "releases.png")
-    scalars = {
-        f"{re.sub('[:=,]', '-', name)}/{attacker}_auc": float(np.mean(study.values(name, attacker)))
-        for name in study.rows
-        for attacker in ATTACKERS
-    }
-    write_events(out, scalars, {}, ["releases.png"])
+    write_events(out, attacks, pictures=["releases.png"])
     return study, summary, caption
 
 

@@ -29,7 +29,7 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     trained = "standard training" if run.defense == "ST" else run.defense
     parts = [f"{_name(worst)} with the {trigger} trigger costs {trained} {_points(lost)}"]
     parts += _noise(worst, harms) + _defended(worst, attacked)
-    return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {_over(lost)})."
+    return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {how_sure(lost)})."
 
 
 def _harm(experiment: Group, trigger: str, clean: Mapping[Pair, Run]) -> Estimate | None:
@@ -77,7 +77,8 @@ def _points(value: Estimate) -> str:
     return f"{in_points(value)} points"
 
 
-def _over(value: Estimate) -> str:
+def how_sure(value: Estimate) -> str:
+    """Return what an estimate is over, in words."""
     replicates = f"{len(value.values)} {'base models' if value.over == 'burn-ins' else value.over}"
     return f"mean and 95% t-interval over {replicates}" if value.half >= 0 else f"{replicates}, too few for an interval"
 
@@ -89,7 +90,7 @@ def _without_harm(runs: Sequence[Run], trigger: str) -> str:
         poisoned = [entry for entry in found if entry[0].first.config.attack.name not in CONTROLS]
         if found:
             worst, mean = min(poisoned or found, key=lambda entry: entry[1].mean)
-            run, reached = worst.first, f"{in_points(mean)}% ({_over(mean)})"
+            run, reached = worst.first, f"{in_points(mean)}% ({how_sure(mean)})"
             if not poisoned:
                 return f"No run is poisoned; accuracy {when} is lowest with {run.defense}: {reached}."
             why = "harm H needs ST on the clean stream with the clean trigger, which these runs lack"

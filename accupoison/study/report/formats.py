@@ -1,5 +1,6 @@
 """The forms that a report takes."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from accupoison.errors import InputError, did_you_mean
 from accupoison.records.files import write_atomically, write_csv, write_json
 from accupoison.study.pictures import Picture
+from accupoison.study.report.cyclonedx import bill_of_materials
 from accupoison.study.report.page import html_page
 from accupoison.study.report.study import Report, Table, as_json
 
@@ -67,6 +69,10 @@ def _csv(report: Report, folder: Path) -> Iterator[Path]:
 def _json(report: Report, folder: Path) -> Iterator[Path]:
     write_json(folder / "report.json", as_json(report))
     yield folder / "report.json"
+
+
+def _cyclonedx(report: Report, folder: Path) -> Iterator[Path]:
+    yield _text(folder / "report.cdx.json", json.dumps(bill_of_materials(report), indent=2) + "\n")
 
 
 def _latex(report: Report, folder: Path) -> Iterator[Path]:
@@ -139,5 +145,6 @@ WRITERS: dict[str, Callable[[Report, Path], Iterator[Path]]] = {
     "json": _json,
     "svg": _figures("svg"),
     "pdf": _figures("pdf"),
+    "cyclonedx": _cyclonedx,
 }
 """By the name that ``--format`` knows."""

@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import accupoison
 from accupoison.study.collect import Run
@@ -47,7 +48,7 @@ def html_page(report: Report) -> str:
 <h1>{escape(report.title)}</h1>
 <p class="finding">{escape(report.finding)}</p>
 <h3>Threat model</h3>
-{_threats(report.threats)}
+{_threats(report.distinct_threats)}
 </header>
 <main>
 <h2>Figures</h2>
@@ -75,18 +76,27 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _threats(lines: Iterable[str]) -> str:
-    """Return a list of attackers, each with the defenders that it meets."""
-    defenders: dict[str, list[str]] = {}
-    for line in lines:
-        attacker, _, defender = line.partition("; defender")
-        defenders.setdefault(attacker, []).append(f"defender{defender}" if defender else "")
+def _threats(threats: Sequence[Mapping[str, Any]]) -> str:
+    """Return a list of attackers, each with the defenders that it meets and what NIST, ATLAS and OWASP call it."""
+    attackers: dict[str, tuple[dict[str, None], dict[str, str]]] = {}
+    for threat in threats:
+        attacker, _, defender = threat["line"].partition("; defender")
+        met, names = attackers.setdefault(attacker, ({}, {}))
+        met[f"defender{defender}" if defender else ""] = None
+        for one in threat["ids"]:
+            names[one["id"]] = f"{one['id']} {one['name']} ({one['source']} {one['version']}): {one['because']}"
     items = (
-        f"<li>{escape(attacker)}<details><summary>{len(met)} {'defender' if len(met) == 1 else 'defenders'}</summary>"
-        f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in met)}</ul></details></li>"
-        for attacker, met in defenders.items()
+        f"<li>{escape(attacker)}{_details(f'{len(met)} defender' + 's' * (len(met) != 1), met)}"
+        f"{_details(', '.join(names), names.values()) if names else ''}</li>"
+        for attacker, (met, names) in attackers.items()
     )
-    return f'<ul class="threats">{"".join(items)}</ul>'
+    notes = dict.fromkeys(threat["note"] for threat in threats if threat["ids"])
+    return f'<ul class="threats">{"".join(items)}</ul>' + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
+
+
+def _details(summary: str, items: Iterable[str]) -> str:
+    inner = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<details><summary>{escape(summary)}</summary><ul>{inner}</ul></details>"
 
 
 def _figure(picture: Picture | Missing, ids: Mapping[Path, str]) -> str:

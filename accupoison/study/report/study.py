@@ -1,11 +1,13 @@
 """All that a report says, before it takes a form."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accupoison.config.taxonomy import ASKED, ids
 from accupoison.errors import InputError
+from accupoison.records.files import dump_row
 from accupoison.study.claims import Claim, claims_rows
 from accupoison.study.collect import Run
 from accupoison.study.comparisons import CAPTION as COMPARED
@@ -14,7 +16,7 @@ from accupoison.study.figures import curves_picture
 from accupoison.study.groups import Group, group
 from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report import draw
-from accupoison.study.report.audits import exposures, pooled_exposures, read_audits, strongest
+from accupoison.study.report.audits import Audit, exposures, pooled_exposures, read_audits, strongest
 from accupoison.study.report.finding import finding
 from accupoison.study.report.sources import command
 from accupoison.study.tables import (
@@ -61,10 +63,12 @@ class Report:
     Attributes:
         title: Of the study.
         finding: In a sentence.
-        threats: The threat models, each once.
+        threats: By run directory: the threat model as data, with the ids of membership inference where it was audited.
         pictures: Figures, and those that there is nothing for.
         tables: Those that have rows.
         experiments: The runs, by what they replicate.
+        paths: Where the runs were looked for.
+        audits: By run directory.
         commands: By run directory: what makes the run again.
         remake: The command that makes the report again.
         markdown: The tables and threat models as text.
@@ -72,13 +76,20 @@ class Report:
 
     title: str
     finding: str
-    threats: tuple[str, ...]
+    threats: Mapping[Path, Mapping[str, Any]]
     pictures: tuple[Picture | Missing, ...]
     tables: tuple[Table, ...]
     experiments: tuple[Group, ...]
+    paths: tuple[Path, ...]
+    audits: Mapping[Path, Audit]
     commands: dict[Path, str]
     remake: str
     markdown: str
+
+    @property
+    def distinct_threats(self) -> list[Mapping[str, Any]]:
+        """The threat models, each once."""
+        return list({dump_row(threat): threat for threat in self.threats.values()}.values())
 
 
 def make_report(
@@ -104,26 +115,36 @@ def make_report(
         InputError: Two runs that differ would serve for one, or a claim has no runs.
     """
     program, typed = commands
+    audits = read_audits(runs, say)
     pictures = [
         _curves(runs, trigger, paths[0].name, say),
         draw.before_after(runs, trigger),
         draw.discrepancy(runs),
         *draw.detectors(runs),
         draw.harm_retention(runs, trigger),
-        *_audited(runs, paths, program, say),
+        *_audited(runs, audits, paths, program),
     ]
     tables = tuple(table for table in _tables(runs, trigger, claims) if table.rows)
     return Report(
         title=paths[0].resolve().name,
         finding=finding(runs, trigger),
-        threats=tuple(dict.fromkeys(str(run.summary["threat_model"]) for run in runs)),
+        threats={run.path: _threat(run, audited=run.path in audits) for run in runs},
         pictures=tuple(pictures),
         tables=tables,
         experiments=tuple(group(runs)),
+        paths=tuple(paths),
+        audits=audits,
         commands={run.path: command(run, program) for run in runs},
         remake=f"{program} {typed}",
         markdown=_markdown(runs, tables),
     )
+
+
+def _threat(run: Run, *, audited: bool) -> Mapping[str, Any]:
+    threat = run.threat
+    known = {one["id"] for one in threat["ids"]}
+    asked = [one for one in ids({ASKED}) if one["id"] not in known] if audited else []
+    return {**threat, "ids": [*threat["ids"], *asked]}
 
 
 def _markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
@@ -192,9 +213,8 @@ def _curves(runs: Sequence[Run], trigger: str, title: str, say: Callable[[str], 
 
 
 def _audited(
-    runs: Sequence[Run], paths: Sequence[Path], program: str, say: Callable[[str], None]
+    runs: Sequence[Run], audits: Mapping[Path, Audit], paths: Sequence[Path], program: str
 ) -> list[Picture | Missing]:
-    audits = read_audits(runs, say)
     places = [place / name for path in paths for place in (path, path.parent) for name in (".", "recency")]
     attack = strongest(audits) if audits else "loss"
     found = list(exposures(runs, audits, attack) if audits else pooled_exposures(runs, places))
@@ -209,7 +229,8 @@ def as_json(report: Report) -> dict[str, Any]:
     """Return a report's numbers in plain containers, with the runs behind each row."""
     return {
         "finding": report.finding,
-        "threat_models": list(report.threats),
+        "threat_models": list(dict.fromkeys(threat["line"] for threat in report.distinct_threats)),
+        "threats": [dict(threat) for threat in report.distinct_threats],
         "tables": {
             table.name: [{**row.cells, "runs": [str(run.path) for run in row.runs]} for row in table.rows]
             for table in report.tables

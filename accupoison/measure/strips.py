@@ -1,0 +1,72 @@
+"""The images of a step as a person looks at them: one strip a sample."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accupoison.types import Batch, ModelView, Step
+
+TILE, GAP, LINE = 96, 4, 12
+"""Pixels of an image's side at least, between images, and of a line of text."""
+COLUMNS = ("clean", "sent", "seen", "(sent - clean) x 8")
+
+
+def strips(step: Step, view: ModelView, classes: Sequence[str], count: int) -> NDArray[np.uint8]:
+    """Return the first samples of a step, each as one strip: clean, sent, seen, and what was added, eight times.
+
+    Below each image is its label, and what ``view`` takes it for where that is another class. A sample that the defence
+    has dropped has no image as seen.
+
+    Args:
+        step: Its batches hold images, [B, 1 or 3, H, W].
+        view: The model, as it is after the step.
+        classes: Their names.
+        count: Strips, at most.
+
+    Returns:
+        Pixels [height, width, 3].
+    """
+    from PIL import Image, ImageDraw  # here, as few commands draw
+
+    clean, sent = step.clean.rows(slice(0, count)), step.sent.rows(slice(0, min(count, len(step.clean))))
+    scale = -(-TILE // clean.x.shape[-1])
+    width, height = (side * scale + GAP for side in (clean.x.shape[-1], clean.x.shape[-2]))
+    picture = Image.new("RGB", (len(COLUMNS) * width + GAP, LINE + len(clean) * (height + LINE) + GAP), "white")
+    pen = ImageDraw.Draw(picture)
+    difference = (0.5 + 8 * (sent.x - clean.x)).clamp(0, 1)
+    seen = dict(zip(step.seen.ids.tolist(), range(len(step.seen)), strict=True))
+    kept = torch.tensor([seen[i] for i in sent.ids.tolist() if i in seen], dtype=torch.int64, device=clean.x.device)
+    passed = step.seen.rows(kept)
+    shown = dict(zip(passed.ids.tolist(), zip(passed.x, _captions(passed, view, classes), strict=True), strict=True))
+    columns: list[list[tuple[Tensor, str] | None]] = [
+        list(zip(clean.x, _captions(clean, view, classes), strict=True)),
+        list(zip(sent.x, _captions(sent, view, classes), strict=True)),
+        [shown.get(i) for i in sent.ids.tolist()],
+        [(image, "") for image in difference],
+    ]
+    for number, (title, cells) in enumerate(zip(COLUMNS, columns, strict=True)):
+        left = GAP + number * width
+        pen.text((left, 0), title, fill="black")
+        for row, cell in enumerate(cells):
+            if cell is not None:
+                top = LINE + GAP + row * (height + LINE)
+                picture.paste(Image.fromarray(_pixels(cell[0], scale)), (left, top))
+                pen.text((left, top + height - GAP), cell[1], fill="black")
+    return np.asarray(picture)
+
+
+@torch.no_grad()
+def _captions(batch: Batch, view: ModelView, classes: Sequence[str]) -> Iterator[str]:
+    """Yield the label of each row and, where it is another one, the predicted class, such as "cat > dog"."""
+    guesses = view.logits(batch.x).argmax(1).tolist() if len(batch) else []
+    for label, guess in zip(batch.y.tolist(), guesses, strict=True):
+        yield classes[label] if label == guess else f"{classes[label]} > {classes[guess]}"
+
+
+def _pixels(image: Tensor, scale: int) -> NDArray[np.uint8]:
+    """Return an image [C, H, W] in [0, 1] as bytes [H * scale, W * scale, 3]."""
+    pixels = image.detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte().cpu().permute(1, 2, 0).numpy()
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1).repeat(3 // pixels.shape[2], axis=2)

@@ -1,0 +1,70 @@
+"""What one run shows, in a sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accupoison.config.layers import plain
+from accupoison.config.schema import OnlineConfig
+from accupoison.data import Splits
+from accupoison.defenses import DEFENSES
+
+SIZE = 0.005
+"""A difference of accuracy that is called none."""
+
+
+def spoken(defense: str) -> str:
+    """Return the name of a defence with those that papers call it by, such as "OURS (DSC)"."""
+    others = [alias.upper() for alias in DEFENSES.aliases(defense)]
+    return f"{', '.join(others)} ({defense})" if others else defense
+
+
+def points(difference: float) -> str:
+    """Return a difference of two accuracies, each in [0, 1], in percentage points."""
+    return f"{100 * difference:.1f} points"
+
+
+def verdict(summary: Mapping[str, Any], config: OnlineConfig) -> str:
+    """Return what the last trigger did to a run: against its start, and against a step without any batch.
+
+    Args:
+        summary: The run's; accuracies are fractions in [0, 1].
+        config: Its settings.
+    """
+    name, trigger = spoken(config.defense.name), config.trigger.types[-1]
+    start, reached = summary["start"]["acc"], summary["branches"].get(trigger, {})
+    if summary["status"] != "finished" or not reached:
+        return f"{name} began at {start:.1%}; the run has not come to the end of its stream."
+    if trigger == "none":
+        return f"{name} ends at {reached['end']['acc']:.1%}, from {start:.1%} at the start; no trigger came."
+    after, before = reached["after"]["acc"], summary["before"]["acc"]
+    told = f"{name} ends at {after:.1%} after the {trigger} trigger, from {start:.1%} at the start"
+    told += f" and {before:.1%} before it"
+    coast = summary["branches"].get("coast", {}).get("after", {}).get("acc")
+    if trigger == "coast":
+        return f"{told}."
+    if coast is None:
+        return f"{told}. What the trigger itself does is not known without a coast step beside it (trigger coast)."
+    drop = coast - after
+    share = "nothing" if abs(drop) < SIZE else points(abs(drop))
+    does = "gains" if drop <= -SIZE else "costs"
+    return f"{told}. A step without any batch in its place ends at {coast:.1%}, so the trigger itself {does} {share}."
+
+
+def milestones(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the test accuracies of a summary: at the start, before the trigger, after it and at the end by branch."""
+    shared = {name: summary[name]["acc"] for name in ("start", "before") if name in summary}
+    branches = {name: {mark: at["acc"] for mark, at in found.items()} for name, found in summary["branches"].items()}
+    return {**shared, **branches}
+
+
+def as_used(config: OnlineConfig, splits: Splits, lr: float) -> dict[str, Any]:
+    """Return the settings of a run, the sizes of the parts and the learning rate as they came to be.
+
+    Args:
+        config: The settings.
+        splits: The parts of the data.
+        lr: The learning rate of the stream.
+    """
+    settings = plain(config)
+    sizes = {name: len(ids) for name, ids in vars(splits).items() if name in settings["data"]}
+    return {**settings, "data": {**settings["data"], **sizes}, "optim": {**settings["optim"], "lr": lr}}
