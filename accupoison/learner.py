@@ -58,17 +58,21 @@ class _View:
         return module, fold_norms(module)
 
     def features(self, x: Tensor) -> Tensor:
+        return self.features_and_logits(x)[0]
+
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         skeleton = self._skeletons[self._training]
         heads = [module for module in skeleton.modules() if isinstance(module, nn.Linear)]
-        if not heads:
-            raise ValueError(f"{type(skeleton).__name__} has no linear layer, so no penultimate features")
         seen: list[Tensor] = []
-        hook = heads[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hooks = [head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for head in heads[-1:]]
         try:
-            self._call(x, self._training, self._leaves)
+            logits = self._call(x, self._training, self._leaves)
         finally:
-            hook.remove()
-        return seen[-1]
+            for hook in hooks:
+                hook.remove()
+        if not seen:
+            raise ValueError(f"{type(skeleton).__name__} has no linear layer, so no penultimate features")
+        return seen[-1], logits
 
     def params(self) -> tuple[Tensor, ...]:
         return self._leaves

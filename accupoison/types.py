@@ -16,6 +16,8 @@ Grads = tuple[Tensor, ...]
 Saved = Tensor | int | float | str | None
 State = dict[str, Saved]
 """What a component saves: plain tensors, numbers, strings and None, nothing that needs a pickle."""
+Scores = Mapping[str, Mapping[str, Tensor]]
+"""What detectors say of rows: by what arrives ("sent", "clean", "noise") and column, a value a row [B]."""
 
 
 class Verdict(Enum):
@@ -149,6 +151,9 @@ class ModelView(Protocol):
     def features(self, x: Tensor) -> Tensor:
         """Return the input of the last linear layer, [B, D]."""
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return :meth:`features` and :meth:`logits` of one forward pass; ``x``: inputs [B, ...]."""
+
     def params(self) -> tuple[Tensor, ...]:
         """Return the leaves [*] that gradients are taken with respect to; the same ones at every call."""
 
@@ -259,6 +264,7 @@ class Step:
         wire: What the attacker sent, before the victim's crop and flip.
         metrics: Scalars by tag.
         verdict: What became of the batch.
+        scores: What detectors say of the rows; empty where there are none.
     """
 
     t: int
@@ -271,3 +277,4 @@ class Step:
     wire: Batch
     metrics: dict[str, float]
     verdict: Verdict
+    scores: Scores = field(default_factory=dict)

@@ -106,6 +106,11 @@ def burnin(
 @release_option
 @stream_options
 @click.option("--save-batches", is_flag=True, default=None, help="Keep what the attacker sends, for --replay.")
+@click.option(
+    "--detectors",
+    metavar="NAMES",
+    help="What to compare the discrepancy with, with commas: kd, lid, gda, gmm (of features) and loss.",
+)
 @click.option("--replay", type=PATH, metavar="RUN", help="Send what RUN sent, with its settings.")
 @data_options
 @model_options

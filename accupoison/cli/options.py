@@ -69,6 +69,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "max_grad_norm": ("update", "max_grad_norm"),
     "audit_every": ("evaluate", "audit_every"),
     "save_batches": ("evaluate", "save_batches"),
+    "detectors": ("evaluate", "detectors"),
     "size": ("shadows", "size"),
     "shadows": ("shadows", "shadows"),
     "target_models": ("shadows", "target_models"),

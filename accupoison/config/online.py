@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from accupoison.config.burnin import check_rate
 from accupoison.data.stream import POOLS, STREAMS
 from accupoison.errors import InputError, check_choice, check_least
+from accupoison.loop.detectors import DETECTORS
 from accupoison.loop.schedule import Schedule
 
 
@@ -123,6 +124,8 @@ class EvaluateSettings:
         audit_every: At every so many steps, how well stream and burn-in members can be told from test images that were
             never learnt, by their loss alone; None never asks.
         save_batches: Keep what the attacker sends, for ``stream.replay``.
+        detectors: What the discrepancy is compared with at every step, of kd, lid, gda, gmm and loss; the score of each
+            row goes to ``detectors.csv``.
     """
 
     test: str = "milestones"
@@ -131,8 +134,12 @@ class EvaluateSettings:
     images: int = 8
     audit_every: int | None = None
     save_batches: bool = False
+    detectors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("evaluate.test", self.test, ("milestones", "every"))
         check_least("evaluate.audit_every", self.audit_every, 1, "a number of steps, or none")
         check_least("evaluate.images", self.images, 0, "the number of images, or 0 for none")
+        for name in self.detectors:
+            check_choice("<evaluate.detectors>", name, DETECTORS)
+        object.__setattr__(self, "detectors", tuple(name for name in DETECTORS if name in self.detectors))

@@ -113,6 +113,8 @@ class _NewSections:
 
 
 NEW_SECTIONS = _NewSections()
+NEW_SETTINGS: dict[str, dict[str, Any]] = {"evaluate": {"detectors": []}, "shadows": {"leave_one_out": False}}
+"""Settings that runs of older versions lack, and what such a run has had all along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,32 +197,30 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
     A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before a section of
-    :data:`NEW_SECTIONS` has what it stands for; one of before a component got some setting, its default.
+    :data:`NEW_SECTIONS` has what it stands for; one of before a section or component got some setting, its default.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
     expect(run / CONFIG, config, {"data?": {}, "run?": {}})
     stored = config.get("data", {})
     known = config.get("run", settings["run"])
     usual = plain(NEW_SECTIONS)
-    asked = {**settings.get("shadows", {})}
-    if config and "leave_one_out" not in config.get("shadows", {"leave_one_out": None}) and not asked["leave_one_out"]:
-        asked.pop("leave_one_out")  # of an older version
     new = {name for name in usual if config and name not in config and settings.get(name) == usual[name]}
     return {
         **{name: _without_new(name, values, config) for name, values in settings.items() if name not in new},
-        **({"shadows": asked} if asked else {}),
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
         "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
     }
 
 
 def _without_new(section: str, values: Mapping[str, Any], config: Layer) -> Mapping[str, Any]:
-    """Return the values of a section without those that a stored component's lacks and that are its defaults."""
+    """Return the values of a section without those that the stored one lacks and that are what it stands for."""
     stored = config.get(section)
-    if section not in REGISTRIES or not isinstance(stored, Mapping) or stored.get("name") != values.get("name"):
+    if not isinstance(stored, Mapping) or stored.get("name") != values.get("name"):
         return values
-    known = REGISTRIES[section].settings(values["name"])
-    return {key: value for key, value in values.items() if key in stored or value != known[key].default}
+    usual = NEW_SETTINGS.get(section, {})
+    if section in REGISTRIES:
+        usual = {key: known.default for key, known in REGISTRIES[section].settings(values["name"]).items()}
+    return {key: v for key, v in values.items() if key in stored or key not in usual or v != usual[key]}
 
 
 def burnin_config(layers: Sequence[Layer], say: Say = quiet) -> BurninConfig:

@@ -1,5 +1,9 @@
 """What a hook of an attack, defence or update rule receives."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Generator
 
 from accupoison.rng import generator
@@ -52,3 +56,11 @@ class StepContext:
     def log(self, tag: str, value: float) -> None:
         """Add a scalar to the step's metrics."""
         self._metrics[tag] = value
+
+
+@contextmanager
+def clock(metrics: dict[str, float], tag: str) -> Iterator[None]:
+    """Put the wall time of a block into ``metrics`` under ``tag``, in seconds."""
+    started = time.perf_counter()
+    yield
+    metrics[tag] = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ from accupoison.errors import ComponentError
 from accupoison.learner import Learner, score
 from accupoison.loop.after_update import Judge, Served
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name, farthest
-from accupoison.loop.context import StepContext
+from accupoison.loop.context import StepContext, clock
+from accupoison.loop.detectors import Detectors
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
@@ -44,6 +45,7 @@ class Simulation:
         seed: Of all randomness in the loop.
         flip: Horizontal flips keep a sample's class.
         population: The samples that the attacker may poison or ask about; None where it needs none.
+        detectors: What looks at each row that reaches the defence; None looks at none.
         served: The model that users meet.
     """
 
@@ -60,6 +62,7 @@ class Simulation:
     seed: int
     flip: bool
     population: Population | None = None
+    detectors: Detectors | None = None
 
     def __post_init__(self) -> None:
         self.horizon = self.schedule.steps
@@ -136,6 +139,10 @@ class Simulation:
         found = self.defense.suspects()
         return None if found is None else (self._names.reveal(found[0]), found[1])
 
+    def calibration(self) -> list[Batch]:
+        """Return the trusted batches, cropped and flipped as the stream is."""
+        return [self._augmented(batch, f"trusted-{i}") for i, batch in enumerate(self.trusted)]
+
     def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
         return self.learner.preview(self.update.clipped(grads))
 
@@ -144,7 +151,7 @@ class Simulation:
             view, metrics = self.learner.view(), dict[str, float]()
             with self._model_seed("attack-setup"), blaming(self.attack):
                 self.attack.setup(view, self.access, StepContext(self.seed, "attack-setup", 0, metrics))
-            trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self.trusted)]
+            trusted = [self._hidden(batch) for batch in self.calibration()]
             context = StepContext(self.seed, "defense-setup", 0, metrics)
             with self._model_seed("defense-setup"), blaming(self.defense):
                 self.defense.setup(view, self.reference, trusted, context)
@@ -208,6 +215,8 @@ class Simulation:
             metrics |= poison_found(clean, sent, passed, seen)
         if self.reference is not None:
             metrics |= probe(served, self.reference, clean, sent, passed, generator(self.seed, "probe", self.t))
+        rng = generator(self.seed, "probe", self.t)
+        scores = {} if self.detectors is None else self.detectors.examine(served, clean, sent, rng, metrics)
 
         def learn() -> Verdict:
             for number in range(self.trigger.updates if phase is Phase.TRIGGER else 1):
@@ -218,13 +227,13 @@ class Simulation:
                     verdict = self.update.step(self.learner, defense, self._hidden(seen), context)
             return verdict
 
-        with _clock(metrics, "time/update_s"):
+        with clock(metrics, "time/update_s"):
             verdict = self._changed_by(learn, metrics)
         batches = {"clean": clean, "sent": sent, "passed": passed, "seen": seen, "wire": wire}
-        return self._record(phase, batches, metrics, verdict)
+        return self._record(phase, {**batches, "scores": scores}, metrics, verdict)
 
-    def _record(self, phase: Phase, batches: Mapping[str, Batch], metrics: dict[str, float], verdict: Verdict) -> Step:
-        return Step(t=self.t, branch=self.trigger_name, phase=phase, metrics=metrics, verdict=verdict, **batches)
+    def _record(self, phase: Phase, given: Mapping[str, Any], metrics: dict[str, float], verdict: Verdict) -> Step:
+        return Step(t=self.t, branch=self.trigger_name, phase=phase, metrics=metrics, verdict=verdict, **given)
 
     def _deliver(self, phase: Phase, metrics: dict[str, float]) -> tuple[Batch, Batch, Batch]:
         """Return the clean batch and the one that reaches the defence, cropped alike, and that one uncropped."""
@@ -246,7 +255,7 @@ class Simulation:
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
         view, context = self.learner.view(), StepContext(self.seed, "attack", self.t, metrics)
-        with _clock(metrics, "time/attack_s"), self._model_seed("attack"), blaming(self.attack):
+        with clock(metrics, "time/attack_s"), self._model_seed("attack"), blaming(self.attack):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
             elif phase is Phase.TRIGGER and self.trigger_name != "clean":
@@ -263,7 +272,7 @@ class Simulation:
         return sent
 
     def _intercept(self, sent: Batch, metrics: dict[str, float]) -> Batch:
-        with _clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
+        with clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
             share = min(1.0, self.t / max(1, self.horizon))
             context = StepContext(self.seed, "defense", self.t, metrics, share=share)
             seen = self.defense.intercept(self.learner.view(), self._hidden(sent), context)
@@ -286,13 +295,6 @@ class Simulation:
         metrics["optim/update_norm"] = float((now - weights).norm())
         metrics["optim/distance_from_start"] = float((now - self._start).norm())
         return verdict
-
-
-@contextmanager
-def _clock(metrics: dict[str, float], tag: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    metrics[tag] = time.perf_counter() - started
 
 
 def _placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

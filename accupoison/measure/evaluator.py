@@ -13,6 +13,7 @@ from accupoison.data import DataSet, Splits
 from accupoison.learner import view_of
 from accupoison.loop.simulation import Simulation
 from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, reestimate_batchnorm
+from accupoison.records.tags import AUCS
 from accupoison.types import Phase, Step
 
 AT_MILESTONES = {
@@ -32,6 +33,7 @@ AVERAGED = (
     "defense/discrepancy_seen",
     "defense/discrepancy_auc_clean",
     "defense/discrepancy_auc_noise",
+    *AUCS,
     "defense/inner_steps",
     "optim/grad_norm",
     "time/step_s",

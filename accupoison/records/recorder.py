@@ -1,20 +1,21 @@
 """What a run writes down: metrics.jsonl, which is the truth, and TensorBoard, a view of it."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accupoison.errors import InputError
-from accupoison.records.files import dump_row, load_row, read_json, reading, sync_directory, write_json, writing
+from accupoison.records.appended import SCORES, AppendedFile, Position, ScoreLog
+from accupoison.records.files import dump_row, load_row, read_json, reading, write_json
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import FORMER, METRICS, SUMMARY, TAGS, check_tags, tags_markdown
 from accupoison.records.tensorboard import TensorBoard
+from accupoison.types import Scores
 
 __all__ = [
     "TAGS",
@@ -27,19 +28,11 @@ __all__ = [
     "tags_markdown",
 ]
 
-
-class Position(TypedDict):
-    """A place in metrics.jsonl, and a digest of what comes before it."""
-
-    bytes: int
-    sha256: str
-
-
 BEGINNING = b'{"step": '
 """Of every row."""
 
 
-class MetricsLog:
+class MetricsLog(AppendedFile):
     """The append-only file of a run's scalars.
 
     Args:
@@ -51,18 +44,9 @@ class MetricsLog:
             cannot be opened.
     """
 
-    def __init__(self, path: Path, position: Position | int = 0) -> None:
-        offset, digest = (position, None) if isinstance(position, int) else (position["bytes"], position["sha256"])
-        content = _first(path, offset)
-        _rows(path, content, whole=True)
-        self.path = path
-        self._digest = hashlib.sha256(content)
-        if digest is not None and self._digest.hexdigest() != digest:
-            raise InputError(f"{path} is not as the run has written it; restore a copy or start the run anew")
-        with writing(path):
-            self._file = path.open("ab", buffering=0)
-            sync_directory(path.parent)
-            self._file.truncate(offset)
+    def check(self, content: bytes) -> None:
+        """Read the rows of before."""
+        _rows(self.path, content, whole=True)
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Append one row, which other processes can read at once.
@@ -78,36 +62,7 @@ class MetricsLog:
         """
         check_tags(metrics)
         row = {"step": step, "branch": branch, **{tag: float(value) for tag, value in metrics.items()}}
-        line = f"{dump_row(row)}\n".encode()
-        rest = memoryview(line)
-        with writing(self.path):
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        self._digest.update(line)
-
-    def sync(self) -> Position:
-        """Make the rows durable and return the end of the file, from which a later log can go on.
-
-        Raises:
-            InputError: The disk is full.
-        """
-        with writing(self.path):
-            os.fsync(self._file.fileno())
-        return {"bytes": os.fstat(self._file.fileno()).st_size, "sha256": self._digest.hexdigest()}
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _first(path: Path, size: int) -> bytes:
-    with reading(path):
-        content = path.read_bytes()[:size] if size and path.exists() else b""
-    if len(content) < size:
-        raise InputError(
-            f"{path} has {len(content)} bytes, fewer than the {size} of the checkpoint; start the run anew"
-        )
-    return content
+        self.append(f"{dump_row(row)}\n")
 
 
 def read_metrics(path: Path, digest: object = None) -> list[dict[str, Any]]:
@@ -178,7 +133,10 @@ class RunRecorder:
         self.run = run
         self._ended = (run.path / SUMMARY).exists() and read_json(run.path / SUMMARY).get("status") != "interrupted"
         self._metrics = MetricsLog(run.path / METRICS, resume_at or 0)
+        self._scores: ScoreLog | None = None
         try:
+            if isinstance(resume_at, dict) and "scores" in resume_at:
+                self._scores = ScoreLog(run.path / SCORES, resume_at["scores"])
             rows = [] if resume_at is None else read_metrics(run.path / METRICS)
             purge = _purge(rows, branches)
             self._board = TensorBoard(run.path, branches, purge)
@@ -219,10 +177,25 @@ class RunRecorder:
         """Record a text in Markdown under ``name``, for TensorBoard alone."""
         self._board.text(name, markdown)
 
+    def scores(self, scores: Scores, step: int, branch: str = "") -> None:
+        """Record the scores of rows; see :meth:`ScoreLog.log`.
+
+        Args:
+            scores: By what arrives and column; nothing is written where there are none.
+            step: Steps taken, from 0.
+            branch: The branch, or "" for the shared steps.
+        """
+        if not scores:
+            return
+        if self._scores is None:
+            self._scores = ScoreLog(self.run.path / SCORES)
+        self._scores.log(scores, step, branch)
+
     def sync(self) -> Position:
-        """Make everything durable and return the position in metrics.jsonl that belongs into the checkpoint."""
+        """Make everything durable and return the positions in files that belong into the checkpoint."""
         self._board.flush()
-        return self._metrics.sync()
+        end = self._metrics.sync()
+        return end if self._scores is None else {**end, "scores": self._scores.sync()}
 
     def metrics_digest(self) -> str:
         """Return :func:`metrics_digest` of what is recorded so far."""
@@ -247,6 +220,8 @@ class RunRecorder:
                 write_json(self.run.path / SUMMARY, summary)
         finally:
             self._metrics.close()
+            if self._scores is not None:
+                self._scores.close()
             ended = summary is not None and summary.get("status") != "interrupted" and not self._ended
             self._board.close(settings if ended else None)
 

@@ -6,6 +6,23 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 THREAT = "threat.json"
 
+DETECTORS: dict[str, str] = {
+    "kd": "minus the log density of trusted features (KD)",
+    "lid": "local intrinsic dimensionality (LID)",
+    "gda": "squared Mahalanobis distance to the nearest class (GDA)",
+    "gmm": "minus the log density of a Gaussian mixture (GMM)",
+    "loss": "loss minus loss under the early snapshot",
+}
+"""What the detectors of ``evaluate.detectors`` score a row by."""
+AGAINST = {"clean": "the clean ones", "noise": "these with Rademacher noise of the same eps"}
+"""What poisoned rows are told from."""
+AUCS: dict[str, str] = {
+    f"detectors/{name}_auc_{kind}": f"AUC of {score}, poisoned rows against {others}; in [0, 1], "
+    "0.5 where they look alike"
+    for name, score in DETECTORS.items()
+    for kind, others in AGAINST.items()
+}
+
 TAGS: dict[str, str] = {
     "test/acc": "accuracy on the test set after the step; fraction in [0, 1]",
     "test/acc_bn_reestimated": "the same once BatchNorm statistics are re-estimated on clean images; in [0, 1]",
@@ -36,6 +53,7 @@ TAGS: dict[str, str] = {
     "0.5 where they look alike",
     "defense/discrepancy_auc_noise": "AUC of per-sample discrepancy, sent rows against clean ones with Rademacher "
     "noise of the same eps; in [0, 1], 0.5 where they look alike",
+    **AUCS,
     "defense/threshold": "discrepancy above which the defence corrects the batch; nats, >= 0, may be inf",
     "defense/inner_steps": "iterations of the defence's inner loop; count, >= 0",
     "defense/noise_rate": "share of wrong labels in the window of a noisy-label defence, as its mixture has it; in "

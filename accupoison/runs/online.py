@@ -18,6 +18,7 @@ from accupoison.data import DataSet, Splits
 from accupoison.data.sources import FEATURES
 from accupoison.errors import ComponentError, InputError
 from accupoison.gradients import gradient
+from accupoison.loop.detectors import Detectors
 from accupoison.measure.dp_accountant import Accountant
 from accupoison.measure.evaluator import Evaluator
 from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, subsample
@@ -83,6 +84,9 @@ class OnlineRun:
             built = build_simulation(config, root)
             self.simulation, data, splits, self.note = built.simulation, built.data, built.splits, built.note
             self._burnin = built.burnin
+            if names := config.evaluate.detectors:
+                early, trusted = self.simulation.reference, self.simulation.calibration()
+                self.simulation.detectors = Detectors(names, early, trusted)
             known_to_defender(config.release, splits, built.burnin, config.run.seed)  # refused before hours go by
             self._inputs = input_digests(config, root, data)
             threat = online_threat(config, images=not data.features)
@@ -222,6 +226,7 @@ class OnlineRun:
             view, splits = self.simulation.served.view(), self.evaluator.splits
             metrics |= membership_auc(view, self.evaluator.data, splits, self._burnin, self.ledger, step.branch)
         self.recorder.log(metrics, step.t + 1, step.branch)
+        self.recorder.scores(step.scores, step.t + 1, step.branch)
         if self.config.evaluate.save_batches:
             save_batch(self.out, step)
         count, shown = self.config.evaluate.images, step.branch in ("", self.config.trigger.types[-1])

@@ -3,11 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from accupoison.records.tags import AGAINST, AUCS, DETECTORS
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate, Pair, estimate, harm, retention, trigger_effect, yardstick
 
 Value = Callable[[Run], float | None]
+TOLD_BY = {
+    "MD": "defense/discrepancy_auc",
+    **{"loss drift" if name == "loss" else name.upper(): f"detectors/{name}_auc" for name in DETECTORS},
+}
+"""What poisoned rows are told by, with the beginning of its tags."""
 
 CAPTION = """\
 Accuracies and their differences are in points; "re-est." is after batch-norm re-estimation on trusted images.
@@ -17,6 +23,13 @@ memorization discrepancy in nats, its AUC that of telling poisoned rows from the
 noise of equal size. ± is half a 95% t-interval over base models, or over streams where there is one base model, and
 then says nothing of other base models; of two, both values stand there. n: base models / runs; a cell with fewer says
 so. A value that a diverged run of the group lacks is withheld. Times are of runs side by side."""
+
+DETECTED = """\
+AUC of telling poisoned rows from the clean ones they were made of, and from these with Rademacher noise of equal size,
+as means over the ordinary steps; 0.5 is guessing, below it the poison looks the cleaner. MD: memorization discrepancy;
+KD: kernel density, LID: local intrinsic dimensionality, GDA: Mahalanobis distance to the nearest class, GMM: Gaussian
+mixture, all of penultimate features of the early snapshot and fitted to trusted images; loss drift: loss under the live
+model minus loss under the early snapshot. ± as above."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,33 @@ def mechanism_rows(runs: Sequence[Run]) -> list[Row]:
 
 def _mean_of(tag: str) -> Value:
     return lambda run: run.summary["means"].get(tag)
+
+
+def told(runs: Sequence[Run]) -> Iterator[tuple[Group, dict[str, dict[str, Estimate]]]]:
+    """Yield each experiment with detectors, and their AUCs by name in :data:`TOLD_BY` and "clean" or "noise"."""
+    for experiment in group([run for run in runs if run.summary["means"].keys() & AUCS.keys()]):
+        found = {
+            name: {kind: one for kind in AGAINST if (one := over(experiment, _mean_of(f"{tag}_{kind}"))) is not None}
+            for name, tag in TOLD_BY.items()
+        }
+        yield experiment, {name: aucs for name, aucs in found.items() if aucs}
+
+
+def detector_rows(runs: Sequence[Run]) -> list[Row]:
+    """Return one row for each experiment and detector: how well it tells poisoned rows, as means over the steps."""
+    return [
+        Row(
+            {
+                **_names(experiment),
+                "detector": name,
+                **{f"AUC vs {kind}": _plain(aucs.get(kind)) for kind in AGAINST},
+                "n": _count(experiment),
+            },
+            experiment.runs,
+        )
+        for experiment, found in told(runs)
+        for name, aucs in found.items()
+    ]
 
 
 def over(experiment: Group, value: Value) -> Estimate | None:

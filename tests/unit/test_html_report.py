@@ -19,6 +19,7 @@ from accupoison.config.layers import plain
 from accupoison.config.schema import online_config
 from accupoison.errors import InputError
 from accupoison.records.files import flatten
+from accupoison.records.tags import AUCS
 from accupoison.study.collect import Run
 from accupoison.study.colors import color_of
 from accupoison.study.comparisons import compare, comparison_rows, holm, sign_flip
@@ -185,6 +186,32 @@ def test_every_figure_has_words_and_says_what_its_bands_are() -> None:
     missing = {one.name: one.reason for one in found.pictures if isinstance(one, Missing)}
     assert set(missing) == {"accuracy-exposure", "roc"}
     assert all("accupoison audit --run logs/study" in reason for reason in missing.values())
+
+
+def test_detectors_stand_beside_the_discrepancy(tmp_path: Path) -> None:
+    usual = report(study())
+    assert "detectors" not in {one.name for one in (*usual.pictures, *usual.tables)}
+    runs = []
+    for run in study():
+        aucs = {"defense/discrepancy_auc_clean": 0.6, "defense/discrepancy_auc_noise": 0.5}
+        aucs |= {tag: 0.7 + 0.01 * run.config.start.seed for tag in AUCS if "gda" in tag}
+        asked = run.config.attack.name == "accumulative" and run.defense == "ST"
+        runs.append(replace(run, summary={**run.summary, "means": {**run.summary["means"], **(aucs if asked else {})}}))
+    found = report(runs)
+    (table,) = (one for one in found.tables if one.name == "detectors")
+    cells = [{key: row.cells[key] for key in ("defence", "detector", "AUC vs clean", "n")} for row in table.rows]
+    assert cells == [
+        {"defence": "ST", "detector": "MD", "AUC vs clean": "0.60", "n": "3 / 3"},
+        {"defence": "ST", "detector": "GDA", "AUC vs clean": "0.71 ± 0.02", "n": "3 / 3"},
+    ]
+    (picture,) = (one for one in found.pictures if one.name == "detectors")
+    assert isinstance(picture, Picture)
+    assert "ST, accumulative, against noise: MD 0.50, GDA 0.71 ± 0.02" in picture.alt
+    assert len(picture.tips) == 4
+    files = {path.name for path in write_report(found, tmp_path, ["csv", "json", "svg", "html"])}
+    assert {"report-detectors.csv", "detectors.svg"} <= files
+    told = json.loads((tmp_path / "report.json").read_text())["tables"]["detectors"]
+    assert [row["AUC vs noise"] for row in told] == ["0.50", "0.71 ± 0.02"]
 
 
 @pytest.mark.parametrize(("seeds", "bands"), [(2, 0), (3, 9)])

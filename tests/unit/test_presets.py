@@ -54,6 +54,7 @@ CLI_FLAGS: dict[str, list[str]] = {
         "--preset",
         "--audit-every",
         "--save-batches",
+        "--detectors",
         "--replay",
     ],
     "demo": ["--jobs", "--quiet"],

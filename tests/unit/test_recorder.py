@@ -24,6 +24,9 @@ DECIDED = """
     defense/noisy_auc attack/trigger_step attack/linf attack/alignment attack/feasible
     attack/scale defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
     defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps
+    detectors/kd_auc_clean detectors/kd_auc_noise detectors/lid_auc_clean detectors/lid_auc_noise
+    detectors/gda_auc_clean detectors/gda_auc_noise detectors/gmm_auc_clean detectors/gmm_auc_noise
+    detectors/loss_auc_clean detectors/loss_auc_noise
     defense/noise_rate defense/mixture_separation defense/drift defense/undone
     defense/rejected optim/lr optim/grad_norm optim/update_norm optim/distance_from_start time/step_s time/attack_s
     time/defense_s time/update_s time/evaluate_s time/epoch_s train/loss train/acc"""

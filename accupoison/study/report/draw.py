@@ -1,7 +1,7 @@
 """The figures of a report beside the curves."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from accupoison.records.tags import AGAINST
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group, label_of
 from accupoison.study.outcomes import FEWEST, Estimate, Pair, estimate, harm, yardstick
 from accupoison.study.pictures import BAND, Missing, Picture, Series, drawing, interval
 from accupoison.study.report.audits import Audit, Exposure
-from accupoison.study.tables import Value, over, retained_by
+from accupoison.study.tables import Value, over, retained_by, told
 
 MOST = 24
 """Rows of a figure that one can still read."""
@@ -103,6 +104,31 @@ def discrepancy(runs: Sequence[Run]) -> Picture | Missing:
 def _arriving(experiment: Group) -> Estimate | None:
     tag = "defense/discrepancy_clean" if experiment.first.config.attack.name == "none" else "defense/discrepancy_sent"
     return over(experiment, lambda run: run.summary["means"].get(tag))
+
+
+def detectors(runs: Sequence[Run]) -> Iterator[Picture]:
+    """Draw how well discrepancy and other detectors tell poison, where runs have asked for them."""
+    every = list(told(runs))
+    if not 0 < len(every) <= MOST // 2:
+        return
+    groups, names = [one for one, _ in every], list(dict.fromkeys(name for _, found in every for name in found))
+    note = f"Circles: against clean rows; crosses: against noise of equal size. Dotted: guessing. {_lines()}"
+    with drawing("detectors"):
+        size = (5.4, 1.1 + len(names) * max(0.3, 0.15 * len(every)))
+        picture = Picture("detectors", "What tells poison from clean rows and from noise", "", note, size)
+        axes, said = picture.axes(xlabel="AUC, mean before the trigger"), []
+        axes.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
+        for k, (one, found) in enumerate(every):
+            for kind, marker in zip(AGAINST, "ox", strict=True):
+                series = picture.add(f"{label_of(one, groups)}, against {kind}", one.runs, marker)
+                y = 0.7 * ((2 * k + (kind == "noise") + 0.5) / (2 * len(every)) - 0.5)
+                shown = {name: aucs[kind] for name, aucs in found.items() if kind in aucs}
+                for name, value in shown.items():
+                    picture.cross(axes, series, value, Estimate(names.index(name) + y, np.nan, 1, 1, ""))
+                said.append(f"{series.label}: {', '.join(f'{name} {v.text(2)}' for name, v in shown.items())}")
+        _rows(axes, names)
+    picture.alt = f"AUC by detector. {'; '.join(said)}."
+    yield picture
 
 
 def harm_retention(runs: Sequence[Run], trigger: str) -> Picture | Missing:

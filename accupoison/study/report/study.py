@@ -19,7 +19,17 @@ from accupoison.study.report import draw
 from accupoison.study.report.audits import Audit, exposures, pooled_exposures, read_audits, strongest
 from accupoison.study.report.finding import finding
 from accupoison.study.report.sources import command
-from accupoison.study.tables import CAPTION, Row, mechanism_rows, outcome_rows, retention_rows, rows_text, threat_lines
+from accupoison.study.tables import (
+    CAPTION,
+    DETECTED,
+    Row,
+    detector_rows,
+    mechanism_rows,
+    outcome_rows,
+    retention_rows,
+    rows_text,
+    threat_lines,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ def make_report(
         _curves(runs, trigger, paths[0].name, say),
         draw.before_after(runs, trigger),
         draw.discrepancy(runs),
+        *draw.detectors(runs),
         draw.harm_retention(runs, trigger),
         *_audited(runs, audits, paths, program),
     ]
@@ -173,6 +184,13 @@ holds if the 95% t-interval over base models lies above zero, and fails if it li
             CAPTION,
             tuple(mechanism_rows(runs)),
             (*names, "MD clean", "MD sent", "MD AUC vs noise", "weights moved", "n"),
+        ),
+        Table(
+            "detectors",
+            "What tells poison from clean rows and from noise",
+            DETECTED,
+            tuple(detector_rows(runs)),
+            (*names, "detector", "AUC vs clean", "AUC vs noise", "n"),
         ),
     ]
 
