@@ -74,7 +74,7 @@ def roc_summary(
     intervals = {"auc": interval}
     withheld = {}
     for level in levels:
-        if withhold and negatives * level < 10 * (1 - 1e-9):
+        if withhold and too_few(negatives, level):
             tpr_at_fpr[level] = None
             withheld[level] = f"{negatives} non-members are fewer than {10 / level:.0f}"
             continue
@@ -83,6 +83,11 @@ def roc_summary(
         intervals[f"tpr@{level:g}"] = clopper_pearson(round(rate * positives), positives)
     best = float((0.5 * (tpr + 1 - fpr)).max())
     return RocSummary(auc, best, tpr_at_fpr, intervals, withheld, positives, negatives)
+
+
+def too_few(others: int, level: float) -> bool:
+    """Return whether fewer than ten of the non-members may be false positives at a rate of ``level``."""
+    return others * level < 10 * (1 - 1e-9)
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alternative: str = "two-sided") -> Interval:

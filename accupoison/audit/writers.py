@@ -13,6 +13,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
+from accupoison.audit.calibration import best_rows
+from accupoison.audit.controls import control_rows, flags
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_csv, write_json, writing
@@ -21,13 +23,16 @@ FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
 
 
-def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def write_results(
+    folder: Path, results: Results, controls: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on one model.
 
     Args:
         folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png`` and an event file; made if
             it is not there.
         results: By attack.
+        controls: Of the audit; see :mod:`accupoison.audit.controls`. They get a table of their own, ``controls.csv``.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table.
@@ -39,12 +44,13 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     save_figure(_roc(results, best), folder / "roc.png")
     write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
-    content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
+    content: dict[str, Any] = {"samples": len(best.score), "controls": with_flags(controls)}
+    content |= {"attacks": [result.as_dict() for result in results.values()]}
     return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
 
 
 def write_released(
-    folder: Path, attackers: Mapping[str, Results], facts: Mapping[str, Any]
+    folder: Path, attackers: Mapping[str, Results], facts: Mapping[str, Any], controls: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks of several attackers achieve on what leaves one model.
 
@@ -53,6 +59,7 @@ def write_released(
             has all attackers.
         attackers: Of :func:`accupoison.audit.attack_suite.audit_released`.
         facts: What ``audit.json`` says of the release.
+        controls: See :func:`write_results`.
 
     Returns:
         The contents of ``audit.json``, and the rows of ``attackers.csv``.
@@ -60,7 +67,7 @@ def write_released(
     Raises:
         InputError: A file cannot be written.
     """
-    content, _ = write_results(folder, attackers["adaptive"])
+    content, _ = write_results(folder, attackers["adaptive"], controls)
     others = {
         name: [result.as_dict() for result in results.values()]
         for name, results in attackers.items()
@@ -74,7 +81,12 @@ def write_released(
 
 
 def write_models(
-    folder: Path, models: Sequence[Results], facts: Mapping[str, Any], *, crossed: bool = False
+    folder: Path,
+    models: Sequence[Results],
+    facts: Mapping[str, Any],
+    controls: Mapping[str, Any],
+    *,
+    crossed: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on several models.
 
@@ -82,6 +94,7 @@ def write_models(
         folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
+        controls: See :func:`write_results`.
         crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
 
     Returns:
@@ -91,7 +104,20 @@ def write_models(
         InputError: A file cannot be written.
     """
     attacks = by_attack(models, crossed=crossed)
-    return _write(folder, models, {**facts, "attacks": attacks}, spread_table(attacks))
+    return _write(
+        folder, models, {**facts, "controls": with_flags(controls), "attacks": attacks}, spread_table(attacks)
+    )
+
+
+def with_flags(controls: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the controls of an audit as JSON holds them, with a sentence for each that fails."""
+    return {**controls, "flags": flags(controls)}
+
+
+def all_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the controls of the contents of an ``audit.json`` as rows for people."""
+    several = "exposed" in content["attacks"][0]
+    return [*control_rows(content["controls"]), *(best_rows(content["attacks"]) if several else [])]
 
 
 def _write(
@@ -103,6 +129,7 @@ def _write(
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
     write_csv(folder / "audit.csv", rows)
+    write_csv(folder / "controls.csv", all_rows(content))
     values: dict[str, float] = {}
     for name in models[0]:
         results = [model[name] for model in models]

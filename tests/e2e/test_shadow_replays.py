@@ -70,6 +70,8 @@ def test_replays_are_made_once_and_tell_members(run: Path) -> None:
     found = json.loads(Path("w/audit.json").read_text())
     assert found["pairs"] == half
     assert all(len(one["auc"]) == 8 for one in found["attacks"])
+    assert "| shadows | 8 replays (per-replay poison, shared burn-in), 4 with a sample and 4 without (median) |" in text
+    assert len(found["controls"]["loss_ratio"]["targets"]) == 1
     assert set(found["run"]) == {one["attack"] for one in found["attacks"]}
     for name in names:
         os.utime(Path("w/signals") / name, (0, 0))  # so that one made anew shows, however fast
