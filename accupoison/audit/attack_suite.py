@@ -118,7 +118,13 @@ def calibrated(
 
 
 def single_model_scores(asked: Sequence[Samples], shadow: Samples, seed: int = 0) -> list[dict[str, Floats]]:
-    """Return the scores that need one model's predictions alone; the neural attack learns from those of ``shadow``."""
+    """Return the scores that need one model's predictions alone, [N] by name, for each model.
+
+    Args:
+        asked: The samples of each.
+        shadow: Those of the model that the neural attack learns from.
+        seed: Of the neural attack.
+    """
     probs, labels = (np.concatenate([getattr(samples, name) for samples in asked]) for name in ("probs", "labels"))
     neural = neural_scores(probs, labels, shadow.probs, shadow.labels, shadow.member, seed=seed)
     parts = np.split(neural, np.cumsum([len(samples.labels) for samples in asked])[:-1])

@@ -116,7 +116,7 @@ def _classifier(count: int, width: int, seed: int) -> Any:  # noqa: ANN401
 def _apart(x: NDArray[Any], y: NDArray[np.bool_]) -> Floats:
     """Return how far apart the means of members and others lie in standard deviations, for each column."""
     difference, spread = np.abs(x[y].mean(axis=0) - x[~y].mean(axis=0)), x.std(axis=0)
-    return np.divide(difference, spread, out=np.zeros(len(spread)), where=spread > 0)
+    return np.asarray(np.divide(difference, spread, out=np.zeros(len(spread)), where=spread > 0))
 
 
 def permuted_null(

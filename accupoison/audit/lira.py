@@ -61,7 +61,12 @@ def _log_density(x: Floats, mean: Floats, std: Floats) -> Floats:
 
 
 def checked_signals(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    """Return ``phi``, ``keep`` and ``target`` of :func:`lira_scores` as float64, bool and float64.
+    """Return signals, membership and the target's signals of an attack as float64, bool and float64.
+
+    Args:
+        phi: Signals of the shadow models [M, N, Q].
+        keep: Shadow m was trained with sample n, bool [M, N].
+        target: Signals of the audited model [N, Q].
 
     Raises:
         InputError: Shapes do not fit, or a value is not finite.
@@ -104,7 +109,13 @@ def _released(phi: Floats, chosen: NDArray[np.bool_], fixed: bool, side: str) ->
 
 
 def enough(count: NDArray[np.int64], least: int, side: str) -> None:
-    """Raise InputError unless each sample has ``least`` shadows of its ``count`` [N] on a side, "with" or "without"."""
+    """Raise InputError unless each sample has enough shadows on a side.
+
+    Args:
+        count: Its shadows there [N].
+        least: So many are needed.
+        side: "with" or "without".
+    """
     if (count < least).any():
         raise InputError(
             f"{int((count < least).sum())} samples have fewer than {least} shadow models trained {side} them; "

@@ -102,10 +102,12 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alte
     Returns:
         Both ends, in [0, 1].
     """
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv  # a hundred times faster than scipy.stats.binomtest, which searches
 
-    interval = binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
-    return float(interval.low), float(interval.high)
+    tail = (1 - confidence) / (2 if alternative == "two-sided" else 1)
+    low = 0.0 if hits == 0 or alternative == "less" else betaincinv(hits, trials - hits + 1, tail)
+    high = 1.0 if hits == trials or alternative == "greater" else 1 - betaincinv(trials - hits, hits + 1, tail)
+    return float(low), float(high)
 
 
 def predictive_value(tpr: float, fpr: float, prior: float) -> float:

@@ -92,8 +92,8 @@ def predictions(file: Path, out: Path | None, release: str | None, seed: int, as
 
     FILE is an .npz with probs [N, C], labels [N], member [N] and, where the attacker has a shadow model,
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
-    samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png. --release
-    takes what needs no model: round, top-k, label-only, temperature.
+    samples, and the other half is reported. Writes audit.json, audit.csv, controls.csv, roc.png (log-log) and
+    scores.png. --release takes what needs no model: round, top-k, label-only, temperature.
     """
     from accupoison.audit.attack_suite import audit_released, audit_samples, single_controls
     from accupoison.audit.controls import blind_of_classes
@@ -186,7 +186,7 @@ def offline(
 
     The training set is divided into two pools. Each target model learns from samples of the first, each shadow from
     samples of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt
-    it at will: the same command goes on. Writes audit.json, audit.csv and what each model said.
+    it at will: the same command goes on. Writes audit.json, audit.csv, controls.csv and what each model said.
     """
     import torch
 
@@ -247,8 +247,8 @@ def shadow_replays(
 
     In each replay a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
     held out, in the same place; replays come in complementary pairs. Every replay is attacked by all other pairs, and
-    the run by all replays. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and what each
-    model said.
+    the run by all replays. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv, controls.csv
+    and what each model said.
     """
     from accupoison.audit.online.replays import ReplayAudit, ReplaySettings, audit_replays, make_replays
     from accupoison.audit.online.run import config_of

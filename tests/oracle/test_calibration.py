@@ -15,7 +15,7 @@ from accupoison.audit.calibration import (
     worst_decile,
 )
 from accupoison.audit.results import by_attack, evaluate_attack, spread_table
-from accupoison.audit.roc import roc_summary
+from accupoison.audit.roc import clopper_pearson, roc_summary
 from accupoison.audit.samples import Samples
 
 RNG = np.random.default_rng(0)
@@ -36,6 +36,13 @@ def test_the_realised_rate_is_a_count_with_its_exact_interval() -> None:
     }
     assert found[0.01] is None  # of hundred non-members one is 1%
     assert found[0.001] is None
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 399, 400])
+def test_the_exact_interval_is_that_of_scipy(hits: int) -> None:
+    for alternative in ("two-sided", "greater", "less"):
+        exact = stats.binomtest(hits, 400, alternative=alternative).proportion_ci(0.95, method="exact")
+        assert clopper_pearson(hits, 400, alternative=alternative) == pytest.approx((exact.low, exact.high), abs=1e-10)
 
 
 def test_the_realised_rate_covers_the_nominal_one_where_models_are_alike() -> None:
