@@ -268,6 +268,14 @@ def _few(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def run_columns(result: AttackResult) -> dict[str, str]:
+    """Return the cells, for people, of what an attack by replays achieves on the run that they replay."""
+    return {
+        "AUC of the run": interval_text(result.roc.auc, result.roc.intervals["auc"]),
+        f"FPR of the replays' {LEVEL:.1%} on the run": realised_text(result.realised_fpr, LEVEL),
+    }
+
+
 def _known_spread(values: Sequence[float | None], digits: int = 3) -> str:
     known = [value for value in values if value is not None]
     return _spread(known, digits) if len(known) == len(values) else "withheld"

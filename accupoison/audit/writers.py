@@ -87,6 +87,7 @@ def write_models(
     controls: Mapping[str, Any],
     *,
     crossed: bool = False,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on several models.
 
@@ -96,6 +97,7 @@ def write_models(
         facts: What ``audit.json`` says beside the attacks.
         controls: See :func:`write_results`.
         crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
+        columns: Further cells of the table, by attack.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table, best attack first.
@@ -104,9 +106,8 @@ def write_models(
         InputError: A file cannot be written.
     """
     attacks = by_attack(models, crossed=crossed)
-    return _write(
-        folder, models, {**facts, "controls": with_flags(controls), "attacks": attacks}, spread_table(attacks)
-    )
+    rows = [{**row, **(columns or {}).get(row["attack"], {})} for row in spread_table(attacks)]
+    return _write(folder, models, {**facts, "controls": with_flags(controls), "attacks": attacks}, rows)
 
 
 def with_flags(controls: Mapping[str, Any]) -> dict[str, Any]:

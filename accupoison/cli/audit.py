@@ -252,7 +252,7 @@ def shadow_replays(
     """
     from accupoison.audit.online.replays import ReplayAudit, ReplaySettings, audit_replays, make_replays
     from accupoison.audit.online.run import config_of
-    from accupoison.audit.results import by_attack
+    from accupoison.audit.results import by_attack, run_columns
     from accupoison.audit.writers import write_models
 
     if settings["poison"] == "per-world":
@@ -271,10 +271,10 @@ def shadow_replays(
     tables = {}
     for group, (results, of_run, controls) in found.items():
         attacks = {row["attack"]: row for row in by_attack([of_run])}
+        columns = {name: run_columns(result) for name, result in of_run.items()}
         place = folder / group.replace(" ", "-")
         about = {**(facts if not group else {}), "run": attacks}
-        written, rows = write_models(place, results, about, controls, crossed=True)
-        tables[group] = written, [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
+        tables[group] = write_models(place, results, about, controls, crossed=True, columns=columns)
     content, rows = tables.pop("")
     for group, (written, rows_of_group) in tables.items():
         content.setdefault("groups", {})[group] = {row["attack"]: row for row in written["attacks"]}

@@ -57,7 +57,7 @@ def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_replays_are_made_once_and_tell_members(run: Path) -> None:
     text = done(*REPLAYS, "--out", "w").stdout
-    assert "AUC of the run" in text
+    assert "AUC of the run | FPR of the replays' 1.0% on the run" in text
     assert "over 8 replays of" in text
     assert "the auditor knows the weights before the stream" in text
     names = sorted(path.name for path in Path("w/signals").iterdir())
