@@ -122,18 +122,22 @@ def worst_decile(score: Floats, member: Bools, gap: Floats | None) -> dict[str, 
         gap: Of the shadows; see :class:`Calibration`.
 
     Returns:
-        ``samples`` and either ``auc`` or the share of ``members``, with the 95% ``interval``; None where they are too
-        few.
+        ``samples`` and either ``auc`` or the share of ``members``, with the 95% ``interval``, and that of all
+        (``of_all``); None where they are too few.
     """
     value = score if gap is None else gap
-    known = np.flatnonzero(~np.isnan(value))
-    count = len(known) // 10
-    worst = known[np.argsort(-value[known], kind="stable")[:count]]
-    members = int(member[worst].sum())
+    known = value[~np.isnan(value)]
+    if len(known) < 10 * DECILE_MINIMUM:
+        return None
+    worst = value >= np.sort(known)[-(len(known) // 10)]  # more than a tenth where there are ties, which have no order
+    count, members = int(worst.sum()), int(member[worst].sum())
     if gap is None:
-        if count < DECILE_MINIMUM:
-            return None
-        return {"samples": count, "members": members / count, "interval": clopper_pearson(members, count)}
+        share = {
+            "members": members / count,
+            "interval": clopper_pearson(members, count),
+            "of_all": float(member.mean()),
+        }
+        return {"samples": count, **share}
     if min(members, count - members) < DECILE_MINIMUM:
         return None
     auc, interval = auc_of(score[worst], member[worst])

@@ -236,7 +236,9 @@ def _rate(roc: RocSummary, level: float) -> str:
 
 def _decile(result: AttackResult) -> str:
     decile = result.worst_decile
-    return "withheld" if decile is None else interval_text(decile["members"], decile["interval"])
+    if decile is None:
+        return "withheld"
+    return f"{interval_text(decile['members'], decile['interval'])}, of all {decile['of_all']:.3f}"
 
 
 def interval_text(value: float, interval: tuple[float, float]) -> str:

@@ -144,6 +144,10 @@ def test_the_worst_decile_is_chosen_without_the_target() -> None:
     by_score = worst_decile(phi[-1], keep[-1], None)
     assert by_score is not None
     assert by_score["members"] > 0.7
+    tied = worst_decile(np.repeat([1.0, 0.0], 200), np.arange(400) < 50, None)  # correctness, members first
+    assert tied is not None
+    assert (tied["samples"], tied["members"], tied["of_all"]) == (200, 0.25, 0.125)
+    assert worst_decile(np.arange(99.0), np.arange(99) < 50, None) is None
     assert signal_gap(np.array([[3.0], [1.0], [0.0], [2.0]]), np.array([[True], [True], [False], [False]]))[0] == 1
     assert np.isnan(signal_gap(np.ones((3, 1)), np.array([[True], [False], [False]]))[0])
 
