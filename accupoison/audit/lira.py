@@ -37,7 +37,7 @@ def lira_scores(phi: ArrayLike, keep: ArrayLike, target: ArrayLike, *, variant: 
     """
     for kind, word, known in (("variant", variant, VARIANTS), ("form", form, FORMS)):
         check_choice(f"LiRA {kind}", word, known)
-    signals, member, observed = _checked(phi, keep, target)
+    signals, member, observed = checked_signals(phi, keep, target)
     if variant == "global_threshold":
         return np.asarray(observed.mean(axis=1))
     online, fixed = variant.startswith("online"), variant.endswith("fixed_variance")
@@ -60,7 +60,17 @@ def _log_density(x: Floats, mean: Floats, std: Floats) -> Floats:
     return density
 
 
-def _checked(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Floats]:
+def checked_signals(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Return signals, membership and the target's signals of an attack as float64, bool and float64.
+
+    Args:
+        phi: Signals of the shadow models [M, N, Q].
+        keep: Shadow m was trained with sample n, bool [M, N].
+        target: Signals of the audited model [N, Q].
+
+    Raises:
+        InputError: Shapes do not fit, or a value is not finite.
+    """
     signals = np.asarray(phi, dtype=np.float64)
     member = np.asarray(keep, dtype=bool)
     observed = np.asarray(target, dtype=np.float64)
@@ -77,7 +87,7 @@ def _checked(phi: ArrayLike, keep: ArrayLike, target: ArrayLike) -> tuple[Floats
 def _fitted(phi: Floats, chosen: NDArray[np.bool_], fixed: bool, side: str) -> tuple[Floats, Floats]:
     """Return means [N, Q] and standard deviations ([Q] if ``fixed``) over the chosen shadows of each sample."""
     count = chosen.sum(axis=0)
-    _enough(count, 1 if fixed else 2, side)
+    enough(count, 1 if fixed else 2, side)
     weight = chosen[:, :, None]
     mean = (phi * weight).sum(axis=0) / count[:, None]
     squares = (np.square(phi - mean) * weight).sum(axis=0)
@@ -91,14 +101,21 @@ def _fitted(phi: Floats, chosen: NDArray[np.bool_], fixed: bool, side: str) -> t
 def _released(phi: Floats, chosen: NDArray[np.bool_], fixed: bool, side: str) -> tuple[Floats, Floats]:
     """Return medians [N, Q] and standard deviations (a scalar if ``fixed``), the same number of shadows for all."""
     count = int(chosen.sum(axis=0).min())
-    _enough(np.array([count]), 1, side)
+    enough(np.array([count]), 1, side)
     first = np.argsort(~chosen, axis=0, kind="stable")[:count]  # the chosen shadows of each sample, in order
     taken = np.take_along_axis(phi, first[:, :, None], axis=0)
     spread = np.asarray(taken.std() if fixed else taken.std(axis=0))
     return np.median(taken, axis=0), spread + 1e-30
 
 
-def _enough(count: NDArray[np.int64], least: int, side: str) -> None:
+def enough(count: NDArray[np.int64], least: int, side: str) -> None:
+    """Raise InputError unless each sample has enough shadows on a side.
+
+    Args:
+        count: Its shadows there [N].
+        least: So many are needed.
+        side: "with" or "without".
+    """
     if (count < least).any():
         raise InputError(
             f"{int((count < least).sum())} samples have fewer than {least} shadow models trained {side} them; "

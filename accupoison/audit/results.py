@@ -7,6 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accupoison.audit.calibration import (
+    Calibration,
+    exposed_sets,
+    per_sample_scores,
+    realised_fpr,
+    realised_text,
+    worst_decile,
+)
 from accupoison.audit.metric import balanced_accuracy, predict
 from accupoison.audit.privacy_score import CLASS_MINIMUM, MOST_VULNERABLE, per_sample_auc
 from accupoison.audit.roc import PRIORS, RocSummary, auc_of, epsilon_lower_bound, predictive_value, roc_summary
@@ -34,6 +42,11 @@ class AttackResult:
             entered training independently of one another.
         auc_by_class: AUC by class, for classes with enough members and others.
         most_vulnerable: Ids of the members with the highest scores, highest first.
+        realised_fpr: By level, of a threshold set on the calibration samples; see
+            :func:`accupoison.audit.calibration.realised_fpr`.
+        calibrated: The ROC curve in numbers of scores that are calibrated sample by sample; None where there are too
+            few shadows. See :func:`accupoison.audit.calibration.per_sample_scores`.
+        worst_decile: See :func:`accupoison.audit.calibration.worst_decile`.
     """
 
     attack: str
@@ -49,20 +62,30 @@ class AttackResult:
     epsilon: float
     auc_by_class: dict[int, float]
     most_vulnerable: list[int]
+    realised_fpr: dict[float, dict[str, Any] | None]
+    calibrated: RocSummary | None
+    worst_decile: dict[str, Any] | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but scores and samples in plain containers, for JSON."""
-        return {**{k: v for k, v in vars(self).items() if k not in ("score", "samples")}, "roc": asdict(self.roc)}
+        plain = {k: v for k, v in vars(self).items() if k not in ("score", "samples")}
+        return {**plain, "roc": asdict(self.roc), "calibrated": self.calibrated and asdict(self.calibrated)}
 
 
-FITTED = ("lira_online", "lira_offline", "rmia")
+FITTED = ("lira_online", "lira_offline", "bavaria", "rmia")
 """How the names of attacks begin that fit to the signals of each sample."""
+LEVEL = 0.01
+"""The false positive rate of which tables have columns."""
 Results = dict[str, AttackResult]
 """What the attacks achieve on one model, by name."""
 
 
 def evaluate_attack(
-    name: str, score: NDArray[np.float64], samples: Samples, thresholds: tuple[float, Mapping[int, float]]
+    name: str,
+    score: NDArray[np.float64],
+    samples: Samples,
+    thresholds: tuple[float, Mapping[int, float]],
+    calibration: Calibration,
 ) -> AttackResult:
     """Return what a score achieves.
 
@@ -71,6 +94,7 @@ def evaluate_attack(
         score: Scores of ``samples`` [N], higher for likelier members.
         samples: The samples.
         thresholds: For all samples and by class, set on other samples; see :func:`accupoison.audit.metric.thresholds`.
+        calibration: What the attack says of other samples, or of other models.
 
     Raises:
         InputError: A score is NaN.
@@ -95,7 +119,18 @@ def evaluate_attack(
         epsilon=epsilon_lower_bound(predicted, member),
         auc_by_class=_auc_by_class(score, samples),
         most_vulnerable=[int(i) for i in samples.ids[order][member[order]][:MOST_VULNERABLE]],
+        realised_fpr=realised_fpr(calibration, score, member),
+        calibrated=_calibrated(calibration, score, member),
+        worst_decile=worst_decile(score, member, calibration.gap),
     )
+
+
+def _calibrated(calibration: Calibration, score: NDArray[np.float64], member: NDArray[np.bool_]) -> RocSummary | None:
+    own = per_sample_scores(calibration, score)
+    known = np.zeros(len(score), dtype=bool) if own is None else ~np.isnan(own)
+    if own is None or member[known].all() or not member[known].any():
+        return None
+    return roc_summary(own[known], member[known])
 
 
 def _auc_by_class(score: NDArray[np.float64], samples: Samples) -> dict[int, float]:
@@ -116,8 +151,10 @@ def by_attack(models: Sequence[Results], *, crossed: bool = False) -> list[dict[
         crossed: The models attack each other. An attack that fits to a sample's signals then has no AUC per sample: the
             fit to the models with the sample lacks that of the model attacked, if it has the sample, and not otherwise.
 
-    The lists are ``accuracy``, ``auc`` and ``tpr`` (at a false positive rate of 1%; None where withheld), all pooled
-    over samples; ``auc_per_sample`` is a mean over samples, None where there are too few models.
+    The lists are ``accuracy``, ``auc`` and ``tpr_pooled`` (at a false positive rate of 1%; None where withheld), pooled
+    over samples; ``tpr_per_sample``, of scores that are calibrated sample by sample, and ``realised_fpr``, of a
+    threshold of 1% on the shadows. ``auc_per_sample`` is a mean over samples, None where there are too few models.
+    ``exposed`` is what :func:`accupoison.audit.calibration.exposed_sets` returns.
     """
     rows = []
     for name in models[0]:
@@ -127,12 +164,17 @@ def by_attack(models: Sequence[Results], *, crossed: bool = False) -> list[dict[
                 "attack": name,
                 "accuracy": [result.accuracy for result in results],
                 "auc": [result.roc.auc for result in results],
-                "tpr": [result.roc.tpr_at_fpr[0.01] for result in results],
+                "tpr_pooled": [result.roc.tpr_at_fpr[LEVEL] for result in results],
+                "tpr_per_sample": [result.calibrated and result.calibrated.tpr_at_fpr[LEVEL] for result in results],
+                "realised_fpr": [(result.realised_fpr[LEVEL] or {}).get("target") for result in results],
                 "auc_per_sample": None
                 if crossed and name.startswith(FITTED)
                 else per_sample_auc(
                     np.stack([result.score for result in results]),
                     np.stack([result.samples.member for result in results]),
+                ),
+                "exposed": exposed_sets(
+                    [result.score for result in results], [result.samples.member for result in results]
                 ),
                 "target_models": [result.as_dict() for result in results],
             }
@@ -149,6 +191,8 @@ def table(results: Results) -> list[dict[str, str]]:
             "balanced accuracy": f"{result.balanced_accuracy:.3f}",
             "per class": f"{result.balanced_accuracy_per_class:.3f}",
             **{f"TPR at {level:.1%} FPR": _rate(result.roc, level) for level in result.roc.tpr_at_fpr},
+            f"FPR of a threshold of {LEVEL:.1%}": realised_text(result.realised_fpr, LEVEL),
+            "members in the worst decile": _decile(result),
             "PPV at 1%": f"{result.predictive_value[0.01]:.3f}",
             "epsilon at least": f"{result.epsilon:.2f}",
         }
@@ -190,6 +234,13 @@ def _rate(roc: RocSummary, level: float) -> str:
     return "withheld" if rate is None else interval_text(rate, roc.intervals[f"tpr@{level:g}"])
 
 
+def _decile(result: AttackResult) -> str:
+    decile = result.worst_decile
+    if decile is None:
+        return "withheld"
+    return f"{interval_text(decile['members'], decile['interval'])}, of all {decile['of_all']:.3f}"
+
+
 def interval_text(value: float, interval: tuple[float, float]) -> str:
     """Return a value with its interval, for people."""
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
@@ -202,8 +253,14 @@ def spread_table(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "attack": row["attack"],
             "accuracy": _spread(row["accuracy"]),
             "AUC (pooled)": _spread(row["auc"]),
-            "TPR at 1.0% FPR (pooled)": "withheld" if None in row["tpr"] else _spread(row["tpr"]),
+            f"TPR at {LEVEL:.1%} FPR (pooled)": _known_spread(row["tpr_pooled"]),
+            f"TPR at {LEVEL:.1%} FPR (per-sample calibrated)": _known_spread(row["tpr_per_sample"]),
+            f"FPR of the shadows' {LEVEL:.1%}": _known_spread(row["realised_fpr"], 4),
             "AUC (per sample)": _few(row["auc_per_sample"]),
+            "AUC (worst decile)": _known_spread(
+                [(one["worst_decile"] or {}).get("auc") for one in row["target_models"]]
+            ),
+            f"Jaccard at {LEVEL:.1%} FPR": _few((row["exposed"][LEVEL] or {}).get("jaccard")),
         }
         for row in sorted(attacks, key=lambda row: -float(np.mean(row["auc"])))
     ]
@@ -213,5 +270,18 @@ def _few(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+def run_columns(result: AttackResult) -> dict[str, str]:
+    """Return the cells, for people, of what an attack by replays achieves on the run that they replay."""
+    return {
+        "AUC of the run": interval_text(result.roc.auc, result.roc.intervals["auc"]),
+        f"FPR of the replays' {LEVEL:.1%} on the run": realised_text(result.realised_fpr, LEVEL),
+    }
+
+
+def _known_spread(values: Sequence[float | None], digits: int = 3) -> str:
+    known = [value for value in values if value is not None]
+    return _spread(known, digits) if len(known) == len(values) else "withheld"
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")

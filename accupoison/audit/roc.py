@@ -74,7 +74,7 @@ def roc_summary(
     intervals = {"auc": interval}
     withheld = {}
     for level in levels:
-        if withhold and negatives * level < 10 * (1 - 1e-9):
+        if withhold and too_few(negatives, level):
             tpr_at_fpr[level] = None
             withheld[level] = f"{negatives} non-members are fewer than {10 / level:.0f}"
             continue
@@ -83,6 +83,11 @@ def roc_summary(
         intervals[f"tpr@{level:g}"] = clopper_pearson(round(rate * positives), positives)
     best = float((0.5 * (tpr + 1 - fpr)).max())
     return RocSummary(auc, best, tpr_at_fpr, intervals, withheld, positives, negatives)
+
+
+def too_few(others: int, level: float) -> bool:
+    """Return whether fewer than ten of the non-members may be false positives at a rate of ``level``."""
+    return others * level < 10 * (1 - 1e-9)
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alternative: str = "two-sided") -> Interval:
@@ -97,10 +102,12 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE, alte
     Returns:
         Both ends, in [0, 1].
     """
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv  # a hundred times faster than scipy.stats.binomtest, which searches
 
-    interval = binomtest(hits, trials, alternative=alternative).proportion_ci(confidence, method="exact")
-    return float(interval.low), float(interval.high)
+    tail = (1 - confidence) / (2 if alternative == "two-sided" else 1)
+    low = 0.0 if hits == 0 or alternative == "less" else betaincinv(hits, trials - hits + 1, tail)
+    high = 1.0 if hits == trials or alternative == "greater" else 1 - betaincinv(trials - hits, hits + 1, tail)
+    return float(low), float(high)
 
 
 def predictive_value(tpr: float, fpr: float, prior: float) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from accupoison.audit.metric import check_members, checked
+from accupoison.audit.metric import all_scores, check_members, checked
 from accupoison.errors import InputError
 from accupoison.records.arrays import read_arrays
 from accupoison.release import Release
@@ -41,6 +42,11 @@ class Samples:
 
     def __post_init__(self) -> None:
         check_members(self.member)
+
+    @cached_property
+    def metric_scores(self) -> dict[str, NDArray[np.float64]]:
+        """The scores of the metric attacks, float64 [N] by name; see :func:`accupoison.audit.metric.all_scores`."""
+        return all_scores(self.probs, self.labels)
 
     def rows(self, index: NDArray[Any]) -> "Samples":
         """Return the samples that ``index`` selects, a bool or an integer array.

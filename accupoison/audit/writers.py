@@ -13,23 +13,28 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
+from accupoison.audit.calibration import best_rows
+from accupoison.audit.controls import control_rows, flags
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_csv, write_json, writing
 from accupoison.records.run_directory import RunDirectory
-from accupoison.study.tables import markdown
+from accupoison.study.tables import table_text
 
 FLOOR = 1e-4
 """Where the axes of the ROC figure begin."""
 
 
-def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def write_results(
+    folder: Path, results: Results, controls: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on one model.
 
     Args:
         folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png`` and an event file; made if
             it is not there.
         results: By attack.
+        controls: Of the audit; see :mod:`accupoison.audit.controls`. They get a table of their own, ``controls.csv``.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table.
@@ -41,12 +46,13 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     save_figure(_roc(results, best), folder / "roc.png")
     write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
-    content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
+    content: dict[str, Any] = {"samples": len(best.score), "controls": with_flags(controls)}
+    content |= {"attacks": [result.as_dict() for result in results.values()]}
     return _write(folder, content, table(results), ("roc.png", "scores.png"))
 
 
 def write_released(
-    folder: Path, attackers: Mapping[str, Results], facts: Mapping[str, Any]
+    folder: Path, attackers: Mapping[str, Results], facts: Mapping[str, Any], controls: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks of several attackers achieve on what leaves one model.
 
@@ -55,6 +61,7 @@ def write_released(
             has all attackers.
         attackers: Of :func:`accupoison.audit.attack_suite.audit_released`.
         facts: What ``audit.json`` says of the release.
+        controls: See :func:`write_results`.
 
     Returns:
         The contents of ``audit.json``, and the rows of ``attackers.csv``.
@@ -62,7 +69,7 @@ def write_released(
     Raises:
         InputError: A file cannot be written.
     """
-    content, _ = write_results(folder, attackers["adaptive"])
+    content, _ = write_results(folder, attackers["adaptive"], controls)
     others = {
         name: [result.as_dict() for result in results.values()]
         for name, results in attackers.items()
@@ -76,7 +83,13 @@ def write_released(
 
 
 def write_models(
-    folder: Path, models: Sequence[Results], facts: Mapping[str, Any], *, crossed: bool = False
+    folder: Path,
+    models: Sequence[Results],
+    facts: Mapping[str, Any],
+    controls: Mapping[str, Any],
+    *,
+    crossed: bool = False,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on several models.
 
@@ -84,7 +97,9 @@ def write_models(
         folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
+        controls: See :func:`write_results`.
         crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
+        columns: Further cells of the table, by attack.
 
     Returns:
         The contents of ``audit.json``, and the rows of the table, best attack first.
@@ -93,7 +108,19 @@ def write_models(
         InputError: A file cannot be written.
     """
     attacks = by_attack(models, crossed=crossed)
-    return _write(folder, {**facts, "attacks": attacks}, spread_table(attacks))
+    rows = [{**row, **(columns or {}).get(row["attack"], {})} for row in spread_table(attacks)]
+    return _write(folder, {**facts, "controls": with_flags(controls), "attacks": attacks}, rows)
+
+
+def with_flags(controls: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the controls of an audit as JSON holds them, with a sentence for each that fails."""
+    return {**controls, "flags": flags(controls)}
+
+
+def all_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the controls of the contents of an ``audit.json`` as rows for people."""
+    several = "exposed" in content["attacks"][0]
+    return [*control_rows(content["controls"]), *(best_rows(content["attacks"]) if several else [])]
 
 
 def _write(
@@ -104,7 +131,9 @@ def _write(
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
     write_csv(folder / "audit.csv", rows)
-    write_events(folder, rows, pictures=pictures)
+    controls = all_rows(content)
+    write_csv(folder / "controls.csv", controls)
+    write_events(folder, (rows, controls), pictures=pictures)
     return content, rows
 
 
@@ -187,7 +216,7 @@ def write_recency(folder: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]
 
 def write_events(
     folder: Path,
-    rows: Sequence[Mapping[str, str]] = (),
+    tables: Sequence[Sequence[Mapping[str, str]]] = (),
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     pictures: Iterable[str] = (),
 ) -> None:
@@ -198,7 +227,7 @@ def write_events(
 
     Args:
         folder: Where the audit's other files are.
-        rows: A table, for the TEXT tab.
+        tables: For the TEXT tab.
         curves: (x, value) pairs by name, such as an AUC against recency; one of a single point is left out.
         pictures: Names of PNG files in ``folder``.
 
@@ -214,8 +243,8 @@ def write_events(
             if old.name.endswith(suffix):
                 old.unlink()
         with SummaryWriter(str(home), filename_suffix=suffix) as writer:
-            if rows:
-                writer.add_text(f"{name}/attacks", markdown(list(rows[0]), [list(row.values()) for row in rows]))
+            if texts := [table_text(rows) for rows in tables if rows]:
+                writer.add_text(f"{name}/tables", "\n\n".join(texts))
             for curve, points in (curves or {}).items():
                 for x, value in points if len(points) > 1 else ():
                     writer.add_scalar(f"{name}/{curve}", value, x)

@@ -1,12 +1,12 @@
 """Who can be recognised as a member: ``audit``."""
 
 from functools import cache
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from accupoison.cli.audit_run import controls_text, show_models
 from accupoison.cli.group import CHECKPOINTS, LOGS, RenamingGroup, cli
 from accupoison.cli.options import (
     FROM_ZERO,
@@ -92,10 +92,11 @@ def predictions(file: Path, out: Path | None, release: str | None, seed: int, as
 
     FILE is an .npz with probs [N, C], labels [N], member [N] and, where the attacker has a shadow model,
     shadow_probs, shadow_labels and shadow_member. Thresholds are set on the shadow, or else on a random half of the
-    samples, and the other half is reported. Writes audit.json, audit.csv, roc.png (log-log) and scores.png. --release
-    takes what needs no model: round, top-k, label-only, temperature.
+    samples, and the other half is reported. Writes audit.json, audit.csv, controls.csv, roc.png (log-log) and
+    scores.png. --release takes what needs no model: round, top-k, label-only, temperature.
     """
-    from accupoison.audit.attack_suite import audit_released, audit_samples
+    from accupoison.audit.attack_suite import audit_released, audit_samples, single_controls
+    from accupoison.audit.controls import blind_of_classes
     from accupoison.audit.samples import change, read_predictions, released
     from accupoison.audit.writers import write_released, write_results
     from accupoison.config.releases import parse_release
@@ -104,16 +105,19 @@ def predictions(file: Path, out: Path | None, release: str | None, seed: int, as
     given = parse_release(release or "identity")
     beside = file.with_suffix("")  # which is FILE itself where that has no suffix
     folder = out or (file.with_name(f"{file.name}-audit") if beside.is_file() else beside)
+    blind = {"blind": [blind_of_classes(samples)]}
     if given.name == "identity":
-        content, rows = write_results(folder, audit_samples(samples, shadow, seed=seed))
+        found = audit_samples(samples, shadow, seed=seed)
+        content, rows = write_results(folder, found, blind | single_controls(found, shadow))
     else:
         mine, shadows = released(samples, given), None if shadow is None else (released(shadow, given), shadow)
         attackers = audit_released(mine, samples, shadows, seed=seed)
-        content, rows = write_released(folder, attackers, {"spec": given.spec, **change(mine, samples)})
+        controls = blind | single_controls(attackers["undefended"], shadow)
+        content, rows = write_released(folder, attackers, {"spec": given.spec, **change(mine, samples)}, controls)
     if as_json:
         click.echo(json_text({"out": str(folder), **{key: content[key] for key in content if key != "samples"}}))
         return
-    click.echo(table(rows))
+    click.echo(f"{table(rows)}\n{controls_text(content)}")
     if "release" in content:
         click.echo(f"\n{change_text(content['release'])}")
     where = "the shadow model" if shadow else "a calibration half"
@@ -182,7 +186,7 @@ def offline(
 
     The training set is divided into two pools. Each target model learns from samples of the first, each shadow from
     samples of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt
-    it at will: the same command goes on. Writes audit.json, audit.csv and what each model said.
+    it at will: the same command goes on. Writes audit.json, audit.csv, controls.csv and what each model said.
     """
     import torch
 
@@ -202,20 +206,22 @@ def offline(
         run_offline(config, folder, engine=engine, report=show)
     found, facts = audit_offline(config, folder, open_data(config.data, torch.device("cpu"))[0])
     crossed = config.shadows.leave_one_out
-    content, rows = write_models(folder, found.pop(""), facts, crossed=crossed)
-    for group, results in found.items():
+    content, rows = write_models(folder, found[""][0], facts, found.pop("")[1], crossed=crossed)
+    for group, (results, controls) in found.items():
         of_group, table_of_group = write_models(
-            folder / group.replace(" ", "-"), results, facts["focus"][group], crossed=crossed
+            folder / group.replace(" ", "-"), results, facts["focus"][group], controls, crossed=crossed
         )
         content.setdefault("groups", {})[group] = {row["attack"]: row for row in of_group["attacks"]}
         if not as_json:
-            click.echo(f"{group}, which {config.attack.name} is after\n{table(table_of_group)}\n")
+            click.echo(
+                f"{group}, which {config.attack.name} is after\n{table(table_of_group)}\n{controls_text(of_group)}\n"
+            )
     means = (("test accuracy", facts["test_accuracy"]), ("accuracy on members", facts["train_accuracy"]))
     accuracies = ", ".join(f"{name} {percent(sum(values) / len(values))}" for name, values in means)
     count = f"{config.shadows.target_models} target models, {config.shadows.shadows} shadows"
     if config.shadows.leave_one_out:
         count = f"{config.shadows.shadows} models, each attacked by the others"
-    _show(folder, content, rows, as_json, f"{count}; {accuracies}")
+    show_models(folder, content, rows, as_json, f"{count}; {accuracies}")
 
 
 @audit.command()
@@ -241,12 +247,12 @@ def shadow_replays(
 
     In each replay a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
     held out, in the same place; replays come in complementary pairs. Every replay is attacked by all other pairs, and
-    the run by all replays. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv and what each
-    model said.
+    the run by all replays. Interrupt it at will: the same command goes on. Writes audit.json, audit.csv, controls.csv
+    and what each model said.
     """
     from accupoison.audit.online.replays import ReplayAudit, ReplaySettings, audit_replays, make_replays
     from accupoison.audit.online.run import config_of
-    from accupoison.audit.results import by_attack
+    from accupoison.audit.results import by_attack, run_columns
     from accupoison.audit.writers import write_models
 
     if settings["poison"] == "per-world":
@@ -263,29 +269,18 @@ def shadow_replays(
         make_replays(replays, engine=engine, report=show)
     found, facts = audit_replays(replays)
     tables = {}
-    for group, (results, of_run) in found.items():
+    for group, (results, of_run, controls) in found.items():
         attacks = {row["attack"]: row for row in by_attack([of_run])}
+        columns = {name: run_columns(result) for name, result in of_run.items()}
         place = folder / group.replace(" ", "-")
         about = {**(facts if not group else {}), "run": attacks}
-        written, rows = write_models(place, results, about, crossed=True)
-        tables[group] = written, [{**row, "AUC of the run": f"{of_run[row['attack']].roc.auc:.3f}"} for row in rows]
+        tables[group] = write_models(place, results, about, controls, crossed=True, columns=columns)
     content, rows = tables.pop("")
     for group, (written, rows_of_group) in tables.items():
         content.setdefault("groups", {})[group] = {row["attack"]: row for row in written["attacks"]}
         if not as_json:
-            click.echo(f"{group}, which the run's attack is after\n{table(rows_of_group)}\n")
+            click.echo(f"{group}, which the run's attack is after\n{table(rows_of_group)}\n{controls_text(written)}\n")
     knows = "the weights before the stream" if made.burnin == "shared" else "nothing of the run's base model"
-    _show(folder, content, rows, as_json, f"{made.count} replays of {facts['pairs']} pairs; the auditor knows {knows}")
-
-
-def _show(folder: Path, content: dict[str, Any], rows: list[dict[str, str]], as_json: bool, models: str) -> None:
-    """Print the audit of several models."""
-    if as_json:
-        attacks = {row["attack"]: row for row in content["attacks"]}
-        click.echo(json_text({"out": str(folder), **content, "attacks": attacks}))
-        return
-    speed = f"{content['images_per_second']:.0f} images/s"
-    if not isnan(content["share_of_ceiling"]):
-        speed += f", {content['share_of_ceiling']:.0%} of what matrix products reach"
-    click.echo(table(rows))
-    click.echo(f"\nmeans and standard deviations over {models}; {speed}. Wrote {folder}")
+    show_models(
+        folder, content, rows, as_json, f"{made.count} replays of {facts['pairs']} pairs; the auditor knows {knows}"
+    )

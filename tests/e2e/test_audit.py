@@ -46,7 +46,13 @@ def test_a_run_tells_its_members_by_group_and_by_recency(work: Path) -> None:
     assert by_name["loss"]["auc"] > {one["attack"]: one["roc"] for one in found["groups"]["stream"]}["loss"]["auc"]
     assert [row["recency"] for row in found["by_recency"]["loss"]] == [0, 1, 2, 3, 4]
     assert [row["members"] for row in found["by_recency"]["loss_change"]] == [10, 10, 10, 10, 10]
-    for name in ("burn-in/audit.csv", "stream/roc.png", "recency.png"):
+    for group in ("burn-in", "stream"):
+        controls = found["controls"][group]
+        assert controls["loss_ratio"]["shadows"] == []
+        assert not any(one["flagged"] for one in controls["null"].values())
+    assert found["controls"]["burn-in"]["loss_ratio"]["targets"][0] < 0.9
+    assert [len(found["controls"][group]["blind"]) for group in ("burn-in", "stream")] == [1, 1]
+    for name in ("burn-in/audit.csv", "burn-in/controls.csv", "stream/roc.png", "recency.png"):
         assert (Path("run/audit") / name).exists()
 
 
@@ -90,8 +96,28 @@ def test_a_file_with_a_shadow_gives_tables_and_figures() -> None:
     assert len(by_name["confidence"]["auc_by_class"]) == 4
     rows = list(csv.DictReader(Path("mine/audit.csv").read_text().splitlines()))
     assert [row["attack"] for row in rows] == list(by_name)
+    assert by_name["loss"]["realised_fpr"]["0.01"] is None  # the shadow has 600 others
+    rate = by_name["loss"]["realised_fpr"]["0.1"]
+    assert rate["interval"][0] < rate["target"] < rate["interval"][1]
+    assert 0.05 < by_name["loss"]["worst_decile"]["members"] <= 1
+    assert found["controls"]["flags"] == []
+    assert len(found["controls"]["loss_ratio"]["shadows"]) == 1
+    for line in ("| blind baseline, AUC |", "| permuted membership, AUC of", "| loss on members / on others |"):
+        assert line in text
     for picture in ("roc.png", "scores.png"):
         assert (Path("mine") / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_classes_that_tell_members_are_flagged() -> None:
+    write(Path("mine.npz"), labels=np.where(np.arange(1200) % 2, 0, np.arange(1200) % 4))
+    text = done("audit", "predictions", "mine.npz").stdout
+    assert "FLAGGED: the blind baseline tells members without asking the model" in text
+    (row,) = [
+        r
+        for r in csv.DictReader(Path("mine/controls.csv").read_text().splitlines())
+        if r["control"] == "blind baseline, AUC"
+    ]
+    assert row["verdict"] == "FLAGGED"
 
 
 @pytest.mark.slow
@@ -100,7 +126,7 @@ def test_the_same_seed_gives_the_same_bytes_and_json_goes_to_stdout() -> None:
     one = json.loads(done("audit", "predictions", "mine.npz", "--json", "--out", "one").stdout)
     done("audit", "predictions", "mine.npz", "--out", "two")
     assert one["attacks"] == json.loads(Path("one/audit.json").read_text())["attacks"]
-    for name in ("audit.json", "audit.csv", "roc.png"):
+    for name in ("audit.json", "audit.csv", "controls.csv", "roc.png"):
         assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
     done("audit", "predictions", "mine.npz", "--out", "three", "--seed", "1")
     assert Path("three/audit.json").read_bytes() != Path("one/audit.json").read_bytes()

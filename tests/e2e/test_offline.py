@@ -51,11 +51,21 @@ def test_models_are_made_once_and_the_tables_written(place: Path) -> None:
             assert 0 <= target["balanced_accuracy_per_class"] <= 1
             assert len(set(target["most_vulnerable"])) == 20
             assert all(0 <= value <= 1 for value in target["auc_by_class"].values())
+            assert set(target["realised_fpr"]) == {"0.1", "0.01", "0.001"}
     rows = list(csv.DictReader(Path("a/audit.csv").read_text().splitlines()))
     assert len(rows) == len(attacks)
     threat = json.loads(Path("a/threat.json").read_text())
     assert threat["line"].startswith("no attacker; defender (ST)")
     assert {one["id"] for one in threat["ids"]} == {"NISTAML.03", "NISTAML.033", "AML.T0024.000", "ML04:2023"}
+    assert {"TPR at 1.0% FPR (pooled)", "TPR at 1.0% FPR (per-sample calibrated)"} <= set(rows[0])
+    controls = found["controls"]
+    assert controls["shadows"]["count"] == 6
+    assert [len(controls["loss_ratio"][side]) for side in ("targets", "shadows")] == [2, 6]
+    assert len(controls["blind"]) == 2
+    for line in ("| shadows | 6 models trained on a pool that no target learns from", "| variance | per sample: lira"):
+        assert line in text
+    said = {row["control"] for row in csv.DictReader(Path("a/controls.csv").read_text().splitlines())}
+    assert {"shadows", "variance", "loss on members / on others", "blind baseline, AUC (model 1)"} <= said
     before = {path.name: path.read_bytes() for path in Path("a/signals").iterdir()}
     for path in Path("a/signals").iterdir():
         os.utime(path, (0, 0))  # so that one made anew shows, however fast

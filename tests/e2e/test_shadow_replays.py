@@ -57,7 +57,7 @@ def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_replays_are_made_once_and_tell_members(run: Path) -> None:
     text = done(*REPLAYS, "--out", "w").stdout
-    assert "AUC of the run" in text
+    assert "AUC of the run | FPR of the replays' 1.0% on the run" in text
     assert "over 8 replays of" in text
     assert "the auditor knows the weights before the stream" in text
     names = sorted(path.name for path in Path("w/signals").iterdir())
@@ -70,6 +70,8 @@ def test_replays_are_made_once_and_tell_members(run: Path) -> None:
     found = json.loads(Path("w/audit.json").read_text())
     assert found["pairs"] == half
     assert all(len(one["auc"]) == 8 for one in found["attacks"])
+    assert "| shadows | 8 replays (per-replay poison, shared burn-in), 4 with a sample and 4 without (median) |" in text
+    assert len(found["controls"]["loss_ratio"]["targets"]) == 1
     assert set(found["run"]) == {one["attack"] for one in found["attacks"]}
     for name in names:
         os.utime(Path("w/signals") / name, (0, 0))  # so that one made anew shows, however fast

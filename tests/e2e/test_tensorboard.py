@@ -51,7 +51,7 @@ def poisoned_run(path: Path) -> None:
                 recorder.log({"test/acc": 0.375}, 4, "clean")
                 recorder.close({"status": "done"}, {"accuracy": {"before": 0.7, "clean": {"after": 0.25}}, **config})
         curve = {"auc_by_recency": [(1, 0.7), (2, 0.6)]}
-        write_events(path / "audit" / "stream", [{"attack": "loss", "AUC": "0.5"}], curve)
+        write_events(path / "audit" / "stream", [[{"attack": "loss", "AUC": "0.5"}]], curve)
 
 
 def other_run(path: Path) -> None:
@@ -154,7 +154,7 @@ def test_images_and_texts_are_shown(ask: Ask) -> None:
         assert image.size == (32, 8)
         assert image.getpixel((0, 0)) == (0, 1, 2)
     texts = ask("plugin/text/tags")["poisoned"]
-    assert {name.removesuffix("/text_summary") for name in texts} == {"run/threat model", "audit/stream/attacks"}
+    assert {name.removesuffix("/text_summary") for name in texts} == {"run/threat model", "audit/stream/tables"}
 
 
 def test_hyperparameters_of_all_runs_are_columns_accuracies_first(ask: Ask) -> None:

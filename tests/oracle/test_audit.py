@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from accupoison.audit.attack_suite import audit_samples
+from accupoison.audit.calibration import Calibration
 from accupoison.audit.lira import VARIANTS, lira_scores
 from accupoison.audit.metric import logit_scores, predict, scores, thresholded_accuracy, thresholds
 from accupoison.audit.neural import neural_scores
@@ -234,7 +235,7 @@ def test_results_name_the_most_vulnerable_and_use_the_calibration_alone() -> Non
     target, shadow = overfit(rng, 400), overfit(rng, 400)
     score = np.where(target.member, 1.0, 0.0)
     misled = thresholds(np.where(shadow.member, 0.0, 1.0), shadow.labels, shadow.member)
-    useless = evaluate_attack("x", score, target, misled)
+    useless = evaluate_attack("x", score, target, misled, Calibration(score[None], target.member[None]))
     assert useless.roc.auc == 1
     assert useless.balanced_accuracy == 0.5  # the calibration was misled, and the samples cannot mend it
     assert set(useless.most_vulnerable) <= set(target.ids[target.member].tolist())

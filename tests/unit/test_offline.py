@@ -111,15 +111,18 @@ def test_signals_are_the_logits_of_each_question() -> None:
             np.testing.assert_allclose(phi[:, QUERIES.index(query)], torch.log(p / (1 - p)), rtol=1e-4, atol=1e-5)
 
 
-def write_models(folder: Path, config: OfflineConfig, made: DataSet, *, told: float) -> None:
-    """Write signals in which a member's logit is higher by ``told`` than a non-member's."""
+def write_models(
+    folder: Path, config: OfflineConfig, made: DataSet, *, told: float, target: float | None = None
+) -> None:
+    """Write signals in which a member's logit is higher by ``told`` than a non-member's, of targets by ``target``."""
     division = divide(made, config.shadows, config.run.seed)
     labels = made.labels(division.audited).numpy()
     hard = RNG.normal(0, 2, len(labels))
     for pool, count in (("shadows", config.shadows.shadows), ("target_models", config.shadows.target_models)):
         for number in range(count):
             _, keep = members_of(division, config.shadows, pool, number, config.run.seed)
-            logit = hard + told * keep.numpy() + RNG.normal(0, 1, len(labels))
+            higher = told if target is None or pool == "shadows" else target
+            logit = hard + higher * keep.numpy() + RNG.normal(0, 1, len(labels))
             p = 1 / (1 + np.exp(-logit))
             probs = np.repeat((1 - p)[:, None] / 2, 3, axis=1)
             probs[np.arange(len(labels)), labels] = p
@@ -139,7 +142,10 @@ def protocol() -> tuple[OfflineConfig, DataSet]:
 def test_the_attacks_find_what_is_there(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
     write_models(tmp_path, *protocol, told=2.0)
     found, facts = audit_offline(protocol[0], tmp_path, protocol[1])
-    models = found[""]
+    models, controls = found[""]
+    assert controls["loss_ratio"]["flagged"] is False
+    assert not any(one["flagged"] for one in (*controls["null"].values(), *controls["blind"]))
+    assert controls["shadows"]["count"] == 12
     auc = {name: float(np.mean([model[name].roc.auc for model in models])) for name in models[0]}
     ideal = 0.921  # Phi(2 / sqrt 2): two unit Gaussians at distance 2
     assert ideal - 0.04 < auc["lira_online_fixed_variance"] < ideal + 0.02
@@ -155,10 +161,15 @@ def test_the_attacks_find_what_is_there(protocol: tuple[OfflineConfig, DataSet],
 
 def test_the_attacks_find_nothing_where_nothing_is(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
     write_models(tmp_path, *protocol, told=0.0)
-    models = audit_offline(protocol[0], tmp_path, protocol[1])[0][""]
+    models = audit_offline(protocol[0], tmp_path, protocol[1])[0][""][0]
     for one in by_attack(models):
         assert abs(float(np.mean(one["auc"])) - 0.5) < 4 * 0.0132 / 3**0.5  # the AUC's deviation at 950 and 950
         assert abs(float(np.mean(one["accuracy"])) - 0.5) < 0.04
+
+
+def test_targets_that_were_trained_longer_are_flagged(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:
+    write_models(tmp_path, *protocol, told=1.0, target=3.0)
+    assert audit_offline(protocol[0], tmp_path, protocol[1])[0][""][1]["loss_ratio"]["flagged"] is True
 
 
 def test_missing_and_damaged_signals_are_said(protocol: tuple[OfflineConfig, DataSet], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from accupoison.audit.controls import blind_of
 from accupoison.audit.focus import BURNIN, focus, untouched
 from accupoison.audit.samples import Samples
 from accupoison.audit.twins import with_twins
@@ -34,11 +36,13 @@ class BurninAudit:
         groups: Samples by group: "burn-in", and those that its attack was after; see
             :func:`accupoison.audit.focus.focus`.
         epochs: That it was trained for.
+        blind: The blind baseline of each group; see :func:`accupoison.audit.controls.blind_baseline`.
     """
 
     config: BurninConfig
     groups: dict[str, Samples]
     epochs: int
+    blind: dict[str, dict[str, Any] | None]
 
 
 def is_burnin(run: Path) -> bool:
@@ -75,7 +79,7 @@ def audit_burnin(run: Path, *, limit: int = 5000, twins: bool = False) -> Burnin
     groups = {name: asked(view, data, *pair) for name, pair in pairs.items()}
     if twins:
         groups = {name: with_twins(samples, view, data, config.attack) for name, samples in groups.items()}
-    return BurninAudit(config, groups, base.epoch)
+    return BurninAudit(config, groups, base.epoch, blind_of(data, groups))
 
 
 def asked(view: ModelView, data: DataSet, members: Tensor, others: Tensor) -> Samples:

@@ -10,17 +10,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accupoison.attacks.targeted import Targeted
-from accupoison.audit.attack_suite import ShadowAttacks, accuracies, model_facts
+from accupoison.audit.controls import inputs_of
 from accupoison.audit.focus import focus, untouched
 from accupoison.audit.offline.shadow_models import Division, OfflineConfig, divide, model_name
 from accupoison.audit.results import Results
+from accupoison.audit.shadow_attacks import ShadowAttacks, accuracies, model_facts, shadow_controls
 from accupoison.audit.signals import Audited, ModelSignals, read_signals
 from accupoison.data import DataSet
 from accupoison.runs.population import training_population
 from accupoison.types import Access
 
+Controls = dict[str, Any]
+KINDS = {True: "models, each attacked by the others", False: "models trained on a pool that no target learns from"}
+"""What the shadows are, by whether they attack each other."""
 
-def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict[str, list[Results]], dict[str, Any]]:
+
+def audit_offline(
+    config: OfflineConfig, out: Path, data: DataSet
+) -> tuple[dict[str, tuple[list[Results], Controls]], dict[str, Any]]:
     """Attack every target model with all shadows, or every shadow with all others.
 
     Args:
@@ -29,9 +36,9 @@ def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict
         data: The data set.
 
     Returns:
-        What the attacks achieve on each model, for all audited samples under the name "" and, where the models were
-        poisoned, for those that the attack is after under theirs, if every model has some of them and lacks some; and
-        facts about the models.
+        What the attacks achieve on each model, with the controls of the audit, for all audited samples under the name
+        "" and, where the models were poisoned, for those that the attack is after under theirs, if every model has some
+        of them and lacks some; and facts about the models.
 
     Raises:
         InputError: A file of signals is missing or damaged, or holds those of other samples.
@@ -41,7 +48,7 @@ def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict
     models = {name: read_signals(out, model_name(*name), audited) for name in config.shadows.models()}
     shadows = [model for (pool, _), model in models.items() if pool == "shadows"]
     targets = [model for (pool, _), model in models.items() if pool != "shadows"]
-    found: dict[str, list[Results]] = {}
+    found: dict[str, tuple[list[Results], Controls]] = {}
     after: dict[str, dict[str, list[float]]] = {}
     facts: dict[str, Any] = {}
     for name, rows in _focus(config, data, division).items():
@@ -49,7 +56,8 @@ def audit_offline(config: OfflineConfig, out: Path, data: DataSet) -> tuple[dict
         if member.all(axis=1).any() or not member.any(axis=1).all():
             continue  # some model has all of these samples, or none: too few to attack it by
         some = [[model.rows(rows) for model in pool] for pool in (shadows, targets)]
-        found[name] = _attacked(*some)
+        controls = shadow_controls(some[0], some[1], KINDS[not targets], inputs_of(data, division.audited[rows]))
+        found[name] = _attacked(*some), controls
         if name:
             after[name] = accuracies(some[1] or some[0])
         else:
@@ -66,7 +74,7 @@ def _attacked(shadows: Sequence[ModelSignals], targets: Sequence[ModelSignals]) 
     if targets:
         attacks = ShadowAttacks(shadows)
         return [attacks.attack(target) for target in targets]
-    return [ShadowAttacks(shadow.apart(shadows)).attack(shadow) for shadow in shadows]
+    return [ShadowAttacks(shadow.apart(shadows), crossed=True).attack(shadow) for shadow in shadows]
 
 
 def _focus(config: OfflineConfig, data: DataSet, division: Division) -> dict[str, NDArray[np.int64]]:

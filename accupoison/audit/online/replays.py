@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from accupoison.attacks import Attack
-from accupoison.audit.attack_suite import ShadowAttacks, model_facts
+from accupoison.audit.controls import inputs_of
 from accupoison.audit.focus import focus, untouched
 from accupoison.audit.offline.shadow_models import MAX_MODELS
 from accupoison.audit.online.pairs import Pairs, pair
 from accupoison.audit.online.run import config_of, finished
 from accupoison.audit.results import Results
+from accupoison.audit.shadow_attacks import ShadowAttacks, model_facts, shadow_controls
 from accupoison.audit.signals import (
     Audited,
     ModelSignals,
@@ -247,15 +248,18 @@ def _check_transfer(run: Path, config: OnlineConfig, data: DataSet) -> None:
         check_batch(run, None, data)
 
 
-def audit_replays(audit: ReplayAudit) -> tuple[dict[str, tuple[list[Results], Results]], dict[str, Any]]:
+def audit_replays(
+    audit: ReplayAudit,
+) -> tuple[dict[str, tuple[list[Results], Results, dict[str, Any]]], dict[str, Any]]:
     """Attack every replay with all other pairs, and the run itself with all of them.
 
     Args:
         audit: The audit, whose replays :func:`make_replays` has made.
 
     Returns:
-        What the attacks achieve on each replay, and on the run: for all audited samples but the poisoned ones under the
-        name "", and for those that the run's attack is after under theirs; and facts about the replays.
+        What the attacks achieve on each replay and on the run, and the controls of the audit: for all audited samples
+        but the poisoned ones under the name "", and for those that the run's attack is after under theirs; and facts
+        about the replays.
 
     Raises:
         InputError: A replay is missing, damaged or of other samples, or the run has not ended.
@@ -268,12 +272,15 @@ def audit_replays(audit: ReplayAudit) -> tuple[dict[str, tuple[list[Results], Re
     run = ModelSignals.of(_signals(built, pairs, learnt, audit.settings), audited)
     attack, saved = built.simulation.attack, built.simulation.attack.state()
     after = {name: ids for name, (ids, _) in focus(attack, saved, data, pairs.ids, pairs.ids).items()}
-    found: dict[str, tuple[list[Results], Results]] = {}
+    found: dict[str, tuple[list[Results], Results, dict[str, Any]]] = {}
+    kind = f"replays ({audit.settings.poison} poison, {audit.settings.burnin} burn-in)"
     facts: dict[str, Any] = {}
     for name, ids in {"": untouched(saved, pairs.ids), **after}.items():
         rows = torch.isin(pairs.ids, ids).numpy()
         some = [replay.rows(rows) for replay in replays]
-        of_replays = [ShadowAttacks(replay.apart(some)).attack(replay) for replay in some]
-        found[name] = of_replays, ShadowAttacks(some).attack(run.rows(rows))
+        of_replays = [ShadowAttacks(replay.apart(some), crossed=True).attack(replay) for replay in some]
+        of_run = run.rows(rows)
+        controls = shadow_controls(some, [of_run], kind, inputs_of(data, pairs.ids[rows]))
+        found[name] = of_replays, ShadowAttacks(some).attack(of_run), controls
         facts = facts or model_facts(some, some)
     return found, {**facts, "pairs": len(pairs.inside)}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from accupoison.audit.controls import blind_of
 from accupoison.audit.focus import BURNIN, STREAM, UNSEEN, focus, untouched
 from accupoison.audit.metric import Floats, scores
 from accupoison.audit.roc import roc_summary
@@ -46,6 +47,7 @@ class RunAudit:
         unseen: Images of the stream's split that never came, as if they were members: a control; None without any.
         release: What the answers went through; the model before the stream answers through the same.
         undefended: What the model itself says of the groups; empty where the release changes nothing.
+        blind: The blind baseline of each group; see :func:`accupoison.audit.controls.blind_baseline`.
     """
 
     groups: dict[str, Samples]
@@ -55,6 +57,7 @@ class RunAudit:
     unseen: Samples | None = None
     release: str = "identity"
     undefended: dict[str, Samples] = field(default_factory=dict)
+    blind: dict[str, dict[str, Any] | None] = field(default_factory=dict)
 
     def by_recency(self, score: str, group: str = STREAM) -> list[dict[str, Any]]:
         """Return the AUC against the never learnt for each recency: steps since a sample was learnt last.
@@ -85,7 +88,13 @@ def values_of(samples: Samples, score: str) -> Floats:
 
 
 def audit_run(
-    run: Path, root: Path, *, limit: int = 5000, release: Release | None = None, twins: bool = False
+    run: Path,
+    root: Path,
+    *,
+    limit: int = 5000,
+    release: Release | None = None,
+    twins: bool = False,
+    blind: bool = False,
 ) -> RunAudit:
     """Load a finished run's last model and ask it about members and others, on clean images in eval mode.
 
@@ -99,6 +108,7 @@ def audit_run(
         release: What the answers go through; None is the run's own.
         twins: Also ask the model itself about the twin of each sample, as the score ``twin``; see
             :mod:`accupoison.attacks.twins`.
+        blind: Also try to tell members without the model.
 
     Raises:
         InputError: There is no finished run, its data or checkpoint are no longer what they were, or there are too few
@@ -107,7 +117,7 @@ def audit_run(
     config = at_hand(config_of(run), root, run)
     built, ledger, before = finished(run, config, root)
     config = config if release is None else replace(config, release=release)
-    audited = _ask(config, built, before, ledger, limit)
+    audited = _ask(config, built, before, ledger, limit, blind)
     if not twins:
         return audited
     view = built.simulation.served.view()
@@ -156,7 +166,7 @@ def finished(run: Path, config: OnlineConfig, root: Path) -> tuple[Built, Ledger
         return built, stored_ledger(run, state), before
 
 
-def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int) -> RunAudit:
+def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, limit: int, blind: bool) -> RunAudit:
     branch = config.trigger.types[-1]
     splits = built.splits
     learnt = ledger.learnt(branch)
@@ -195,6 +205,7 @@ def _ask(config: OnlineConfig, built: Built, before: ModelView, ledger: Ledger, 
         unseen=groups.get(UNSEEN),
         release=config.release.spec,
         undefended={name: samples for name, samples in undefended.items() if name != UNSEEN},
+        blind=blind_of(data, groups) if blind else {},
     )
 
 

@@ -199,7 +199,7 @@ def write_study(config: ReleasesConfig, out: Path) -> tuple[Study, Table, str]:
     about = {"replicates": config.study.seeds, "peak_megabytes": study.peak, "tuned": study.tuned}
     write_json(out / "releases.json", {**about, "broken_promises": study.changed, "rows": study.rows})
     save_figure(figure(study), out / "releases.png")
-    write_events(out, attacks, pictures=["releases.png"])
+    write_events(out, [attacks], pictures=["releases.png"])
     return study, summary, caption
 
 
