@@ -83,6 +83,11 @@ class Simulation:
         """The trigger of the branch the loop is on; "" before the branches part."""
         return self.trigger.types[self.branch] if 0 <= self.branch < len(self.trigger.types) else ""
 
+    @property
+    def at_fork(self) -> bool:
+        """The ordinary steps, one at least, are done, and no trigger has come yet."""
+        return self.branch < 0 < self.t == self.horizon
+
     def end_accumulation(self) -> None:
         """Let the trigger come next."""
         if self.branch < 0:
@@ -135,15 +140,19 @@ class Simulation:
     def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
         return self.learner.preview(self.update.clipped(grads))
 
+    def set_up_attack(self) -> dict[str, Any]:
+        """Set the attack up on the model as it is, and return its state."""
+        with self._model_seed("attack-setup"), blaming(self.attack):
+            self.attack.setup(self.learner.view(), self.access, StepContext(self.seed, "attack-setup", 0, {}))
+        return dict(self.attack.state())
+
     def _setup(self) -> None:
         if not self._ready:
-            view, metrics = self.learner.view(), dict[str, float]()
-            with self._model_seed("attack-setup"), blaming(self.attack):
-                self.attack.setup(view, self.access, StepContext(self.seed, "attack-setup", 0, metrics))
+            self.set_up_attack()
             trusted = [self._hidden(self._augmented(b, f"trusted-{i}")) for i, b in enumerate(self.trusted)]
-            context = StepContext(self.seed, "defense-setup", 0, metrics)
+            context = StepContext(self.seed, "defense-setup", 0, {})
             with self._model_seed("defense-setup"), blaming(self.defense):
-                self.defense.setup(view, self.reference, trusted, context)
+                self.defense.setup(self.learner.view(), self.reference, trusted, context)
             self._ready = True
 
     def _model_seed(self, role: str) -> AbstractContextManager[None]:

@@ -1,6 +1,5 @@
 """An online run: a simulation with everything that watches it."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,60 +23,17 @@ from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, s
 from accupoison.measure.releases import fitted, known_to_defender, release_cost
 from accupoison.measure.suspects import write_suspects
 from accupoison.records.checkpoint import reading_payload
-from accupoison.records.files import read_json, writing
-from accupoison.records.ledger import LEDGER, Ledger
+from accupoison.records.files import writing
+from accupoison.records.ledger import LEDGER, LEDGER_ROWS, Ledger
 from accupoison.records.recorder import RunRecorder
-from accupoison.records.run_directory import ENV, STATE, RunDirectory, environment
-from accupoison.runs.build import build_simulation, find_checkpoint
+from accupoison.records.run_directory import STATE, RunDirectory, environment
+from accupoison.runs.build import build_simulation
 from accupoison.runs.burnin import Progress, never
-from accupoison.runs.replay import check_replay, digest, save_batch
+from accupoison.runs.fork import FORK, keep_fork, take_over
+from accupoison.runs.inputs import check_inputs, file_digest, input_digests, recorded_inputs
+from accupoison.runs.replay import check_replay, save_batch
 from accupoison.types import Phase, Step
 from accupoison.updates import DPSGD
-
-INPUTS = ("data", "checkpoint", "early", "replay")
-"""What a run depends on besides its settings; env.json has a digest of each."""
-LEDGER_ROWS = "ledger.rows"
-"""The ledger of a run that is not over."""
-
-
-def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, str]:
-    """Return digests of what a run depends on besides its settings, by name.
-
-    Args:
-        config: All settings.
-        root: The directory of checkpoints.
-        data: The images.
-    """
-    digests = {"data": data.fingerprint()}
-    for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
-        if path is not None:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    if config.stream.replay is not None:
-        digests["replay"] = digest(Path(config.stream.replay))
-    return digests
-
-
-def recorded_inputs(run: Path) -> dict[str, str]:
-    """Return :func:`input_digests` as they were when ``run`` was started."""
-    env = read_json(run / ENV)
-    return {name: env[name] for name in INPUTS if name in env}
-
-
-def check_inputs(run: Path, config: OnlineConfig, stored: dict[str, str], present: dict[str, str]) -> None:
-    """Raise InputError unless what a run was made from is what is there now.
-
-    Args:
-        run: The run's directory.
-        config: All settings.
-        stored: :func:`input_digests` of then.
-        present: :func:`input_digests` of now.
-    """
-    for name in {**stored, **present}:
-        if stored.get(name) != present.get(name):
-            named = {"data": config.data.name, "early": "the early snapshot", "replay": "the replayed run"}
-            what = named.get(name, "the checkpoint")
-            raise InputError(f"{what} has changed since {run} was started; bring the old one back to go on with it")
 
 
 def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
@@ -100,14 +56,26 @@ class OnlineRun:
         root: The directory of checkpoints.
         out: The run's directory.
         resume: Go on with the run that is there.
+        fork: Begin where another run left this file; see :func:`accupoison.runs.fork.shared_steps`.
+        keeps_fork: Leave such a file for others.
 
     Raises:
         InputError: Something that the configuration names is not to be had, or ``out`` cannot be used.
     """
 
-    def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
+    def __init__(
+        self,
+        config: OnlineConfig,
+        root: Path,
+        out: Path,
+        *,
+        resume: bool,
+        fork: Path | None = None,
+        keeps_fork: bool = False,
+    ) -> None:
         self.config = config
         self.out = out
+        self._keeps_fork = keeps_fork
         self._diverged = False
         settings = plain(config)
         with ExitStack() as stack:
@@ -122,10 +90,13 @@ class OnlineRun:
             if not resume:
                 threat = threat_model(config, images=not data.features)
                 about = {"threat_model": threat, "model": built.model, "note": built.note}
+                about |= {} if fork is None else {"fork": file_digest(fork)}
                 learner = self.simulation.learner
                 env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
-            self._open(data, splits, resume)
+            if fork is not None and self.directory.load_state() is None:
+                take_over(fork, self.directory, self.simulation)
+            self._open(data, splits, resume or fork is not None)
             stack.pop_all()  # from here on the directory is open until the run ends
 
     def _open(self, data: DataSet, splits: Splits, resume: bool) -> None:
@@ -202,6 +173,7 @@ class OnlineRun:
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
+        self._keep_fork()
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
@@ -210,6 +182,7 @@ class OnlineRun:
             broken = not math.isfinite(step.metrics["optim/distance_from_start"])
             if broken:
                 self._diverge()
+            self._keep_fork()
             stop = should_stop()
             if stop:
                 self._close()
@@ -256,6 +229,11 @@ class OnlineRun:
             for name, batch in {"clean": step.clean, "sent": step.sent, "seen": step.seen}.items():
                 if len(batch):
                     self.recorder.images(f"images/{name}", batch.x[:count], step.t + 1, step.branch)
+
+    def _keep_fork(self) -> None:
+        if self._keeps_fork and self.simulation.at_fork and not (self.out / FORK).exists():
+            self._save()
+            keep_fork(self.out)
 
     def _close(self) -> None:
         """Save the state, and the ledger in the form that others read."""

@@ -39,7 +39,7 @@ from accupoison.runs.base_model import open_data
 from accupoison.runs.build import Built, build_simulation, find_checkpoint
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.engines import Engine
-from accupoison.runs.online import input_digests
+from accupoison.runs.inputs import input_digests
 from accupoison.runs.replay import check_batch, load_batch
 from accupoison.types import Batch, Context, ModelView, Verdict
 

@@ -25,7 +25,8 @@ from accupoison.records.ledger import Ledger
 from accupoison.records.run_directory import CONFIG, STATE, RunDirectory
 from accupoison.release import Identity, Release
 from accupoison.runs.build import Built, build_simulation
-from accupoison.runs.online import check_inputs, input_digests, stored_ledger
+from accupoison.runs.inputs import check_inputs, input_digests
+from accupoison.runs.online import stored_ledger
 from accupoison.types import ModelView
 
 
