@@ -9,24 +9,20 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
+from accupoison.audit.curves import FLOOR, roc_of, roc_rows, score_rows
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_csv, write_json, writing
-
-FLOOR = 1e-4
-"""Where the axes of the ROC figure begin."""
 
 
 def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Write what the attacks achieve on one model.
 
     Args:
-        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png`` and an event file; made if
-            it is not there.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png``, ``scores.csv`` and an
+            event file; made if it is not there.
         results: By attack.
 
     Returns:
@@ -37,7 +33,6 @@ def write_results(folder: Path, results: Results) -> tuple[dict[str, Any], list[
     """
     best = max(results.values(), key=lambda result: result.roc.auc)
     save_figure(_roc(results, best), folder / "roc.png")
-    write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
     content = {"samples": len(best.score), "attacks": [result.as_dict() for result in results.values()]}
     return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
@@ -79,7 +74,8 @@ def write_models(
     """Write what the attacks achieve on several models.
 
     Args:
-        folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.csv``, ``scores.csv`` and an event file; made if it is not
+            there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
         crossed: The models attack each other; see :func:`accupoison.audit.results.by_attack`.
@@ -102,7 +98,8 @@ def _write(
     pictures: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
-    write_csv(folder / "audit.csv", rows)
+    for name, some in (("audit.csv", rows), ("roc.csv", roc_rows(models)), ("scores.csv", score_rows(models))):
+        write_csv(folder / name, some)
     values: dict[str, float] = {}
     for name in models[0]:
         results = [model[name] for model in models]
@@ -118,23 +115,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
 
 
-def _roc_points(results: Results) -> list[dict[str, str]]:
-    """Return each attack's true positive rate at false positive rates that are even on a logarithmic axis."""
-    rates = np.geomspace(FLOOR, 1, 81)
-    rows = []
-    for name, result in results.items():
-        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
-        reached = tpr[np.searchsorted(fpr, rates, side="right") - 1]
-        rows += [{"attack": name, "fpr": f"{x:.6g}", "tpr": f"{y:.6g}"} for x, y in zip(rates, reached, strict=True)]
-    return rows
-
-
 def _roc(results: Results, best: AttackResult) -> Figure:
     """Return ROC curves on logarithmic axes, the best one with a Clopper-Pearson band of its true positive rate."""
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.add_subplot()
     for color, (name, result) in zip(matplotlib.color_sequences["tab20"], results.items(), strict=False):
-        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
+        fpr, tpr = roc_of(result)
         axes.plot(np.maximum(fpr, FLOOR), np.maximum(tpr, FLOOR), label=f"{name} ({result.roc.auc:.3f})", color=color)
         if result is best:
             low, high = _band(tpr, result.roc.members)

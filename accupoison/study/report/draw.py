@@ -202,16 +202,22 @@ def roc(runs: Sequence[Run], audits: Mapping[Path, Audit], attack: str) -> Pictu
     note = f"Members are told by: {attack}. Dotted: guessing. Lines: means. Bands: {BAND}."
     with drawing(name):
         picture = Picture(name, title, "", note, (5.4, 4.2))
-        axes = picture.axes(xlabel="false positive rate", ylabel="true positive rate", xscale="log", yscale="log")
-        axes.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linestyle=":", linewidth=1)
+        axes = rate_axes(picture)
         for one in groups:
             _curve(picture, axes, picture.add(label_of(one, groups), one.runs), one, audits, attack)
-        axes.set(xlim=(FLOOR, 1), ylim=(FLOOR, 1.05))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     aucs = [f"{s.label}: AUC {np.mean([audits[r.path].aucs[attack] for r in s.runs]):.3f}" for s in picture.series]
     picture.alt = f"ROC curves of the {attack} attack. {'; '.join(aucs)}."
     return picture
+
+
+def rate_axes(picture: Picture) -> Axes:
+    """Return logarithmic axes for ROC curves, with the line of guessing."""
+    axes = picture.axes(xlabel="false positive rate", ylabel="true positive rate", xscale="log", yscale="log")
+    axes.set(xlim=(FLOOR, 1), ylim=(FLOOR, 1.05))
+    axes.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linestyle=":", linewidth=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return axes
 
 
 def _curve(

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -31,7 +31,6 @@ def html_page(report: Report) -> str:
     ids = {run.path: f"run-{k}" for k, run in enumerate(run for one in report.experiments for run in one.runs)}
     figures = "\n".join(_figure(picture, ids) for picture in report.pictures)
     tables = "\n".join(_table(table, ids) for table in report.tables)
-    sources = "\n".join(_experiment(one, report, ids) for one in report.experiments)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -46,7 +45,6 @@ def html_page(report: Report) -> str:
 <header>
 <h1>{escape(report.title)}</h1>
 <p class="finding">{escape(report.finding)}</p>
-<h3>Threat model</h3>
 {_threats(report.threats)}
 </header>
 <main>
@@ -55,10 +53,7 @@ def html_page(report: Report) -> str:
 {figures}
 </div>
 {tables}
-<h2>Where the numbers come from</h2>
-<p class="note">Replicates are told by base model, seed and settings; the same run made twice counts once. Below n =
-{FEWEST} the values themselves stand there, and no interval.</p>
-{sources}
+{_sources(report, ids)}
 </main>
 <footer>Made by accupoison {escape(accupoison.__version__)} with <code>{escape(report.remake)}</code></footer>
 <script>{script}</script>
@@ -75,8 +70,8 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _threats(lines: Iterable[str]) -> str:
-    """Return a list of attackers, each with the defenders that it meets."""
+def _threats(lines: Sequence[str]) -> str:
+    """Return a list of attackers, each with the defenders that it meets; nothing of no runs."""
     defenders: dict[str, list[str]] = {}
     for line in lines:
         attacker, _, defender = line.partition("; defender")
@@ -86,7 +81,7 @@ def _threats(lines: Iterable[str]) -> str:
         f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in met)}</ul></details></li>"
         for attacker, met in defenders.items()
     )
-    return f'<ul class="threats">{"".join(items)}</ul>'
+    return f'<h3>Threat model</h3>\n<ul class="threats">{"".join(items)}</ul>' if lines else ""
 
 
 def _figure(picture: Picture | Missing, ids: Mapping[Path, str]) -> str:
@@ -96,14 +91,14 @@ def _figure(picture: Picture | Missing, ids: Mapping[Path, str]) -> str:
             f"<p>Not drawn: {escape(picture.reason)}</p></section>"
         )
     legend = "".join(_entry(number, series) for number, series in enumerate(picture.series))
-    runs = "".join(f"<li>{escape(one.label)}{_runs(one.runs, ids)}</li>" for one in picture.series)
+    runs = "".join(f"<li>{escape(one.label)}{_runs(one.runs, ids)}</li>" for one in picture.series if one.runs)
+    made_from = f"\n<details><summary>runs and seeds</summary><ul>{runs}</ul></details>" if runs else ""
     return f"""<figure id="{picture.name}">
 <figcaption><h3>{escape(picture.title)}</h3></figcaption>
 {inline_svg(picture)}
 <output data-empty="Point at a mark to see its value."></output>
 <ul class="legend">{legend}</ul>
-<p class="note">{escape(picture.note)}</p>
-<details><summary>runs and seeds</summary><ul>{runs}</ul></details>
+<p class="note">{escape(picture.note)}</p>{made_from}
 </figure>"""
 
 
@@ -123,6 +118,8 @@ def _shape(series: Series) -> str:
         "v": "M13 10.5l4.5-8h-9z",
         "D": "M13 1l5 5l-5 5l-5-5z",
     }
+    if not series.marker:
+        return ""
     if path := paths.get(series.marker):
         return f'<path d="{path}" fill="{series.color}"/>'
     return f'<path d="M9.5 2.5l7 7M16.5 2.5l-7 7" stroke="{series.color}" stroke-width="2"/>'
@@ -153,6 +150,8 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
         return "".join(f"<td{kind(key)}>{escape(row.cells[key])}</td>" for key in columns)
 
     def details(row: Row) -> str:
+        if not row.runs:
+            return "<td></td>"
         count = f"{len(row.runs)} {'run' if len(row.runs) == 1 else 'runs'}"
         return f"<td><details><summary>{count}</summary>{_runs(row.runs, ids)}</details></td>"
 
@@ -171,6 +170,17 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
 </tbody>
 </table></div>
 </section>"""
+
+
+def _sources(report: Report, ids: Mapping[Path, str]) -> str:
+    """Return where the numbers of runs come from; nothing of a report without any."""
+    if not report.experiments:
+        return ""
+    experiments = "\n".join(_experiment(one, report, ids) for one in report.experiments)
+    return f"""<h2>Where the numbers come from</h2>
+<p class="note">Replicates are told by base model, seed and settings; the same run made twice counts once. Below n =
+{FEWEST} the values themselves stand there, and no interval.</p>
+{experiments}"""
 
 
 def _experiment(experiment: Group, report: Report, ids: Mapping[Path, str]) -> str:

@@ -16,8 +16,13 @@ from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report import draw
 from accupoison.study.report.audits import exposures, pooled_exposures, read_audits, strongest
 from accupoison.study.report.finding import finding
+from accupoison.study.report.members import CAPTION as TOLD
+from accupoison.study.report.members import Audited, audited_pictures, audited_rows, sentence
 from accupoison.study.report.sources import command
 from accupoison.study.tables import CAPTION, Row, mechanism_rows, outcome_rows, retention_rows, rows_text, threat_lines
+
+FIRST = ("audit", "attack", "AUC (pooled)", "TPR at 1.0% FPR (pooled)", "AUC", "balanced accuracy", "TPR at 1.0% FPR")
+"""The columns to show first of audits: of several models, and of one."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ def make_report(
     claims: Sequence[Claim],
     commands: tuple[str, str],
     say: Callable[[str], None],
+    audits: Sequence[Audited] = (),
 ) -> Report:
-    """Return what a set of runs says.
+    """Return what a set of runs says, or of audits, or both.
 
     Args:
         runs: The runs.
@@ -89,24 +95,30 @@ def make_report(
         claims: To hold to the runs.
         commands: How the command line is started, and what was typed after it.
         say: Told of what is left out.
+        audits: Of models whose members are known; where there are no runs, at least one.
 
     Raises:
         InputError: Two runs that differ would serve for one, or a claim has no runs.
     """
     program, typed = commands
-    pictures = [
-        _curves(runs, trigger, paths[0].name, say),
-        draw.before_after(runs, trigger),
-        draw.discrepancy(runs),
-        draw.harm_retention(runs, trigger),
-        *_audited(runs, paths, program, say),
-    ]
-    tables = tuple(table for table in _tables(runs, trigger, claims) if table.rows)
+    of_runs = (
+        [
+            _curves(runs, trigger, paths[0].name, say),
+            draw.before_after(runs, trigger),
+            draw.discrepancy(runs),
+            draw.harm_retention(runs, trigger),
+            *_audited(runs, paths, program, say),
+        ]
+        if runs
+        else []
+    )
+    told = Table("audits", "Who can be told by audits", TOLD, tuple(audited_rows(audits)), FIRST)
+    tables = tuple(table for table in (*_tables(runs, trigger, claims), told) if table.rows)
     return Report(
         title=paths[0].resolve().name,
-        finding=finding(runs, trigger),
+        finding=finding(runs, trigger) if runs else sentence(audits),
         threats=tuple(dict.fromkeys(str(run.summary["threat_model"]) for run in runs)),
-        pictures=tuple(pictures),
+        pictures=(*of_runs, *audited_pictures(audits)),
         tables=tables,
         experiments=tuple(group(runs)),
         commands={run.path: command(run, program) for run in runs},
@@ -118,7 +130,8 @@ def make_report(
 def _markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
     parts = [rows_text(table.rows) for table in tables]
     captions = dict.fromkeys(table.caption for table in tables)
-    return "\n\n".join([*parts, *captions, f"Threat models:\n{threat_lines(runs)}"])
+    threats = [f"Threat models:\n{threat_lines(runs)}"] if runs else []
+    return "\n\n".join([*parts, *captions, *threats])
 
 
 def _tables(runs: Sequence[Run], trigger: str, claims: Sequence[Claim]) -> list[Table]:
