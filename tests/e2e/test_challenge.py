@@ -108,7 +108,7 @@ def check_scored(folder: Path, right: NDArray[np.bool_]) -> None:
         (pickle.dumps([1]), "cannot be read numpy.save"),
     ],
 )
-def test_a_truth_that_is_none_is_refused(content: object, words: str, root: Path, tmp_path: Path) -> None:
+def test_a_truth_that_is_none_is_refused(content: NDArray[Any] | bytes, words: str, root: Path, tmp_path: Path) -> None:
     (tmp_path / "truth").mkdir()
     path = tmp_path / "truth" / "cifar10_vgg16.npy"
     if isinstance(content, bytes):

@@ -18,13 +18,16 @@ from accupoison.study.tables import Value, over, retained_by
 
 MOST = 24
 """Rows of a figure that one can still read."""
-PARTS = (
+Part = tuple[str, str, float, str | None]
+PARTS: tuple[Part, ...] = (
     ("before", "", 0.4, None),
     ("after", "", 1.0, None),
     ("before", "_bn", 0.4, "////"),
     ("after", "_bn", 1.0, "////"),
 )
 """Bars of an experiment: when, which accuracy, how opaque, how hatched."""
+AT_END: tuple[Part, ...] = (("before", "", 1.0, None), ("before", "_bn", 1.0, "////"))
+"""The same where no trigger arrives."""
 WORDS = {"": "", "_bn": ", batch norm re-estimated"}
 KINDS = {"none": ("o", "clean batches"), "noise": ("x", "noise of equal size")}
 """Markers of what arrives; everything else is poison."""
@@ -37,27 +40,42 @@ FLOOR = 1e-3
 def before_after(runs: Sequence[Run], trigger: str) -> Picture | Missing:
     """Draw test accuracy before and after the trigger, as it is and with batch norm re-estimated."""
     name, title = "before-after", "Accuracy before and after the trigger"
-    groups = [one for one in group(runs) if over(one, _accuracy("after", "", one.first.followed(trigger))) is not None]
+    has = {when: [one for one in group(runs) if _has(one, when, trigger)] for when in ("before", "after")}
+    untriggered = bool(has["before"]) and all(run.config.trigger.types == ("none",) for run in runs)
+    groups = has["before" if untriggered else "after"]
     if not groups or len(groups) > MOST:
         return Missing(name, title, _count(groups, f"no run has the {trigger} trigger; give another with --trigger"))
-    note = f"Pale: before the trigger; full: after it. Hatched: batch norm re-estimated on trusted images. {_lines()}"
+    bars = "Pale: before the trigger; full: after it."
+    if untriggered:
+        title, bars = "Accuracy at the end of the stream", "No trigger arrives."
+    note = f"{bars} Hatched: batch norm re-estimated on trusted images. {_lines()}"
     with drawing(name):
-        picture = Picture(name, title, "", note, (5.4, 0.7 + 0.62 * len(groups)))
+        picture = Picture(name, title, "", note, (5.4, 0.7 + (0.4 if untriggered else 0.62) * len(groups)))
         axes = picture.axes(xlabel="test accuracy (%)", xlim=(0, 100))
-        said = [_bars(picture, axes, row, one, label_of(one, groups), trigger) for row, one in enumerate(groups)]
-        _rows(axes, [label_of(one, groups) for one in groups])
-    picture.alt = f"Bars of accuracy before and after the {trigger} trigger. {'; '.join(said)}."
+        parts = AT_END if untriggered else PARTS
+        labels = [label_of(one, groups) for one in groups]
+        said = [_bars(picture, axes, row, one, labels[row], trigger, parts) for row, one in enumerate(groups)]
+        _rows(axes, labels)
+    what = title if untriggered else f"Bars of accuracy before and after the {trigger} trigger"
+    picture.alt = f"{what}. {'; '.join(said)}."
     return picture
 
 
-def _bars(picture: Picture, axes: Axes, row: int, experiment: Group, label: str, trigger: str) -> str:
+def _has(experiment: Group, when: str, trigger: str) -> bool:
+    return over(experiment, _accuracy(when, "", experiment.first.followed(trigger))) is not None
+
+
+def _bars(
+    picture: Picture, axes: Axes, row: int, experiment: Group, label: str, trigger: str, parts: Sequence[Part]
+) -> str:
     series = picture.add(label, experiment.runs)
     followed, said = experiment.first.followed(trigger), []
-    for k, (when, kind, alpha, hatch) in enumerate(PARTS):
+    for k, (when, kind, alpha, hatch) in enumerate(parts):
         found = over(experiment, _accuracy(when, kind, followed))
         if found is None:
             continue
-        y, text = row + 0.19 * (k - 1.5), f"{when}{WORDS[kind]} {found.text(1, 100)} %"
+        words = "at the end" if parts is AT_END else when
+        y, text = row + 0.19 * (k - (len(parts) - 1) / 2), f"{words}{WORDS[kind]} {found.text(1, 100)} %"
         gid = picture.mark(series, [f"{label}: {text}"])
         colors: dict[str, Any] = {"facecolor": series.color, "edgecolor": "w" if hatch else "none", "linewidth": 0}
         axes.barh(y, 100 * found.mean, 0.17, alpha=alpha, hatch=hatch, gid=gid, **colors)
@@ -84,16 +102,21 @@ def discrepancy(runs: Sequence[Run]) -> Picture | Missing:
     if not groups:
         return Missing(name, title, "no run has recorded a discrepancy: its base models have no early snapshot")
     labels = list(dict.fromkeys(one.first.defense for one in groups))
+    kinds = [KINDS.get(one.first.config.attack.name, POISON) for one in groups]
+    order = {"o": 0, "x": 1, "D": 2}
+    rows = [[k for k, one in enumerate(groups) if one.first.defense == label] for label in labels]
+    rows = [sorted(row, key=lambda k: order[kinds[k][0]]) for row in rows]
+    tallest = max(map(len, rows))
     note = f"Circles: clean batches; crosses: noise of equal size; diamonds: poison. {_lines()}"
     with drawing(name):
-        picture = Picture(name, title, "", note, (5.4, 1.1 + 0.42 * len(labels)))
+        picture = Picture(name, title, "", note, (5.4, 1.1 + max(0.42, 0.16 * tallest) * len(labels)))
         axes, said = picture.axes(xlabel="mean before the trigger (nats)"), []
-        for one, found in every:
-            marker, words = KINDS.get(one.first.config.attack.name, POISON)
+        for (one, found), (marker, words) in zip(every, kinds, strict=True):
             label = label_of(one, groups)
             series = picture.add(label, one.runs, marker)
-            row = labels.index(one.first.defense) + {"o": -0.18, "x": 0.0, "D": 0.18}[marker]
-            picture.cross(axes, series, found, Estimate(row, np.nan, 1, 1, ""))
+            number = labels.index(one.first.defense)
+            place = (rows[number].index(groups.index(one)) + 0.5) / len(rows[number])  # side by side within the row
+            picture.cross(axes, series, found, Estimate(number + 0.76 * (place - 0.5), np.nan, 1, 1, ""))
             said.append(f"{label}: {found.text(2)} nats ({words})")
         _rows(axes, labels)
     picture.alt = f"Discrepancy by defence. {'; '.join(said)}."

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from accupoison.study.collect import Run
-from accupoison.study.groups import Group, group
+from accupoison.study.groups import Group, group, label_of
 from accupoison.study.outcomes import Estimate, Pair, harm, yardstick
+from accupoison.study.report.audits import Exposure
 from accupoison.study.tables import Value, in_points, over
 
 CONTROLS = ("none", "noise")
@@ -30,6 +31,20 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     parts = [f"{_name(worst)} with the {trigger} trigger costs {trained} {_points(lost)}"]
     parts += _noise(worst, harms) + _defended(worst, attacked)
     return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {_over(lost)})."
+
+
+def most_exposed(found: Sequence[Exposure], attack: str) -> str:
+    """Return whose members are told best, in a sentence; nothing without audits.
+
+    Args:
+        found: The experiments that were audited.
+        attack: By which members are told.
+    """
+    if not found:
+        return ""
+    worst = max(found, key=lambda one: one.auc.mean)
+    label = label_of(group(worst.runs)[0], group([run for one in found for run in one.runs]))
+    return f" Members are told best under {label}: AUC {worst.auc.text(3)} by {attack} ({_over(worst.auc)})."
 
 
 def _harm(experiment: Group, trigger: str, clean: Mapping[Pair, Run]) -> Estimate | None:

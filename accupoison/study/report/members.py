@@ -20,7 +20,7 @@ from accupoison.study.report.draw import FLOOR, rate_axes
 from accupoison.study.tables import Row
 
 MOST = len(OTHERS)
-"""Attacks in a figure: those with the highest AUC."""
+"""Attacks in a figure: those with the highest AUC; one whose curve is another one's is left out."""
 CAPTION = """\
 Members told by attacks on models whose training set is known: means and standard deviations over the models of an
 audit, or of one model with 95% intervals. The figures show the attacks with the highest AUC."""
@@ -134,28 +134,30 @@ def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
 
 
 def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture:
-    shown = [attack for attack in audit.aucs if attack in audit.curves][:MOST]
-    several = any("half" in audit.curves[attack] for attack in shown)
-    lines = f"Lines: means over {audit.models} models. Bands: 95% t-interval over models. " if several else ""
+    apart = {audit.curves[attack]["tpr"].tobytes(): attack for attack in reversed(audit.aucs) if attack in audit.curves}
+    shown = sorted(apart.values(), key=list(audit.aucs).index)[:MOST]  # of those with one and the same curve, the first
+    several = "half" in audit.curves[shown[0]]
+    means = f"Lines: means over {audit.models} models. Band: 95% t-interval over models, best attack. "
+    note = f"{means if several else ''}Dotted: guessing. From {audit.path}."
     with drawing(name):
-        picture = Picture(name, title, "", f"{lines}Dotted: guessing. From {audit.path}.", (5.4, 4.2))
+        picture = Picture(name, title, "", note, (5.4, 4.2))
         axes = rate_axes(picture)
         for attack in shown:
             place = names.index(attack)
             style = ("-", "--", ":")[place // MOST % 3]
             series = picture.enter(Series(f"{attack} ({audit.aucs[attack]:.3f})", OTHERS[place % MOST], style, "", ()))
-            _line(picture, axes, series, audit.curves[attack])
+            _line(picture, axes, series, audit.curves[attack], band=attack == shown[0])
     said = "; ".join(f"{attack}: AUC {audit.aucs[attack]:.3f}" for attack in shown)
     picture.alt = f"ROC curves of {audit.title} on logarithmic axes. {said}."
     return picture
 
 
-def _line(picture: Picture, axes: Axes, series: Series, curve: Table) -> None:
+def _line(picture: Picture, axes: Axes, series: Series, curve: Table, *, band: bool) -> None:
     shown = curve["fpr"] >= FLOOR
     fpr, tpr = curve["fpr"][shown], curve["tpr"][shown]
     style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
     axes.plot(fpr, np.maximum(tpr, FLOOR), gid=picture.mark(series), **style)
-    if "half" in curve:
+    if band and "half" in curve:
         low, high = (np.clip(tpr + sign * curve["half"][shown], FLOOR, 1) for sign in (-1, 1))
         axes.fill_between(fpr, low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
 

@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -29,8 +30,8 @@ def html_page(report: Report) -> str:
         "form-action 'none'"
     )
     ids = {run.path: f"run-{k}" for k, run in enumerate(run for one in report.experiments for run in one.runs)}
-    figures = "\n".join(_figure(picture, ids) for picture in report.pictures)
-    tables = "\n".join(_table(table, ids) for table in report.tables)
+    figures = "\n".join(_figure(picture, ids) for picture in report.pictures if isinstance(picture, Picture))
+    tables = "\n".join(_table(table, ids) for table in _captioned_once(report.tables))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -52,6 +53,7 @@ def html_page(report: Report) -> str:
 <div class="figures">
 {figures}
 </div>
+{_missing([picture for picture in report.pictures if isinstance(picture, Missing)])}
 {tables}
 {_sources(report, ids)}
 </main>
@@ -84,12 +86,20 @@ def _threats(lines: Sequence[str]) -> str:
     return f'<h3>Threat model</h3>\n<ul class="threats">{"".join(items)}</ul>' if lines else ""
 
 
-def _figure(picture: Picture | Missing, ids: Mapping[Path, str]) -> str:
-    if isinstance(picture, Missing):
-        return (
-            f'<section class="missing"><h3>{escape(picture.title)}</h3>\n'
-            f"<p>Not drawn: {escape(picture.reason)}</p></section>"
-        )
+def _captioned_once(tables: Sequence[Table]) -> Iterator[Table]:
+    """Yield the tables; one with the caption of an earlier one has none."""
+    said: set[str] = set()
+    for table in tables:
+        yield replace(table, caption="") if table.caption in said else table
+        said.add(table.caption)
+
+
+def _missing(pictures: Sequence[Missing]) -> str:
+    items = "".join(f"<li><strong>{escape(one.title)}</strong>: {escape(one.reason)}</li>" for one in pictures)
+    return f'<section class="missing"><h3>Not drawn</h3><ul>{items}</ul></section>' if items else ""
+
+
+def _figure(picture: Picture, ids: Mapping[Path, str]) -> str:
     legend = "".join(_entry(number, series) for number, series in enumerate(picture.series))
     runs = "".join(f"<li>{escape(one.label)}{_runs(one.runs, ids)}</li>" for one in picture.series if one.runs)
     made_from = f"\n<details><summary>runs and seeds</summary><ul>{runs}</ul></details>" if runs else ""
@@ -138,7 +148,7 @@ def _seeds(run: Run) -> str:
 
 
 def _table(table: Table, ids: Mapping[Path, str]) -> str:
-    columns = table.columns
+    columns, traced = table.columns, any(row.runs for row in table.rows)
     numeric = {key for key in columns if any(NUMBER.match(row.cells[key]) for row in table.rows)}
     more = [key for key in columns if key not in table.first]
 
@@ -150,21 +160,22 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
         return "".join(f"<td{kind(key)}>{escape(row.cells[key])}</td>" for key in columns)
 
     def details(row: Row) -> str:
-        if not row.runs:
-            return "<td></td>"
+        if not traced:
+            return ""
         count = f"{len(row.runs)} {'run' if len(row.runs) == 1 else 'runs'}"
         return f"<td><details><summary>{count}</summary>{_runs(row.runs, ids)}</details></td>"
 
     head = "".join(f'<th scope="col"{kind(key)}><button>{escape(key)}</button></th>' for key in columns)
     body = "\n".join(f"<tr>{cells(row)}{details(row)}</tr>" for row in table.rows)
+    made_from = '<th scope="col">made from</th>' if traced else ""
     name = f"table-{table.name}"
     button = f'<button class="columns" aria-controls="{name}" aria-expanded="false" hidden>all columns</button>'
     return f"""<section>
 <h2>{escape(table.title)}</h2>
-<p class="note">{escape(table.caption)}</p>
+{f'<p class="note">{escape(table.caption)}</p>' if table.caption else ""}
 {button if more else ""}
 <div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table id="{name}">
-<thead><tr>{head}<th scope="col">made from</th></tr></thead>
+<thead><tr>{head}{made_from}</tr></thead>
 <tbody>
 {body}
 </tbody>

@@ -15,7 +15,7 @@ from accupoison.study.groups import Group, group
 from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report import draw
 from accupoison.study.report.audits import exposures, pooled_exposures, read_audits, strongest
-from accupoison.study.report.finding import finding
+from accupoison.study.report.finding import finding, most_exposed
 from accupoison.study.report.members import CAPTION as TOLD
 from accupoison.study.report.members import Audited, audited_pictures, audited_rows, sentence
 from accupoison.study.report.sources import command
@@ -101,24 +101,19 @@ def make_report(
         InputError: Two runs that differ would serve for one, or a claim has no runs.
     """
     program, typed = commands
-    of_runs = (
-        [
-            _curves(runs, trigger, paths[0].name, say),
-            draw.before_after(runs, trigger),
-            draw.discrepancy(runs),
-            draw.harm_retention(runs, trigger),
-            *_audited(runs, paths, program, say),
-        ]
-        if runs
-        else []
-    )
+    said, pictures = sentence(audits) if audits else "", list(audited_pictures(audits))
+    if runs:
+        exposed, of_audits = _audited(runs, paths, program, say)
+        said = finding(runs, trigger) + exposed
+        first = [draw.before_after(runs, trigger), draw.discrepancy(runs), draw.harm_retention(runs, trigger)]
+        pictures = [_curves(runs, trigger, paths[0].name, say), *first, *of_audits, *pictures]
     told = Table("audits", "Who can be told by audits", TOLD, tuple(audited_rows(audits)), FIRST)
     tables = tuple(table for table in (*_tables(runs, trigger, claims), told) if table.rows)
     return Report(
         title=paths[0].resolve().name,
-        finding=finding(runs, trigger) if runs else sentence(audits),
+        finding=said,
         threats=tuple(dict.fromkeys(str(run.summary["threat_model"]) for run in runs)),
-        pictures=(*of_runs, *audited_pictures(audits)),
+        pictures=tuple(pictures),
         tables=tables,
         experiments=tuple(group(runs)),
         commands={run.path: command(run, program) for run in runs},
@@ -188,16 +183,20 @@ def _curves(runs: Sequence[Run], trigger: str, title: str, say: Callable[[str], 
 
 def _audited(
     runs: Sequence[Run], paths: Sequence[Path], program: str, say: Callable[[str], None]
-) -> list[Picture | Missing]:
+) -> tuple[str, list[Picture | Missing]]:
+    """Return who is exposed most, in a sentence, and the figures of audits of runs."""
     audits = read_audits(runs, say)
     places = [place / name for path in paths for place in (path, path.parent) for name in (".", "recency")]
     attack = strongest(audits) if audits else "loss"
-    found = list(exposures(runs, audits, attack) if audits else pooled_exposures(runs, places))
+    found, pooled = list(exposures(runs, audits, attack)) if audits else [], list(pooled_exposures(runs, places))
+    exposing = attack
+    if len(pooled) > len(found):  # the one that covers more
+        found, exposing = pooled, "loss"
     how = f"{program} audit --run {runs[0].path}"
     reason = f"no run has an audit; make them with {how} (for each run) and report again"
-    exposed = draw.accuracy_exposure(found, attack) if found else Missing("accuracy-exposure", draw.EXPOSED, reason)
+    exposed = draw.accuracy_exposure(found, exposing) if found else Missing("accuracy-exposure", draw.EXPOSED, reason)
     curves = draw.roc(runs, audits, attack) if audits else Missing("roc", draw.ROC, reason)
-    return [exposed, curves]
+    return most_exposed(found, exposing), [exposed, curves]
 
 
 def as_json(report: Report) -> dict[str, Any]:
