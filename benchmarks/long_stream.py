@@ -13,9 +13,10 @@ import click
 
 from accupoison.config.layers import preset
 from accupoison.config.schema import burnin_config, online_config
+from accupoison.records.ledger import LEDGER_ROWS
 from accupoison.records.tags import METRICS
 from accupoison.runs.burnin import run_burnin
-from accupoison.runs.online import LEDGER_ROWS, OnlineRun
+from accupoison.runs.online import OnlineRun
 
 HERE = Path(__file__).parent
 EARLY = 500

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +15,14 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
 )
 """The browser's path, or None where there is none."""
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:
@@ -107,3 +116,20 @@ class Browser:
         self._process.wait()
         os.close(self._read)
         os.close(self._write)
+
+
+def photograph(page: Path, target: Path, height: int) -> None:
+    """Write the first pixels of a page, 1400 wide, as a small PNG: the pictures of reports in docs/."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
+        browser.size(1400)
+        browser.open(page)
+        browser.picture(target, height)
+    with Image.open(target) as picture:
+        small = picture.convert("RGB").resize((1000, height * 1000 // 1400), Image.Resampling.LANCZOS)
+    small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+if __name__ == "__main__":  # python -m tests.browser PAGE PNG HEIGHT
+    photograph(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -9,20 +9,16 @@ import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
 from accupoison.audit.calibration import best_rows
 from accupoison.audit.controls import control_rows, flags
+from accupoison.audit.curves import FLOOR, roc_of, roc_rows, score_rows
 from accupoison.audit.results import AttackResult, Results, by_attack, released_table, spread_table, table
 from accupoison.audit.roc import clopper_pearson
 from accupoison.records.files import write_atomically, write_csv, write_json, writing
 from accupoison.records.run_directory import RunDirectory
 from accupoison.study.tables import table_text
-
-FLOOR = 1e-4
-"""Where the axes of the ROC figure begin."""
 
 
 def write_results(
@@ -31,8 +27,8 @@ def write_results(
     """Write what the attacks achieve on one model.
 
     Args:
-        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png`` and an event file; made if
-            it is not there.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.png``, ``roc.csv``, ``scores.png``, ``scores.csv`` and an
+            event file; made if it is not there.
         results: By attack.
         controls: Of the audit; see :mod:`accupoison.audit.controls`. They get a table of their own, ``controls.csv``.
 
@@ -44,11 +40,10 @@ def write_results(
     """
     best = max(results.values(), key=lambda result: result.roc.auc)
     save_figure(_roc(results, best), folder / "roc.png")
-    write_csv(folder / "roc.csv", _roc_points(results))
     save_figure(_histogram(best), folder / "scores.png")
     content: dict[str, Any] = {"samples": len(best.score), "controls": with_flags(controls)}
     content |= {"attacks": [result.as_dict() for result in results.values()]}
-    return _write(folder, content, table(results), ("roc.png", "scores.png"))
+    return _write(folder, [results], content, table(results), ("roc.png", "scores.png"))
 
 
 def write_released(
@@ -94,7 +89,8 @@ def write_models(
     """Write what the attacks achieve on several models.
 
     Args:
-        folder: Gets ``audit.json``, ``audit.csv`` and an event file; made if it is not there.
+        folder: Gets ``audit.json``, ``audit.csv``, ``roc.csv``, ``scores.csv`` and an event file; made if it is not
+            there.
         models: What they achieve on each model.
         facts: What ``audit.json`` says beside the attacks.
         controls: See :func:`write_results`.
@@ -109,7 +105,7 @@ def write_models(
     """
     attacks = by_attack(models, crossed=crossed)
     rows = [{**row, **(columns or {}).get(row["attack"], {})} for row in spread_table(attacks)]
-    return _write(folder, {**facts, "controls": with_flags(controls), "attacks": attacks}, rows)
+    return _write(folder, models, {**facts, "controls": with_flags(controls), "attacks": attacks}, rows)
 
 
 def with_flags(controls: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,14 +121,17 @@ def all_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _write(
     folder: Path,
+    models: Sequence[Results],
     content: dict[str, Any],
     rows: list[dict[str, str]],
     pictures: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     write_json(folder / "audit.json", content)
-    write_csv(folder / "audit.csv", rows)
     controls = all_rows(content)
-    write_csv(folder / "controls.csv", controls)
+    files = {"audit": rows, "controls": controls, "roc": roc_rows(models), "scores": score_rows(models)}
+    for name, some in files.items():
+        if some:
+            write_csv(folder / f"{name}.csv", some)
     write_events(folder, (rows, controls), pictures=pictures)
     return content, rows
 
@@ -142,23 +141,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120, metadata={"Software": None}))
 
 
-def _roc_points(results: Results) -> list[dict[str, str]]:
-    """Return each attack's true positive rate at false positive rates that are even on a logarithmic axis."""
-    rates = np.geomspace(FLOOR, 1, 81)
-    rows = []
-    for name, result in results.items():
-        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
-        reached = tpr[np.searchsorted(fpr, rates, side="right") - 1]
-        rows += [{"attack": name, "fpr": f"{x:.6g}", "tpr": f"{y:.6g}"} for x, y in zip(rates, reached, strict=True)]
-    return rows
-
-
 def _roc(results: Results, best: AttackResult) -> Figure:
     """Return ROC curves on logarithmic axes, the best one with a Clopper-Pearson band of its true positive rate."""
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.add_subplot()
     for color, (name, result) in zip(matplotlib.color_sequences["tab20"], results.items(), strict=False):
-        fpr, tpr, _ = roc_curve(result.samples.member, rankdata(result.score))
+        fpr, tpr = roc_of(result)
         axes.plot(np.maximum(fpr, FLOOR), np.maximum(tpr, FLOOR), label=f"{name} ({result.roc.auc:.3f})", color=color)
         if result is best:
             low, high = _band(tpr, result.roc.members)

@@ -37,15 +37,22 @@ def challenge() -> None:
     metavar="NAME=FACTORY",
     help="Whose the weights are: package.module:factory.",
 )
+@click.option(
+    "--truth",
+    type=PATH,
+    help="Where DATASET_MODEL.npy says who of the test samples is a member.  [default: ROOT/truth]",
+)
 @JSON
-def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: bool) -> None:
+def attack(root: Path, out: Path | None, networks: tuple[str, ...], truth: Path | None, as_json: bool) -> None:
     """Score every cell under ROOT and write the answers.
 
     ROOT has datasets/{eval,test}/DATASET_MODEL.p and models/MODEL_DATASET.pth for some of resnet34, vgg16, mobilenetv2
     on cifar10, cifar100, tinyimagenet. The metric with the best cross-validated accuracy answers tasks 1 and 2,
-    whether the network is right answers task 3. Nothing in the pickles is executed.
+    whether the network is right answers task 3. Nothing in the pickles is executed. Where the truth is known, the
+    answers are held to it: scored.csv, and a directory for each cell that report draws.
     """
     from accupoison.audit.challenge.answer import NETWORKS, attack_cells, write_challenge
+    from accupoison.audit.challenge.truth import write_scored
     from accupoison.errors import InputError, check_choice
 
     factories = {}
@@ -56,10 +63,11 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
         check_choice("network of the challenge", name, NETWORKS)
         factories[name] = factory
     folder = out or root / "results"
-    cells = list(attack_cells(root, factories))
-    result = write_challenge(folder, cells)
+    cells = list(attack_cells(root, factories, truth))
+    result, scored = write_challenge(folder, cells), write_scored(folder, cells)
     if as_json:
-        click.echo(json_text({"out": str(folder), "result": result}))
+        held = {f"{c.model}_{c.dataset}": {n: r.as_dict() for n, r in c.held.items()} for c in cells if c.held}
+        click.echo(json_text({"out": str(folder), "result": result, **({"truth": held} if held else {})}))
         return
     rows = [
         {
@@ -74,6 +82,8 @@ def attack(root: Path, out: Path | None, networks: tuple[str, ...], as_json: boo
         for name, metric in cell.metrics.items()
     ]
     click.echo(table(rows))
+    if scored:
+        click.echo(f"\nheld to the truth, with 95% intervals\n{table(scored)}")
     click.echo(f"\nanswers of the best metric in {folder}")
 
 

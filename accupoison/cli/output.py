@@ -95,12 +95,17 @@ def note(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 
-def gather(paths: Sequence[Path]) -> "list[Run]":
-    """Return the ended runs in ``paths``; what cannot be used is named on standard error, and exit code 1 if all is."""
+def gather(paths: Sequence[Path], *, needed: bool = True) -> "list[Run]":
+    """Return the ended runs in ``paths``; what cannot be used is named on standard error.
+
+    Args:
+        paths: Where they are.
+        needed: Without any the exit code is 1.
+    """
     from accupoison.study.collect import collect
 
-    runs = collect(paths, note)
-    if not runs:
+    runs = collect(paths, note, needed=needed)
+    if needed and not runs:
         note(f"no run is left in {', '.join(map(str, paths))}")
         click.get_current_context().exit(1)
     return runs

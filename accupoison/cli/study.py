@@ -106,8 +106,9 @@ def report(
     PATHS are runs, or directories with runs right below them. Prints the tables and writes report.html, a page without
     network, and report.md with curves.png; or, by --format, report-TABLE.csv, report.tex (booktabs), report.json, each
     figure as FIGURE.svg or FIGURE.pdf, report.cdx.json (CycloneDX 1.7). Figures of membership need audits: audit --run
-    RUN, or audit recency. A run that is damaged, or another one made again, is named and left out; the exit code is 1
-    if none is left.
+    RUN, or audit recency. Those of audit offline, shadow-replays, predictions and challenge in or below PATHS are
+    drawn, too, also without any run. A run that is damaged, or another one made again, is named and left out; the exit
+    code is 1 if none is left.
     """
     if as_json and claims is not None:
         raise click.UsageError("--claims are part of the tables and --json prints none; drop one of them")
@@ -120,13 +121,16 @@ def report(
     from accupoison.study.claims import read_claims
     from accupoison.study.grid import find_grid
     from accupoison.study.report.formats import parse_formats, write_report
+    from accupoison.study.report.members import read_audited
     from accupoison.study.report.study import make_report
 
     names = parse_formats(formats or "html,md")
-    runs = gather(paths)
+    audits = read_audited(paths, note)
+    runs = gather(paths, needed=not audits)
     read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
     words = ["report", *map(str, paths), "--trigger", trigger, *([] if claims is None else ["--claims", str(claims)])]
-    made = make_report(runs, paths, trigger=trigger, claims=read, commands=(PROGRAM, shlex.join(words)), say=note)
+    remake = PROGRAM, shlex.join(words)
+    made = make_report(runs, paths, trigger=trigger, claims=read, commands=remake, say=note, audits=audits)
     click.echo(made.markdown)
     files = write_report(made, out or paths[0], names)
     click.echo(f"Wrote {', '.join(map(str, files))}")

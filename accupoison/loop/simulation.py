@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks import Attack
-from accupoison.data import DataStream, crop_flip, quantise
+from accupoison.data import DataStream, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
 from accupoison.learner import Learner, score
 from accupoison.loop.after_update import Judge, Served
+from accupoison.loop.augmentation import Augmentation
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name, farthest
 from accupoison.loop.context import StepContext, clock
 from accupoison.loop.detectors import Detectors
@@ -23,7 +24,7 @@ from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.twins import beside_twins
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, Grads, ModelView, Phase, Population, Step, Verdict
+from accupoison.types import Access, Batch, ModelView, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
 
 
@@ -74,13 +75,14 @@ class Simulation:
         self._start = self.learner.weights()
         self._judge = Judge(self.learner, self.defense)
         self.served = Served(self.learner, self.defense)
+        self._augment = Augmentation(active=self.schedule.augment != "none", seed=self.seed, flip=self.flip)
         batch = self.stream.trigger(self.schedule.steps)
         self.access = Access(
             val=self.val,
-            trigger=self._augmented(batch, "trigger") if self.schedule.augment == "before" else batch,
+            trigger=self._augment(batch, "trigger") if self.schedule.augment == "before" else batch,
             crafted=bool(self.trigger.crafted),
             reoptimise="optimised" in self.trigger.types,
-            preview=self._preview,
+            preview=lambda grads: self.learner.preview(self.update.clipped(grads)),
             trains=self.learner.bn_mode == "train",
             population=self.population,
         )
@@ -89,6 +91,11 @@ class Simulation:
     def trigger_name(self) -> str:
         """The trigger of the branch the loop is on; "" before the branches part."""
         return self.trigger.types[self.branch] if 0 <= self.branch < len(self.trigger.types) else ""
+
+    @property
+    def at_fork(self) -> bool:
+        """The ordinary steps, one at least, are done, and no trigger has come yet."""
+        return self.branch < 0 < self.t == self.horizon
 
     def end_accumulation(self) -> None:
         """Let the trigger come next."""
@@ -141,20 +148,21 @@ class Simulation:
 
     def calibration(self) -> list[Batch]:
         """Return the trusted batches, cropped and flipped as the stream is."""
-        return [self._augmented(batch, f"trusted-{i}") for i, batch in enumerate(self.trusted)]
+        return [self._augment(batch, f"trusted-{i}") for i, batch in enumerate(self.trusted)]
 
-    def _preview(self, grads: Grads) -> tuple[Grads, Grads]:
-        return self.learner.preview(self.update.clipped(grads))
+    def set_up_attack(self) -> dict[str, Any]:
+        """Set the attack up on the model as it is, and return its state."""
+        with self._model_seed("attack-setup"), blaming(self.attack):
+            self.attack.setup(self.learner.view(), self.access, StepContext(self.seed, "attack-setup", 0, {}))
+        return dict(self.attack.state())
 
     def _setup(self) -> None:
         if not self._ready:
-            view, metrics = self.learner.view(), dict[str, float]()
-            with self._model_seed("attack-setup"), blaming(self.attack):
-                self.attack.setup(view, self.access, StepContext(self.seed, "attack-setup", 0, metrics))
+            self.set_up_attack()
             trusted = [self._hidden(batch) for batch in self.calibration()]
-            context = StepContext(self.seed, "defense-setup", 0, metrics)
+            context = StepContext(self.seed, "defense-setup", 0, {})
             with self._model_seed("defense-setup"), blaming(self.defense):
-                self.defense.setup(view, self.reference, trusted, context)
+                self.defense.setup(self.learner.view(), self.reference, trusted, context)
             self._ready = True
 
     def _model_seed(self, role: str) -> AbstractContextManager[None]:
@@ -169,16 +177,6 @@ class Simulation:
         self.learner.restore(parts["learner"])
         self.attack.restore(_placed(parts["attack"], device), self.access)
         self.defense.restore(_placed(parts["defense"], device), self.reference)
-
-    def _augmented(self, batch: Batch, *names: str | int) -> Batch:
-        if self.schedule.augment == "none":
-            return batch
-        return batch.with_x(crop_flip(batch.x, rng=generator(self.seed, "augment", *names), flip=self.flip))
-
-    def _augmented_as(self, clean: Batch, batch: Batch) -> Batch:
-        """Return a batch whose first rows are those of ``clean``, with the crops of these, and the others their own."""
-        rows, own = self._augmented(batch.rows(slice(0, len(clean))), self.t), batch.rows(slice(len(clean), None))
-        return rows if not len(own) else batch.with_x(torch.cat([rows.x, self._augmented(own, self.t, "own").x]))
 
     def _advance(self, phase: Phase) -> Step:
         metrics: dict[str, float] = {}
@@ -242,7 +240,7 @@ class Simulation:
         else:
             clean = self.stream[self.t]
             if self.schedule.augment == "before":
-                clean = self._augmented(clean, self.t)
+                clean = self._augment(clean, self.t)
         sent = clean if self.attack.in_code else self._attacked(phase, clean, metrics)
         if self.schedule.quantise:
             own = sent.x[len(clean) :]
@@ -250,7 +248,7 @@ class Simulation:
         metrics["attack/linf"] = farthest(sent, clean)
         wire = sent
         if self.schedule.augment == "after":
-            clean, sent = self._augmented(clean, self.t), self._augmented_as(clean, sent)
+            clean, sent = self._augment(clean, self.t), self._augment.alike(sent, len(clean), self.t)
         return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:

@@ -19,6 +19,8 @@ from accupoison.records.files import reading, writing
 from accupoison.types import Batch, Phase, Step, Verdict
 
 LEDGER = "ledger.npz"
+LEDGER_ROWS = "ledger.rows"
+"""The ledger of a run that is not over."""
 PHASES = tuple(Phase)
 ROW = np.dtype(
     [

@@ -125,6 +125,9 @@ class RunRecorder:
         resume_at: What the checkpoint holds: the position that :meth:`sync` returned (of older versions, the bytes
             alone). None begins from nothing and discards what a run without a checkpoint left.
 
+    Attributes:
+        new: TensorBoard had nothing of the run, and has been shown all that is recorded.
+
     Raises:
         InputError: metrics.jsonl or an event file cannot be written, or metrics.jsonl has changed since the checkpoint.
     """
@@ -138,7 +141,8 @@ class RunRecorder:
             if isinstance(resume_at, dict) and "scores" in resume_at:
                 self._scores = ScoreLog(run.path / SCORES, resume_at["scores"])
             rows = [] if resume_at is None else read_metrics(run.path / METRICS)
-            purge = _purge(rows, branches)
+            self.new = not any(run.path.glob("events.out.tfevents.*"))
+            purge = 0 if self.new else _purge(rows, branches)
             self._board = TensorBoard(run.path, branches, purge)
             for row in rows:
                 if row["step"] >= purge:  # of another branch, and hidden together with what was lost

@@ -6,7 +6,7 @@ from pathlib import Path
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.records.files import read_json
+from accupoison.records.files import read_json, reading
 from accupoison.records.run_directory import ENV
 from accupoison.runs.places import find_checkpoint
 from accupoison.runs.replay import digest
@@ -26,11 +26,20 @@ def input_digests(config: OnlineConfig, root: Path, data: DataSet) -> dict[str, 
     digests = {"data": data.fingerprint()}
     for name, path in zip(("checkpoint", "early"), find_checkpoint(config, root), strict=True):
         if path is not None:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[name] = file_digest(path)
     if config.stream.replay is not None:
         digests["replay"] = digest(Path(config.stream.replay))
     return digests
+
+
+def file_digest(path: Path) -> str:
+    """Return a SHA-256 hex digest of a file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recorded_inputs(run: Path) -> dict[str, str]:

@@ -28,20 +28,18 @@ from accupoison.measure.suspects import write_suspects
 from accupoison.measure.verdict import as_used, milestones, verdict
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import write_json, writing
-from accupoison.records.ledger import LEDGER, Ledger
+from accupoison.records.ledger import LEDGER, LEDGER_ROWS, Ledger
 from accupoison.records.recorder import RunRecorder
 from accupoison.records.run_directory import STATE, RunDirectory, environment
 from accupoison.records.tags import THREAT
 from accupoison.runs.build import build_simulation
 from accupoison.runs.burnin import Progress, never
-from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
+from accupoison.runs.fork import FORK, keep_fork, take_over
+from accupoison.runs.inputs import check_inputs, file_digest, input_digests, recorded_inputs
 from accupoison.runs.places import at_hand, recorded_places
 from accupoison.runs.replay import check_replay, save_batch
 from accupoison.types import Phase, Step
 from accupoison.updates import DPSGD
-
-LEDGER_ROWS = "ledger.rows"
-"""The ledger of a run that is not over."""
 
 
 def stored_ledger(run: Path, state: Mapping[str, Any]) -> Ledger:
@@ -64,13 +62,25 @@ class OnlineRun:
         root: The directory of checkpoints.
         out: The run's directory.
         resume: Go on with the run that is there.
+        fork: Begin where another run left this file; see :func:`accupoison.runs.fork.shared_steps`.
+        keeps_fork: Leave such a file for others.
 
     Raises:
         InputError: Something that the configuration names is not to be had, or ``out`` cannot be used.
     """
 
-    def __init__(self, config: OnlineConfig, root: Path, out: Path, *, resume: bool) -> None:
+    def __init__(
+        self,
+        config: OnlineConfig,
+        root: Path,
+        out: Path,
+        *,
+        resume: bool,
+        fork: Path | None = None,
+        keeps_fork: bool = False,
+    ) -> None:
         self.out = out
+        self._keeps_fork = keeps_fork
         self._diverged = False
         settings = plain(config)
         with ExitStack() as stack:
@@ -92,11 +102,14 @@ class OnlineRun:
             threat = online_threat(config, images=not data.features)
             if not resume:
                 about = {"threat_model": threat.line, "model": built.model, "note": built.note}
+                about |= {} if fork is None else {"fork": file_digest(fork)}
                 places = {"places": recorded_places(config, root)}
                 learner = self.simulation.learner
                 env = {**environment(str(learner.device), learner.kernels_in_effect), **about, **places, **self._inputs}
                 self.directory = stack.enter_context(RunDirectory.create(out, settings, env))
-            self._open(data, splits, resume)
+            if fork is not None and self.directory.load_state() is None:
+                take_over(fork, self.directory, self.simulation)
+            self._open(data, splits, resume or fork is not None)
             write_json(out / THREAT, threat.as_dict())
             stack.pop_all()  # from here on the directory is open until the run ends
 
@@ -172,13 +185,15 @@ class OnlineRun:
         return {"release": {"spec": asked.spec, **cost}}
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
-        if self._fresh:
+        if self.recorder.new:
             self.recorder.text("run/threat model", threat_model(self.config, images=not self.evaluator.data.features))
             self.recorder.text("run/settings", f"```\n{json.dumps(plain(self.config), indent=2)}\n```")
+        if self._fresh:
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps
         unsaved = 0
         progress(0, 1, "preparing attack and defence")
+        self._keep_fork()
         for step in self._steps():
             self._record(step)
             total = self.simulation.horizon + branches * (after + 1)
@@ -187,6 +202,7 @@ class OnlineRun:
             broken = not math.isfinite(step.metrics["optim/distance_from_start"])
             if broken:
                 self._diverge()
+            self._keep_fork()
             stop = should_stop()
             if stop:
                 self._close()
@@ -233,6 +249,11 @@ class OnlineRun:
         if count and shown and step.phase is not Phase.RECOVER and len(step.clean) and step.clean.x.ndim == 4:
             view, classes = self.simulation.learner.view(), self.evaluator.data.classes
             self.recorder.image("images/rows", strips(step, view, classes, count), step.t + 1)
+
+    def _keep_fork(self) -> None:
+        if self._keeps_fork and self.simulation.at_fork and not (self.out / FORK).exists():
+            self._save()
+            keep_fork(self.out)
 
     def _close(self) -> None:
         """Save the state, and the ledger in the form that others read."""

@@ -142,15 +142,16 @@ def label(component: Component) -> str:
     return f"{component.name} ({', '.join(differing)})" if differing else component.name
 
 
-def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run]:
+def collect(paths: Sequence[Path], leave_out: Callable[[str], None], *, needed: bool = True) -> list[Run]:
     """Return the ended runs in ``paths`` and in the directories right below them, each once.
 
     Args:
         paths: Directories.
         leave_out: Told, in a sentence, of every run that cannot be used, and of one that is another one made again.
+        needed: There must be one.
 
     Raises:
-        InputError: A path is no directory, or none of them holds a run that has ended.
+        InputError: A path is no directory, or none of them holds a run that has ended and one is needed.
     """
     for path in paths:
         if not path.is_dir():
@@ -166,7 +167,7 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Run
         except (InputError, OSError) as error:
             ended += 1
             leave_out(f"{folder} is left out: {error}")
-    if not ended:
+    if needed and not ended:
         raise InputError(
             f"no run has ended in {', '.join(str(path) for path in paths)}; give directories of online runs"
         )

@@ -14,7 +14,7 @@ from accupoison.records.tags import METRICS
 from accupoison.runs.burnin import FINAL, run_burnin
 from accupoison.runs.online import OnlineRun
 from accupoison.study.grid import Grid
-from accupoison.study.sweep import finished, silent, trained
+from accupoison.study.sweep import finished, followers, silent, trained
 
 STEPS = 2
 """Of a stream in a trial, before the trigger."""
@@ -52,13 +52,16 @@ class Rates:
         """Return the seconds that a burn-in takes; NaN where none is known."""
         return _mean(self.epochs) * config.train.epochs
 
-    def of_run(self, config: OnlineConfig) -> float:
-        """Return the seconds that a run takes, by runs of its kind or else by all; NaN where none is known."""
+    def of_run(self, config: OnlineConfig) -> tuple[float, float]:
+        """Return the seconds that a run takes up to its trigger, and from it on.
+
+        By runs of its kind or else by all; NaN where none is known.
+        """
         known = self.steps.get(_kind(config))
         rows = [known] if known else list(self.steps.values())
         before, after = ([seconds for times in rows for seconds in times[part]] for part in (0, 1))
         steps, later = config.stream.steps, len(config.trigger.types) * (1 + config.stream.recovery_steps)
-        return _mean(before or after) * steps + _mean(after or before) * later
+        return _mean(before or after) * steps, _mean(after or before) * later
 
 
 def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
@@ -74,7 +77,8 @@ def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
         InputError: A directory holds something else, or a trial cannot be carried out.
     """
     burnins = [config for place, config in grid.burnins if not trained(place, config)]
-    runs = [spec.config for spec in grid.runs if not finished(spec)]
+    missing = [spec for spec in grid.runs if not finished(spec)]
+    runs = [spec.config for spec in missing]
     rates = Rates()
     for place, _ in grid.burnins:
         if (place / FINAL).exists() and (place / METRICS).exists():
@@ -86,9 +90,16 @@ def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
     if trial and (tried := _try(rates, burnins[:1], runs, root)):
         source = f"a trial of {tried}"
     left = f"left to do: {len(burnins)} base models and {len(runs)} runs"
-    seconds = sum(map(rates.of_burnin, burnins)) + sum(map(rates.of_run, runs))
+    later = followers(grid.runs, missing)
+    repeated = [spec.config for spec in missing if spec.out in later]
+    saved = sum(rates.of_run(config)[0] for config in repeated)
+    seconds = sum(map(rates.of_burnin, burnins)) + sum(sum(rates.of_run(config)) for config in runs) - saved
+    if repeated:
+        steps, every = (sum(config.stream.steps for config in some) for some in (repeated, runs))
+        left += f"; {steps} of the {every} steps before triggers are those of another run and are shared"
     if seconds != seconds:
         return f"{left}; what they take is not known before some are finished, or by --trial"
+    left += f", which saves {duration(saved)}" if repeated else ""
     return f"{left}; about {duration(seconds)} of one process, by {source}"
 
 

@@ -78,6 +78,13 @@ One that the grid has itself, under whatever name, is not made again, and runs t
 share theirs. They are called `control-KIND-` and the name of the first run that they are for. The grids that ship say
 `controls = false`: they have their own.
 
+## Shared steps
+
+Runs whose steps before the trigger are the same take them once: those that differ in `release`, `trigger.updates`,
+`stream.recovery_steps`, in `trigger.types` as long as all or none of them have a crafted trigger that arrives, and,
+where nobody poisons, in the budget. The first of them keeps `fork.pt` until all are finished; the others begin there,
+say so in `env.json` by its digest, and are bit for bit what they are alone. `sweep --dry-run` counts the shared steps.
+
 ## Settings
 
 The sections and keys that a grid, `--config` and `--set` take, with their defaults before any preset. Components have

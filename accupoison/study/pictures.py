@@ -86,9 +86,12 @@ class Picture:
         config = runs[0].config
         color, style = color_of(config.defense.name), style_of(config.attack.name)
         alike = Counter((other.color, other.style) for other in self.series)[color, style]
-        made = Series(label, color, style, marker or MARKERS[alike % len(MARKERS)], tuple(runs))
-        self.series.append(made)
-        return made
+        return self.enter(Series(label, color, style, marker or MARKERS[alike % len(MARKERS)], tuple(runs)))
+
+    def enter(self, series: Series) -> Series:
+        """Return a series, which is now in the legend."""
+        self.series.append(series)
+        return series
 
     def mark(self, series: Series, tips: Sequence[str] = ()) -> str:
         """Return an id for an artist of a series, which a page can hide and whose points say ``tips``."""

@@ -1,7 +1,8 @@
 """Carry out a grid."""
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import torch
 
 from accupoison.config.schema import BurninConfig, OnlineConfig, changes
 from accupoison.errors import InputError
-from accupoison.records.files import expect, read_json
+from accupoison.records.files import expect, read_json, writing
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.engines import Engine, outcomes
+from accupoison.runs.fork import FORK, shared_steps
 from accupoison.runs.inputs import check_inputs, input_digests, recorded_inputs
 from accupoison.runs.interrupt import interruptible
 from accupoison.runs.online import OnlineRun
@@ -27,7 +29,7 @@ def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dic
     """Make the base models that are missing, then the runs that are missing.
 
     A run that was cut off goes on where it was saved; one that is finished under the same settings is left alone. One
-    that fails does not keep the others from being made.
+    that fails does not keep the others from being made. Steps that runs have in common are taken once.
 
     Args:
         grid: What to do.
@@ -47,22 +49,59 @@ def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dic
     failed: dict[Path, Exception] = {}
     done = itertools.count(1)
 
-    def make(what: Sequence[tuple[Path, BurninConfig | OnlineConfig]]) -> None:
+    def make(what: Sequence[tuple[Path, BurninConfig | OnlineConfig, Path | None]]) -> None:
         for outcome in outcomes(engine, [(_make, (*one, root)) for one in what]):
             place = what[outcome.task][0]
             if outcome.error is not None:
                 failed[place] = outcome.error
             report(next(done), len(burnins) + len(runs), outcome.name or f"{place.name} failed")
 
-    make(burnins)
+    make([(place, settings, None) for place, settings in burnins])
     lost = {settings.run.seed: place for place, settings in burnins if place in failed}
     failed |= {
         s.out: InputError(f"there is no {lost[s.config.start.seed]}") for s in runs if s.config.start.seed in lost
     }
     if runs:  # they will be set beside those that are finished
         _check_inputs([spec for spec in grid.runs if spec not in runs], root)
-    make([(spec.out, spec.config) for spec in runs if spec.out not in failed])
+    left = [spec for spec in runs if spec.out not in failed]
+    later = followers(grid.runs, left)
+    make([(spec.out, spec.config, _leading(spec.out, later)) for spec in left if spec.out not in later])
+    make([(spec.out, spec.config, later[spec.out] / FORK) for spec in left if spec.out in later])
+    for alike in _alike(grid.runs):
+        if all(map(finished, alike)):
+            for spec in alike:
+                with writing(spec.out):
+                    (spec.out / FORK).unlink(missing_ok=True)
     return failed
+
+
+def followers(runs: Sequence[RunSpec], left: Sequence[RunSpec]) -> dict[Path, Path]:
+    """Return which runs begin where another one is before its trigger, and that one, by directory.
+
+    Args:
+        runs: All runs of a grid.
+        left: Those of them that are to be carried out.
+    """
+    found: dict[Path, Path] = {}
+    todo = {spec.out for spec in left}
+    for alike in _alike(runs):
+        waiting = [spec.out for spec in alike if spec.out in todo]
+        first = next((spec.out for spec in alike if (spec.out / FORK).exists()), waiting[0] if waiting else None)
+        found |= {out: first for out in waiting if first is not None and out != first}
+    return found
+
+
+def _alike(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+    """Return the runs that share their steps before the trigger with others, with these."""
+    groups: defaultdict[str | None, list[RunSpec]] = defaultdict(list)
+    for spec in runs:
+        groups[shared_steps(spec.config)].append(spec)
+    return [group for key, group in groups.items() if key is not None and len(group) > 1]
+
+
+def _leading(out: Path, later: Mapping[Path, Path]) -> Path | None:
+    """Return the file that a run keeps for those that come later, or None where there are none."""
+    return out / FORK if out in later.values() else None
 
 
 def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
@@ -76,14 +115,19 @@ def _check_inputs(finished: Sequence[RunSpec], root: Path) -> None:
         check_inputs(spec.out, config, recorded_inputs(spec.out), known[key])
 
 
-def _make(out: Path, config: BurninConfig | OnlineConfig, root: Path) -> str:
-    """Carry out a burn-in or a run in ``out``, or what is left of it, and return its name."""
+def _make(out: Path, config: BurninConfig | OnlineConfig, fork: Path | None, root: Path) -> str:
+    """Carry out a burn-in or a run in ``out``, or what is left of it, and return its name.
+
+    A run keeps the file ``fork`` where it is its own, and begins with another one's where that is there.
+    """
     resume = RunDirectory.holds_run(out)
     with interruptible(patient=parent_process() is not None) as asked:
         if isinstance(config, BurninConfig):
             run_burnin(config, out, resume=resume, progress=silent, should_stop=asked)
         else:
-            OnlineRun(config, root, out, resume=resume).run(silent, asked)
+            own = fork is not None and fork.parent == out
+            start = fork if fork is not None and not own and fork.exists() else None
+            OnlineRun(config, root, out, resume=resume, fork=start, keeps_fork=own).run(silent, asked)
     asked.check()
     return out.name
 

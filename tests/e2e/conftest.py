@@ -123,7 +123,7 @@ def resaved(path: Path, change: Callable[[dict[str, Any]], None], to: str = "oth
 class After:
     """Asks a run to stop after a number of steps."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: float) -> None:
         self.left = steps
 
     def __call__(self) -> bool:

@@ -1,5 +1,6 @@
 """``audit challenge``: made, answered and held to the truth; and pickles that would do harm."""
 
+import csv
 import json
 import os
 import pickle
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from accupoison.audit.challenge.answer import METRICS
 from accupoison.audit.challenge.safe_pickle import read_pickle
+from accupoison.audit.roc import clopper_pearson
 from accupoison.records.foreign import load_weights
 from tests.e2e.conftest import SET, done, refused
 from tests.messages import refuses, says
@@ -53,6 +56,7 @@ def test_what_is_made_is_laid_out_as_the_challenge_is(root: Path) -> None:
 def test_the_answers_are_right_more_often_than_not(root: Path, tmp_path: Path) -> None:
     text = done("audit", "challenge", root, "--out", tmp_path / "a").stdout
     assert "cross-validated" in text
+    assert "held to the truth" in text
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert set(result) == {"resnet34", "mobilenetv2", "vgg16"}
     for cell in CELLS:
@@ -67,11 +71,52 @@ def test_the_answers_are_right_more_often_than_not(root: Path, tmp_path: Path) -
         if model == "vgg16":
             assert max(m["cross_validated_acc"] for m in metrics.values()) > 0.65
             assert float((answers[0] == truth).mean()) > 0.6
+            check_scored(tmp_path / "a", answers[0] == truth)
             assert float(answers[2][truth].mean()) > float(answers[2][~truth].mean()) + 0.2
         assert (tmp_path / "a" / f"accuracy_{cell}.png").stat().st_size > 1000
     done("audit", "challenge", root, "--out", tmp_path / "b", "--json")
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    made = [path for path in (tmp_path / "a").rglob("*") if path.is_file() and "tfevents" not in path.name]
+    assert len(made) > 9 * len(CELLS)
+    for path in made:
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def check_scored(folder: Path, right: NDArray[np.bool_]) -> None:
+    """The row of the VGG has the accuracy of its answers, and its AUC is that of the file that report draws."""
+    rows = list(csv.DictReader((folder / "scored.csv").read_text().splitlines()))
+    (row,) = [row for row in rows if row["model"] == "vgg16"]
+    assert len(rows) == len(CELLS)
+    low, high = clopper_pearson(int(right.sum()), len(right))
+    assert row["accuracy"] == f"{right.mean():.3f} [{low:.3f}, {high:.3f}]"
+    assert row["TPR at 10% FPR"] == "withheld"  # 30 non-members are too few to tell
+    content = json.loads((folder / "vgg16_cifar10" / "audit.json").read_text())
+    auc = next(attack["roc"]["auc"] for attack in content["attacks"] if attack["attack"] == row["metric"])
+    assert row["AUC"].startswith(f"{auc:.3f} [")
+    assert auc > 0.6
+    points = list(csv.DictReader((folder / "vgg16_cifar10" / "roc.csv").read_text().splitlines()))
+    assert (points[-1]["fpr"], points[-1]["tpr"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.ones(60), "60 members of 60"),
+        (np.zeros(59), "float64 [59] 0 or 1 60"),
+        (np.full(60, 2), "int64 [60] 0 or 1"),
+        (np.array(["a"] * 60), "<U1 [60] 0 or 1"),
+        (b"\x93NUMPY\x01\x00", "cannot be read numpy.save"),
+        (pickle.dumps([1]), "cannot be read numpy.save"),
+    ],
+)
+def test_a_truth_that_is_none_is_refused(content: NDArray[Any] | bytes, words: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "truth").mkdir()
+    path = tmp_path / "truth" / "cifar10_vgg16.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    says(refused("audit", "challenge", root, "--truth", tmp_path / "truth", "--out", tmp_path / "out"), words)
+    says(refused("audit", "challenge", root, "--truth", tmp_path), "no truth cifar10_resnet34.npy")
 
 
 def test_a_factory_stands_for_another_implementation(root: Path, tmp_path: Path) -> None:

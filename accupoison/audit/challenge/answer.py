@@ -1,7 +1,7 @@
 """The membership inference challenge of 2022 (Trustworthy ML): nine cells of a network and a data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from accupoison.audit.calibration import Calibration
 from accupoison.audit.challenge.safe_pickle import read_pickle
+from accupoison.audit.challenge.truth import TRUTH, held_to_truth, read_truth
 from accupoison.audit.metric import Floats, scores, thresholds
+from accupoison.audit.results import Results
+from accupoison.audit.samples import Samples
 from accupoison.audit.writers import save_figure
 from accupoison.data import STATS
 from accupoison.data.dataset import Stats
@@ -63,6 +67,7 @@ class Cell:
         member: Membership of the known samples, bool [N].
         predicted: The best metric's answer for each test sample, bool [M].
         correct: Whether the network gets each test sample right, bool [M].
+        held: What the metrics achieve on the test samples; empty where nobody says who is a member.
     """
 
     model: str
@@ -72,6 +77,7 @@ class Cell:
     member: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     correct: NDArray[np.bool_]
+    held: Results = field(default_factory=dict)
 
 
 def _complete_cells(root: Path) -> list[tuple[str, str]]:
@@ -92,27 +98,41 @@ def _files(root: Path, model: str, dataset: str) -> tuple[Path, Path, Path]:
     return data / "eval" / name, data / "test" / name, root / "models" / f"{model}_{dataset}.pth"
 
 
-def attack_cells(root: Path, factories: Mapping[str, str]) -> Iterator[Cell]:
+def attack_cells(root: Path, factories: Mapping[str, str], truth: Path | None = None) -> Iterator[Cell]:
     """Yield what the metric attacks achieve on each cell under ``root``.
 
     Args:
         root: The challenge's directory.
         factories: ``package.module:factory`` by network, where the weights are of another implementation than ours.
+        truth: Where ``DATASET_MODEL.npy`` says who of the test samples is a member; None is ``truth`` under ``root``.
 
     Raises:
         InputError: A file is damaged or not laid out as it should be, or weights fit no network.
     """
-    for model, dataset in _complete_cells(root):
+    cells = _complete_cells(root)
+    names = [f"{dataset}_{model}.npy" for model, dataset in cells]
+    if truth is not None and not any((truth / name).is_file() for name in names):
+        raise InputError(f"{truth} has no truth of any cell, such as {names[0]}; give the directory that does")
+    for model, dataset in cells:
         known_path, test_path, weights = _files(root, model, dataset)
         x, labels, member = read_samples(known_path, known=True)
         test_x, test_labels, _ = read_samples(test_path, known=False)
+        members = read_truth((truth or root / TRUTH) / f"{dataset}_{model}.npy", len(test_labels))
         network = load_network(weights, model, dataset, factories.get(model), raw=bool(((x >= 0) & (x <= 1)).all()))
         known_scores = scores(probabilities(network, x), labels)
         metrics = {name: _metric(known_scores[ours], labels, member) for name, ours in METRICS.items()}
         best = max(metrics, key=lambda name: metrics[name].cross_validated)
         test_probs = probabilities(network, test_x)
-        predicted = scores(test_probs, test_labels)[METRICS[best]] >= metrics[best].threshold
-        yield Cell(model, dataset, metrics, best, member, predicted, test_probs.argmax(axis=1) == test_labels)
+        found = scores(test_probs, test_labels)
+        test_scores = {name: found[ours] for name, ours in METRICS.items()}
+        bounds = {name: metric.threshold for name, metric in metrics.items()}
+        held: Results = {}
+        if members is not None:
+            asked = Samples(test_probs, test_labels, members, np.arange(len(members)))
+            told = {name: Calibration(known_scores[ours][None], member[None]) for name, ours in METRICS.items()}
+            held = held_to_truth(test_scores, bounds, asked, told)
+        correct = test_probs.argmax(axis=1) == test_labels
+        yield Cell(model, dataset, metrics, best, member, test_scores[best] >= bounds[best], correct, held)
 
 
 def _metric(score: Floats, labels: NDArray[np.int64], member: NDArray[np.bool_]) -> Metric:

@@ -2,63 +2,75 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from accupoison.records.tags import AGAINST
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group, label_of
-from accupoison.study.outcomes import FEWEST, Estimate, Pair, estimate, harm, yardstick
+from accupoison.study.outcomes import Estimate, Pair, harm, yardstick
 from accupoison.study.pictures import BAND, Missing, Picture, Series, drawing, interval
-from accupoison.study.report.audits import Audit, Exposure
 from accupoison.study.tables import Value, over, retained_by, told
 
 MOST = 24
 """Rows of a figure that one can still read."""
-PARTS = (
+Part = tuple[str, str, float, str | None]
+PARTS: tuple[Part, ...] = (
     ("before", "", 0.4, None),
     ("after", "", 1.0, None),
     ("before", "_bn", 0.4, "////"),
     ("after", "_bn", 1.0, "////"),
 )
 """Bars of an experiment: when, which accuracy, how opaque, how hatched."""
+AT_END: tuple[Part, ...] = (("before", "", 1.0, None), ("before", "_bn", 1.0, "////"))
+"""The same where no trigger arrives."""
 WORDS = {"": "", "_bn": ", batch norm re-estimated"}
 KINDS = {"none": ("o", "clean batches"), "noise": ("x", "noise of equal size")}
 """Markers of what arrives; everything else is poison."""
 POISON = ("D", "poison")
-EXPOSED, ROC = "Accuracy against exposure", "Who can be told: ROC on logarithmic axes"
-FLOOR = 1e-3
-"""Where the axes of the ROC figure begin."""
 
 
 def before_after(runs: Sequence[Run], trigger: str) -> Picture | Missing:
     """Draw test accuracy before and after the trigger, as it is and with batch norm re-estimated."""
     name, title = "before-after", "Accuracy before and after the trigger"
-    groups = [one for one in group(runs) if over(one, _accuracy("after", "", one.first.followed(trigger))) is not None]
+    has = {when: [one for one in group(runs) if _has(one, when, trigger)] for when in ("before", "after")}
+    untriggered = bool(has["before"]) and all(run.config.trigger.types == ("none",) for run in runs)
+    groups = has["before" if untriggered else "after"]
     if not groups or len(groups) > MOST:
         return Missing(name, title, _count(groups, f"no run has the {trigger} trigger; give another with --trigger"))
-    note = f"Pale: before the trigger; full: after it. Hatched: batch norm re-estimated on trusted images. {_lines()}"
+    bars = "Pale: before the trigger; full: after it."
+    if untriggered:
+        title, bars = "Accuracy at the end of the stream", "No trigger arrives."
+    note = f"{bars} Hatched: batch norm re-estimated on trusted images. {intervals_said()}"
     with drawing(name):
-        picture = Picture(name, title, "", note, (5.4, 0.7 + 0.62 * len(groups)))
+        picture = Picture(name, title, "", note, (5.4, 0.7 + (0.4 if untriggered else 0.62) * len(groups)))
         axes = picture.axes(xlabel="test accuracy (%)", xlim=(0, 100))
-        said = [_bars(picture, axes, row, one, label_of(one, groups), trigger) for row, one in enumerate(groups)]
-        _rows(axes, [label_of(one, groups) for one in groups])
-    picture.alt = f"Bars of accuracy before and after the {trigger} trigger. {'; '.join(said)}."
+        parts = AT_END if untriggered else PARTS
+        labels = [label_of(one, groups) for one in groups]
+        said = [_bars(picture, axes, row, one, labels[row], trigger, parts) for row, one in enumerate(groups)]
+        _rows(axes, labels)
+    what = title if untriggered else f"Bars of accuracy before and after the {trigger} trigger"
+    picture.alt = f"{what}. {'; '.join(said)}."
     return picture
 
 
-def _bars(picture: Picture, axes: Axes, row: int, experiment: Group, label: str, trigger: str) -> str:
+def _has(experiment: Group, when: str, trigger: str) -> bool:
+    return over(experiment, _accuracy(when, "", experiment.first.followed(trigger))) is not None
+
+
+def _bars(
+    picture: Picture, axes: Axes, row: int, experiment: Group, label: str, trigger: str, parts: Sequence[Part]
+) -> str:
     series = picture.add(label, experiment.runs)
     followed, said = experiment.first.followed(trigger), []
-    for k, (when, kind, alpha, hatch) in enumerate(PARTS):
+    for k, (when, kind, alpha, hatch) in enumerate(parts):
         found = over(experiment, _accuracy(when, kind, followed))
         if found is None:
             continue
-        y, text = row + 0.19 * (k - 1.5), f"{when}{WORDS[kind]} {found.text(1, 100)} %"
+        words = "at the end" if parts is AT_END else when
+        y, text = row + 0.19 * (k - (len(parts) - 1) / 2), f"{words}{WORDS[kind]} {found.text(1, 100)} %"
         gid = picture.mark(series, [f"{label}: {text}"])
         colors: dict[str, Any] = {"facecolor": series.color, "edgecolor": "w" if hatch else "none", "linewidth": 0}
         axes.barh(y, 100 * found.mean, 0.17, alpha=alpha, hatch=hatch, gid=gid, **colors)
@@ -85,16 +97,21 @@ def discrepancy(runs: Sequence[Run]) -> Picture | Missing:
     if not groups:
         return Missing(name, title, "no run has recorded a discrepancy: its base models have no early snapshot")
     labels = list(dict.fromkeys(one.first.defense for one in groups))
-    note = f"Circles: clean batches; crosses: noise of equal size; diamonds: poison. {_lines()}"
+    kinds = [KINDS.get(one.first.config.attack.name, POISON) for one in groups]
+    order = {"o": 0, "x": 1, "D": 2}
+    rows = [[k for k, one in enumerate(groups) if one.first.defense == label] for label in labels]
+    rows = [sorted(row, key=lambda k: order[kinds[k][0]]) for row in rows]
+    tallest = max(map(len, rows))
+    note = f"Circles: clean batches; crosses: noise of equal size; diamonds: poison. {intervals_said()}"
     with drawing(name):
-        picture = Picture(name, title, "", note, (5.4, 1.1 + 0.42 * len(labels)))
+        picture = Picture(name, title, "", note, (5.4, 1.1 + max(0.42, 0.16 * tallest) * len(labels)))
         axes, said = picture.axes(xlabel="mean before the trigger (nats)"), []
-        for one, found in every:
-            marker, words = KINDS.get(one.first.config.attack.name, POISON)
+        for (one, found), (marker, words) in zip(every, kinds, strict=True):
             label = label_of(one, groups)
             series = picture.add(label, one.runs, marker)
-            row = labels.index(one.first.defense) + {"o": -0.18, "x": 0.0, "D": 0.18}[marker]
-            picture.cross(axes, series, found, Estimate(row, np.nan, 1, 1, ""))
+            number = labels.index(one.first.defense)
+            place = (rows[number].index(groups.index(one)) + 0.5) / len(rows[number])  # side by side within the row
+            picture.cross(axes, series, found, Estimate(number + 0.76 * (place - 0.5), np.nan, 1, 1, ""))
             said.append(f"{label}: {found.text(2)} nats ({words})")
         _rows(axes, labels)
     picture.alt = f"Discrepancy by defence. {'; '.join(said)}."
@@ -112,7 +129,7 @@ def detectors(runs: Sequence[Run]) -> Iterator[Picture]:
     if not 0 < len(every) <= MOST // 2:
         return
     groups, names = [one for one, _ in every], list(dict.fromkeys(name for _, found in every for name in found))
-    note = f"Circles: against clean rows; crosses: against noise of equal size. Dotted: guessing. {_lines()}"
+    note = f"Circles: against clean rows; crosses: against noise of equal size. Dotted: guessing. {intervals_said()}"
     with drawing("detectors"):
         size = (5.4, 1.1 + len(names) * max(0.3, 0.15 * len(every)))
         picture = Picture("detectors", "What tells poison from clean rows and from noise", "", note, size)
@@ -149,7 +166,7 @@ def harm_retention(runs: Sequence[Run], trigger: str) -> Picture | Missing:
     if not pairs:
         return Missing(name, title, f"no poisoned run with the {trigger} trigger has both its clean control and R")
     groups = [one for one, _, _ in pairs]
-    note = f"Best is low and to the right: FREEZE is at R = 0, standard training at R = 1. {_lines()}"
+    note = f"Best is low and to the right: FREEZE is at R = 0, standard training at R = 1. {intervals_said()}"
     with drawing(name):
         picture = Picture(name, title, "", note)
         axes = picture.axes(xlabel="retention R of clean learning", ylabel="harm H (points of accuracy)")
@@ -158,7 +175,7 @@ def harm_retention(runs: Sequence[Run], trigger: str) -> Picture | Missing:
             series = picture.add(
                 label_of(one, groups), one.runs, "x" if one.first.config.attack.name == "noise" else None
             )
-            picture.cross(axes, series, retained, _points(lost))
+            picture.cross(axes, series, retained, as_points(lost))
             said.append(f"{series.label}: H {lost.text(1, 100)} points, R {retained.text(2)}")
         axes.axhline(0, color="0.5", linewidth=0.8)
     picture.alt = f"Harm against retention. {'; '.join(said)}."
@@ -175,88 +192,10 @@ def _retention(
     return same[0][1] if same else None
 
 
-def _points(value: Estimate) -> Estimate:
+def as_points(value: Estimate) -> Estimate:
+    """Return an estimate of a fraction in percentage points."""
     scaled = tuple(100 * one for one in value.values)
     return Estimate(100 * value.mean, 100 * value.half, value.burnins, value.runs, value.over, scaled)
-
-
-def accuracy_exposure(found: Sequence[Exposure], attack: str) -> Picture:
-    """Draw accuracy against how well members can be told, with the experiments that no other beats in both.
-
-    Args:
-        found: At least one.
-        attack: By which members are told.
-    """
-    name, title = "accuracy-exposure", EXPOSED
-    groups = group([run for one in found for run in one.runs])
-    note = (
-        f"Best is high and to the left. Grey: the Pareto front of the means. Members are told by: {attack}. {_lines()}"
-    )
-    with drawing(name):
-        picture = Picture(name, title, "", note)
-        axes, said = picture.axes(xlabel="exposure: AUC against never-learnt samples", ylabel="accuracy (%)"), []
-        front = [one for one in found if not any(_beats(other, one) for other in found)]
-        best = sorted((one.auc.mean, 100 * one.accuracy.mean) for one in front)
-        axes.step(*zip(*best, strict=True), where="post", color="0.5", linewidth=5, alpha=0.35, zorder=1)
-        for one in found:
-            series = picture.add(label_of(group(one.runs)[0], groups), one.runs)
-            picture.cross(axes, series, one.auc, _points(one.accuracy))
-            mark = ", on the front" if one in front else ""
-            said.append(f"{series.label}: AUC {one.auc.text(3)}, accuracy {one.accuracy.text(1, 100)} %{mark}")
-    picture.alt = f"Accuracy against exposure. {'; '.join(said)}."
-    return picture
-
-
-def _beats(one: Exposure, other: Exposure) -> bool:
-    ours, theirs = ((e.auc.mean, -e.accuracy.mean) for e in (one, other))
-    return ours != theirs and ours[0] <= theirs[0] and ours[1] <= theirs[1]
-
-
-def roc(runs: Sequence[Run], audits: Mapping[Path, Audit], attack: str) -> Picture | Missing:
-    """Draw ROC curves on logarithmic axes, a line an experiment.
-
-    Args:
-        runs: The runs.
-        audits: By run directory.
-        attack: Whose curves.
-    """
-    name, title = "roc", ROC
-    drawn = [run for run in runs if run.path in audits and attack in audits[run.path].curves]
-    if not drawn:
-        return Missing(name, title, "the audits have no curves, as older versions wrote none; audit the runs again")
-    groups = group(drawn)
-    note = f"Members are told by: {attack}. Dotted: guessing. Lines: means. Bands: {BAND}."
-    with drawing(name):
-        picture = Picture(name, title, "", note, (5.4, 4.2))
-        axes = picture.axes(xlabel="false positive rate", ylabel="true positive rate", xscale="log", yscale="log")
-        axes.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linestyle=":", linewidth=1)
-        for one in groups:
-            _curve(picture, axes, picture.add(label_of(one, groups), one.runs), one, audits, attack)
-        axes.set(xlim=(FLOOR, 1), ylim=(FLOOR, 1.05))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    aucs = [f"{s.label}: AUC {np.mean([audits[r.path].aucs[attack] for r in s.runs]):.3f}" for s in picture.series]
-    picture.alt = f"ROC curves of the {attack} attack. {'; '.join(aucs)}."
-    return picture
-
-
-def _curve(
-    picture: Picture, axes: Axes, series: Series, experiment: Group, audits: Mapping[Path, Audit], attack: str
-) -> None:
-    curves = {run.path: audits[run.path].curves[attack] for run in experiment.runs}
-    rates = np.array(next(iter(curves.values()))[0])
-    shown = rates >= FLOOR
-    found = [estimate((run.burnin, curves[run.path][1][k]) for run in experiment.runs) for k in range(len(rates))]
-    units = [one for one in found if one is not None]
-    style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
-    if len(units[0].values) < FEWEST:
-        for curve in curves.values():
-            axes.plot(rates[shown], np.maximum(curve[1], FLOOR)[shown], gid=picture.mark(series), **style)
-        return
-    mean, half = np.array([one.mean for one in units]), np.array([one.half for one in units])
-    axes.plot(rates[shown], np.maximum(mean, FLOOR)[shown], gid=picture.mark(series), **style)
-    low, high = (np.clip(mean + sign * half, FLOOR, 1)[shown] for sign in (-1, 1))
-    axes.fill_between(rates[shown], low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
 
 
 def _accuracy(when: str, kind: str, trigger: str) -> Value:
@@ -266,7 +205,8 @@ def _accuracy(when: str, kind: str, trigger: str) -> Value:
     return lambda run: run.after(trigger, key)
 
 
-def _lines() -> str:
+def intervals_said() -> str:
+    """Return what a figure says of its intervals."""
     return f"Thin lines: {BAND}."
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from accupoison.study.collect import Run
-from accupoison.study.groups import Group, group
+from accupoison.study.groups import Group, group, label_of
 from accupoison.study.outcomes import Estimate, Pair, harm, trigger_effect, yardstick
+from accupoison.study.report.audits import Exposure
 from accupoison.study.tables import Value, in_points, over
 
 CONTROLS = ("none", "noise")
@@ -32,6 +33,20 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     parts += [] if own is None else [f"of these the trigger itself, against a step without a batch, {_points(own)}"]
     parts += _noise(worst, harms) + _defended(worst, attacked)
     return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {how_sure(lost)})."
+
+
+def most_exposed(found: Sequence[Exposure], attack: str) -> str:
+    """Return whose members are told best, in a sentence; nothing without audits.
+
+    Args:
+        found: The experiments that were audited.
+        attack: By which members are told.
+    """
+    if not found:
+        return ""
+    worst = max(found, key=lambda one: one.auc.mean)
+    label = label_of(group(worst.runs)[0], group([run for one in found for run in one.runs]))
+    return f" Members are told best under {label}: AUC {worst.auc.text(3)} by {attack} ({how_sure(worst.auc)})."
 
 
 def _harm(experiment: Group, trigger: str, clean: Mapping[Pair, Run]) -> Estimate | None:

@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -30,9 +31,8 @@ def html_page(report: Report) -> str:
         "form-action 'none'"
     )
     ids = {run.path: f"run-{k}" for k, run in enumerate(run for one in report.experiments for run in one.runs)}
-    figures = "\n".join(_figure(picture, ids) for picture in report.pictures)
-    tables = "\n".join(_table(table, ids) for table in report.tables)
-    sources = "\n".join(_experiment(one, report, ids) for one in report.experiments)
+    figures = "\n".join(_figure(picture, ids) for picture in report.pictures if isinstance(picture, Picture))
+    tables = "\n".join(_table(table, ids) for table in _captioned_once(report.tables))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -47,7 +47,6 @@ def html_page(report: Report) -> str:
 <header>
 <h1>{escape(report.title)}</h1>
 <p class="finding">{escape(report.finding)}</p>
-<h3>Threat model</h3>
 {_threats(report.distinct_threats)}
 </header>
 <main>
@@ -55,11 +54,9 @@ def html_page(report: Report) -> str:
 <div class="figures">
 {figures}
 </div>
+{_missing([picture for picture in report.pictures if isinstance(picture, Missing)])}
 {tables}
-<h2>Where the numbers come from</h2>
-<p class="note">Replicates are told by base model, seed and settings; the same run made twice counts once. Below n =
-{FEWEST} the values themselves stand there, and no interval.</p>
-{sources}
+{_sources(report, ids)}
 </main>
 <footer>Made by accupoison {escape(accupoison.__version__)} with <code>{escape(report.remake)}</code></footer>
 <script>{script}</script>
@@ -90,8 +87,11 @@ def _threats(threats: Sequence[Mapping[str, Any]]) -> str:
         f"{_details(', '.join(names), names.values()) if names else ''}</li>"
         for attacker, (met, names) in attackers.items()
     )
+    if not attackers:
+        return ""
     notes = dict.fromkeys(threat["note"] for threat in threats if threat["ids"])
-    return f'<ul class="threats">{"".join(items)}</ul>' + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return f'<h3>Threat model</h3>\n<ul class="threats">{"".join(items)}</ul>{said}'
 
 
 def _details(summary: str, items: Iterable[str]) -> str:
@@ -99,21 +99,29 @@ def _details(summary: str, items: Iterable[str]) -> str:
     return f"<details><summary>{escape(summary)}</summary><ul>{inner}</ul></details>"
 
 
-def _figure(picture: Picture | Missing, ids: Mapping[Path, str]) -> str:
-    if isinstance(picture, Missing):
-        return (
-            f'<section class="missing"><h3>{escape(picture.title)}</h3>\n'
-            f"<p>Not drawn: {escape(picture.reason)}</p></section>"
-        )
+def _captioned_once(tables: Sequence[Table]) -> Iterator[Table]:
+    """Yield the tables; one with the caption of an earlier one has none."""
+    said: set[str] = set()
+    for table in tables:
+        yield replace(table, caption="") if table.caption in said else table
+        said.add(table.caption)
+
+
+def _missing(pictures: Sequence[Missing]) -> str:
+    items = "".join(f"<li><strong>{escape(one.title)}</strong>: {escape(one.reason)}</li>" for one in pictures)
+    return f'<section class="missing"><h3>Not drawn</h3><ul>{items}</ul></section>' if items else ""
+
+
+def _figure(picture: Picture, ids: Mapping[Path, str]) -> str:
     legend = "".join(_entry(number, series) for number, series in enumerate(picture.series))
-    runs = "".join(f"<li>{escape(one.label)}{_runs(one.runs, ids)}</li>" for one in picture.series)
+    runs = "".join(f"<li>{escape(one.label)}{_runs(one.runs, ids)}</li>" for one in picture.series if one.runs)
+    made_from = f"\n<details><summary>runs and seeds</summary><ul>{runs}</ul></details>" if runs else ""
     return f"""<figure id="{picture.name}">
 <figcaption><h3>{escape(picture.title)}</h3></figcaption>
 {inline_svg(picture)}
 <output data-empty="Point at a mark to see its value."></output>
 <ul class="legend">{legend}</ul>
-<p class="note">{escape(picture.note)}</p>
-<details><summary>runs and seeds</summary><ul>{runs}</ul></details>
+<p class="note">{escape(picture.note)}</p>{made_from}
 </figure>"""
 
 
@@ -133,6 +141,8 @@ def _shape(series: Series) -> str:
         "v": "M13 10.5l4.5-8h-9z",
         "D": "M13 1l5 5l-5 5l-5-5z",
     }
+    if not series.marker:
+        return ""
     if path := paths.get(series.marker):
         return f'<path d="{path}" fill="{series.color}"/>'
     return f'<path d="M9.5 2.5l7 7M16.5 2.5l-7 7" stroke="{series.color}" stroke-width="2"/>'
@@ -151,7 +161,7 @@ def _seeds(run: Run) -> str:
 
 
 def _table(table: Table, ids: Mapping[Path, str]) -> str:
-    columns = table.columns
+    columns, traced = table.columns, any(row.runs for row in table.rows)
     numeric = {key for key in columns if any(NUMBER.match(row.cells[key]) for row in table.rows)}
     more = [key for key in columns if key not in table.first]
 
@@ -163,24 +173,38 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
         return "".join(f"<td{kind(key)}>{escape(row.cells[key])}</td>" for key in columns)
 
     def details(row: Row) -> str:
+        if not traced:
+            return ""
         count = f"{len(row.runs)} {'run' if len(row.runs) == 1 else 'runs'}"
         return f"<td><details><summary>{count}</summary>{_runs(row.runs, ids)}</details></td>"
 
     head = "".join(f'<th scope="col"{kind(key)}><button>{escape(key)}</button></th>' for key in columns)
     body = "\n".join(f"<tr>{cells(row)}{details(row)}</tr>" for row in table.rows)
+    made_from = '<th scope="col">made from</th>' if traced else ""
     name = f"table-{table.name}"
     button = f'<button class="columns" aria-controls="{name}" aria-expanded="false" hidden>all columns</button>'
     return f"""<section>
 <h2>{escape(table.title)}</h2>
-<p class="note">{escape(table.caption)}</p>
+{f'<p class="note">{escape(table.caption)}</p>' if table.caption else ""}
 {button if more else ""}
 <div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table id="{name}">
-<thead><tr>{head}<th scope="col">made from</th></tr></thead>
+<thead><tr>{head}{made_from}</tr></thead>
 <tbody>
 {body}
 </tbody>
 </table></div>
 </section>"""
+
+
+def _sources(report: Report, ids: Mapping[Path, str]) -> str:
+    """Return where the numbers of runs come from; nothing of a report without any."""
+    if not report.experiments:
+        return ""
+    experiments = "\n".join(_experiment(one, report, ids) for one in report.experiments)
+    return f"""<h2>Where the numbers come from</h2>
+<p class="note">Replicates are told by base model, seed and settings; the same run made twice counts once. Below n =
+{FEWEST} the values themselves stand there, and no interval.</p>
+{experiments}"""
 
 
 def _experiment(experiment: Group, report: Report, ids: Mapping[Path, str]) -> str:

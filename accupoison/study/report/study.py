@@ -15,9 +15,11 @@ from accupoison.study.comparisons import comparison_rows
 from accupoison.study.figures import curves_picture
 from accupoison.study.groups import Group, group
 from accupoison.study.pictures import Missing, Picture
-from accupoison.study.report import draw
+from accupoison.study.report import draw, exposure
 from accupoison.study.report.audits import Audit, exposures, pooled_exposures, read_audits, strongest
-from accupoison.study.report.finding import finding
+from accupoison.study.report.finding import finding, most_exposed
+from accupoison.study.report.members import CAPTION as TOLD
+from accupoison.study.report.members import Audited, audited_pictures, audited_rows, sentence
 from accupoison.study.report.sources import command
 from accupoison.study.tables import (
     CAPTION,
@@ -30,6 +32,9 @@ from accupoison.study.tables import (
     rows_text,
     threat_lines,
 )
+
+FIRST = ("audit", "attack", "AUC (pooled)", "TPR at 1.0% FPR (pooled)", "AUC", "balanced accuracy", "TPR at 1.0% FPR")
+"""The columns to show first of audits: of several models, and of one."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def make_report(
     claims: Sequence[Claim],
     commands: tuple[str, str],
     say: Callable[[str], None],
+    audits: Sequence[Audited] = (),
 ) -> Report:
-    """Return what a set of runs says.
+    """Return what a set of runs says, or of audits, or both.
 
     Args:
         runs: The runs.
@@ -110,30 +116,36 @@ def make_report(
         claims: To hold to the runs.
         commands: How the command line is started, and what was typed after it.
         say: Told of what is left out.
+        audits: Of models whose members are known; where there are no runs, at least one.
 
     Raises:
         InputError: Two runs that differ would serve for one, or a claim has no runs.
     """
     program, typed = commands
-    audits = read_audits(runs, say)
-    pictures = [
-        _curves(runs, trigger, paths[0].name, say),
-        draw.before_after(runs, trigger),
-        draw.discrepancy(runs),
-        *draw.detectors(runs),
-        draw.harm_retention(runs, trigger),
-        *_audited(runs, audits, paths, program),
-    ]
-    tables = tuple(table for table in _tables(runs, trigger, claims) if table.rows)
+    said, pictures = sentence(audits) if audits else "", list(audited_pictures(audits))
+    of_runs = read_audits(runs, say)
+    if runs:
+        exposed, of_audits = _audited(runs, of_runs, paths, program)
+        said = finding(runs, trigger) + exposed
+        first = [
+            _curves(runs, trigger, paths[0].name, say),
+            draw.before_after(runs, trigger),
+            draw.discrepancy(runs),
+            *draw.detectors(runs),
+            draw.harm_retention(runs, trigger),
+        ]
+        pictures = [*first, *of_audits, *pictures]
+    told = Table("audits", "Who can be told by audits", TOLD, tuple(audited_rows(audits)), FIRST)
+    tables = tuple(table for table in (*_tables(runs, trigger, claims), told) if table.rows)
     return Report(
         title=paths[0].resolve().name,
-        finding=finding(runs, trigger),
-        threats={run.path: _threat(run, audited=run.path in audits) for run in runs},
+        finding=said,
+        threats={run.path: _threat(run, audited=run.path in of_runs) for run in runs},
         pictures=tuple(pictures),
         tables=tables,
         experiments=tuple(group(runs)),
         paths=tuple(paths),
-        audits=audits,
+        audits=of_runs,
         commands={run.path: command(run, program) for run in runs},
         remake=f"{program} {typed}",
         markdown=_markdown(runs, tables),
@@ -150,7 +162,8 @@ def _threat(run: Run, *, audited: bool) -> Mapping[str, Any]:
 def _markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
     parts = [rows_text(table.rows) for table in tables]
     captions = dict.fromkeys(table.caption for table in tables)
-    return "\n\n".join([*parts, *captions, f"Threat models:\n{threat_lines(runs)}"])
+    threats = [f"Threat models:\n{threat_lines(runs)}"] if runs else []
+    return "\n\n".join([*parts, *captions, *threats])
 
 
 def _tables(runs: Sequence[Run], trigger: str, claims: Sequence[Claim]) -> list[Table]:
@@ -214,15 +227,21 @@ def _curves(runs: Sequence[Run], trigger: str, title: str, say: Callable[[str], 
 
 def _audited(
     runs: Sequence[Run], audits: Mapping[Path, Audit], paths: Sequence[Path], program: str
-) -> list[Picture | Missing]:
+) -> tuple[str, list[Picture | Missing]]:
+    """Return who is exposed most, in a sentence, and the figures of audits of runs."""
     places = [place / name for path in paths for place in (path, path.parent) for name in (".", "recency")]
     attack = strongest(audits) if audits else "loss"
-    found = list(exposures(runs, audits, attack) if audits else pooled_exposures(runs, places))
+    found, pooled = list(exposures(runs, audits, attack)) if audits else [], list(pooled_exposures(runs, places))
+    exposing = attack
+    if len(pooled) > len(found):  # the one that covers more
+        found, exposing = pooled, "loss"
     how = f"{program} audit --run {runs[0].path}"
     reason = f"no run has an audit; make them with {how} (for each run) and report again"
-    exposed = draw.accuracy_exposure(found, attack) if found else Missing("accuracy-exposure", draw.EXPOSED, reason)
-    curves = draw.roc(runs, audits, attack) if audits else Missing("roc", draw.ROC, reason)
-    return [exposed, curves]
+    exposed = (
+        exposure.accuracy_exposure(found, exposing) if found else Missing("accuracy-exposure", exposure.EXPOSED, reason)
+    )
+    curves = exposure.roc(runs, audits, attack) if audits else Missing("roc", exposure.ROC, reason)
+    return most_exposed(found, exposing), [exposed, curves]
 
 
 def as_json(report: Report) -> dict[str, Any]:

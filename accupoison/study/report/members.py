@@ -1,0 +1,181 @@
+"""Audits that are no run's own: shadow models, replays, files of predictions, the cells of the challenge."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from accupoison.errors import InputError
+from accupoison.records.files import expect, read_json, reading
+from accupoison.study.colors import OTHERS
+from accupoison.study.pictures import Missing, Picture, Series, drawing
+from accupoison.study.report.audits import AUDIT
+from accupoison.study.report.exposure import FLOOR, rate_axes
+from accupoison.study.tables import Row
+
+MOST = len(OTHERS)
+"""Attacks in a figure: those with the highest AUC; one whose curve is another one's is left out."""
+CAPTION = """\
+Members told by attacks on models whose training set is known: means and standard deviations over the models of an
+audit, or of one model with 95% intervals. The figures show the attacks with the highest AUC."""
+BELOW = ("*", "*/shadow-replays-*", "*/worlds-*", "results/*")
+"""Where below a directory audits may be, beside the directory itself."""
+Table = dict[str, NDArray[np.float64]]
+"""Columns of numbers by name."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit of models whose members are known.
+
+    Attributes:
+        path: Its directory.
+        models: How many models.
+        aucs: Mean AUC by attack, the highest first.
+        rows: Of its table.
+        curves: By attack: ``fpr`` and ``tpr``, and of several models ``half``; empty in audits of older versions.
+        scores: By attack: ``low`` and ``high`` of bins, and how many ``members`` and ``others`` are in each.
+    """
+
+    path: Path
+    models: int
+    aucs: dict[str, float]
+    rows: tuple[dict[str, str], ...]
+    curves: dict[str, Table]
+    scores: dict[str, Table]
+
+    @property
+    def title(self) -> str:
+        """The last two parts of the path."""
+        return "/".join(self.path.resolve().parts[-2:])
+
+
+def read_audited(paths: Sequence[Path], leave_out: Callable[[str], None]) -> list[Audited]:
+    """Return the audits in and below directories; ``leave_out`` is told of damaged ones.
+
+    Args:
+        paths: Directories.
+        leave_out: Gets a sentence.
+    """
+    places = [place for path in paths for place in (path, *(found for how in BELOW for found in path.glob(how)))]
+    places += [group for place in places if (place / AUDIT).exists() for group in place.glob("*")]
+    audits = []
+    for place in sorted({place.resolve(): place for place in places if (place / AUDIT).exists()}.values()):
+        try:
+            content = read_json(place / AUDIT)
+            if "attacks" in content:  # else it is of a run, whose figures are over runs
+                audits.append(_read(place, content))
+        except (InputError, ValueError, LookupError, TypeError) as error:
+            leave_out(f"the audit in {place} is left out: {error}")
+    return audits
+
+
+def _read(place: Path, content: dict[str, Any]) -> Audited:
+    several = all(isinstance(attack, dict) and "target_models" in attack for attack in content["attacks"])
+    for attack in content["attacks"]:
+        expect(place / AUDIT, attack, {"attack": str, **({"auc": list} if several else {"roc": {"auc": float}})})
+    aucs = {one["attack"]: fmean(one["auc"]) if several else one["roc"]["auc"] for one in content["attacks"]}
+    models = len(content["attacks"][0]["auc"]) if several else 1
+    ordered = dict(sorted(aucs.items(), key=lambda entry: -entry[1]))
+    rows = tuple(_lines(place / "audit.csv"))
+    return Audited(place, models, ordered, rows, _numbers(place / "roc.csv"), _numbers(place / "scores.csv"))
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with reading(path):
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def _numbers(path: Path) -> dict[str, Table]:
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in _lines(path):
+        rows.setdefault(row.pop("attack"), []).append(row)
+    return {
+        attack: {key: np.array([float(row[key]) for row in some]) for key in some[0]} for attack, some in rows.items()
+    }
+
+
+def audited_rows(audits: Sequence[Audited]) -> list[Row]:
+    """Return a row for each attack of each audit, with the columns of all of them."""
+    columns = list(dict.fromkeys(key for audit in audits for row in audit.rows for key in row))
+    return [
+        Row({"audit": audit.title, **{key: row.get(key, "") for key in columns}}, ())
+        for audit in audits
+        for row in audit.rows
+    ]
+
+
+def sentence(audits: Sequence[Audited]) -> str:
+    """Return the finding of a report that is of audits alone."""
+    best = max(audits, key=lambda audit: max(audit.aucs.values()))
+    attack, auc = next(iter(best.aucs.items()))
+    models = "one model" if best.models == 1 else f"mean over {best.models} models"
+    return f"Members are told best in {best.title}: by {attack} with an AUC of {auc:.3f} ({models})."
+
+
+def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
+    """Yield the ROC curves and the histogram of scores of each audit."""
+    names = list(dict.fromkeys(attack for audit in audits for attack in list(audit.aucs)[:MOST]))
+    for number, audit in enumerate(audits):
+        roc, hist = f"audit-{number}-roc", f"audit-{number}-scores"
+        titles = [f"{what}: {audit.title}" for what in ("Who can be told", "Scores of members and others")]
+        if not audit.curves or not audit.scores:
+            reason = f"{audit.path} has no curves, as older versions wrote none; give the audit's command again"
+            yield from (Missing(name, title, reason) for name, title in zip((roc, hist), titles, strict=True))
+            continue
+        yield _roc(audit, roc, titles[0], names)
+        yield _histogram(audit, hist, titles[1])
+
+
+def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture:
+    apart = {audit.curves[attack]["tpr"].tobytes(): attack for attack in reversed(audit.aucs) if attack in audit.curves}
+    shown = sorted(apart.values(), key=list(audit.aucs).index)[:MOST]  # of those with one and the same curve, the first
+    several = "half" in audit.curves[shown[0]]
+    means = f"Lines: means over {audit.models} models. Band: 95% t-interval over models, best attack. "
+    note = f"{means if several else ''}Dotted: guessing. From {audit.path}."
+    with drawing(name):
+        picture = Picture(name, title, "", note, (5.4, 4.2))
+        axes = rate_axes(picture)
+        for attack in shown:
+            place = names.index(attack)
+            style = ("-", "--", ":")[place // MOST % 3]
+            series = picture.enter(Series(f"{attack} ({audit.aucs[attack]:.3f})", OTHERS[place % MOST], style, "", ()))
+            _line(picture, axes, series, audit.curves[attack], band=attack == shown[0])
+    said = "; ".join(f"{attack}: AUC {audit.aucs[attack]:.3f}" for attack in shown)
+    picture.alt = f"ROC curves of {audit.title} on logarithmic axes. {said}."
+    return picture
+
+
+def _line(picture: Picture, axes: Axes, series: Series, curve: Table, *, band: bool) -> None:
+    shown = curve["fpr"] >= FLOOR
+    fpr, tpr = curve["fpr"][shown], curve["tpr"][shown]
+    style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
+    axes.plot(fpr, np.maximum(tpr, FLOOR), gid=picture.mark(series), **style)
+    if band and "half" in curve:
+        low, high = (np.clip(tpr + sign * curve["half"][shown], FLOOR, 1) for sign in (-1, 1))
+        axes.fill_between(fpr, low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
+
+
+def _histogram(audit: Audited, name: str, title: str) -> Picture:
+    attack = next(attack for attack in audit.aucs if attack in audit.scores)
+    bins = audit.scores[attack]
+    edges = np.append(bins["low"], bins["high"][-1])
+    note = f"Of the {attack} attack. The outermost bars hold what lies beyond them. From {audit.path}."
+    said = []
+    with drawing(name):
+        picture = Picture(name, title, "", note)
+        axes = picture.axes(xlabel=f"score of the {attack} attack", ylabel="share of its kind (%)")
+        for kind, color in (("members", OTHERS[5]), ("others", OTHERS[1])):
+            share = 100 * bins[kind] / max(bins[kind].sum(), 1)
+            series = picture.enter(Series(f"{kind} ({bins[kind].sum():.0f})", color, "-", "", ()))
+            axes.stairs(share, edges, fill=True, color=color, alpha=0.45, gid=picture.mark(series))
+            middle = edges[int(np.searchsorted(np.cumsum(share), 50))]
+            said.append(f"half of the {kind} score below about {middle:.3g}")
+    picture.alt = f"Histogram of the scores of {attack} in {audit.title}: {', '.join(said)}."
+    return picture
