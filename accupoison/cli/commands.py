@@ -161,7 +161,7 @@ def online(
     from accupoison.config.schema import online_config
     from accupoison.records.lock import TakenError
     from accupoison.records.run_directory import RunDirectory, next_free
-    from accupoison.runs.online import OnlineRun, describe
+    from accupoison.runs.online import OnlineRun, describe, run_name
 
     say = cache(note)
     _check_place(out, resume, resume_or_start)
@@ -170,8 +170,7 @@ def online(
     if dry_run:
         click.echo(json_text(describe(settings)))
         return
-    name = f"{settings.data.name.partition(':')[0]}-{settings.attack.name}-{settings.defense.name}"
-    place = LOGS / f"{name}-seed{settings.run.seed}"
+    place = LOGS / run_name(settings)
     while True:
         target = resume or out or (place if resume_or_start else next_free(place))
         again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))

@@ -1,25 +1,32 @@
 """Components by name."""
 
 import dataclasses
+import importlib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Generic, Self, TypeVar
-
-from torch import Tensor
+from typing import Any, Generic, TypeVar
 
 from accupoison.errors import InputError, did_you_mean, first_line
-from accupoison.types import Saved, State
+from accupoison.registry.component import Component
+
+__all__ = ["Component", "Lookup", "Registry"]
 
 T = TypeVar("T")
 F = TypeVar("F")
+
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""What a thing of the user's own is named by: ``package.module:NAME``."""
+
+FINDABLE = "; it is looked for in the current folder and among installed packages"
 
 
 class Lookup(Generic[T]):
     """Things of one kind by name, without regard to case: what registers itself, and what installed packages offer.
 
     A package offers a thing by an entry point of the group ``accupoison.GROUP`` that names it; it is loaded when it is
-    asked for. Names of our own win.
+    asked for. Names of our own win. Whatever Python can import has a name without any of this: its path,
+    ``package.module:NAME``.
 
     Args:
         kind: What the things are, as error messages name them ("model").
@@ -32,6 +39,7 @@ class Lookup(Generic[T]):
         self._things: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
         self._offers: dict[str, EntryPoint] = {}
+        self._given: dict[str, T] = {}
         self._searched = False
 
     def register(self, name: str, *aliases: str) -> Callable[[F], F]:
@@ -62,16 +70,18 @@ class Lookup(Generic[T]):
         return sorted(alias for alias, to in self._aliases.items() if to == name and alias != name.lower())
 
     def canonical(self, name: str) -> str:
-        """Return the canonical form of ``name``.
+        """Return the canonical form of ``name``; a path stays as it is.
 
         Raises:
-            InputError: Nothing has this name; the message has the closest one.
+            InputError: Nothing has this name, and the message has the closest one; or what a path names cannot be used.
         """
         self._search()
-        try:
+        if name.lower() in self._aliases:
             return self._aliases[name.lower()]
-        except KeyError:
-            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}") from None
+        if not self.is_path(name):
+            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}")
+        self._imported(name)
+        return name
 
     def offered(self, name: str) -> bool:
         """Return whether an installed package offers what ``name`` stands for."""
@@ -84,7 +94,48 @@ class Lookup(Generic[T]):
             InputError: Nothing has this name, or the package that offers it cannot be loaded.
         """
         known = self.canonical(name)
-        return self._load(self._offers[known]) if known in self._offers else self._things[known]
+        if known in self._things:
+            return self._things[known]
+        thing: T = self._load(self._offers[known]) if known in self._offers else self._imported(known)
+        return thing
+
+    def adopt(self, thing: Any) -> str:  # noqa: ANN401
+        """Return the path of a class or function, by which this process finds it wherever it was written.
+
+        Args:
+            thing: Perhaps of a notebook or of a function's body, where no other process can find it.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        path = f"{thing.__module__}:{thing.__qualname__}"
+        self._given[path] = thing
+        self._imported(path)
+        return path
+
+    def is_path(self, name: str) -> bool:
+        """Return whether this is a path: what begins like one of our names, such as shift:fog, is an error in that."""
+        self._search()
+        ours = {alias.partition(":")[0] for alias in self._aliases}
+        return name in self._given or (PATH.fullmatch(name) is not None and name.partition(":")[0].lower() not in ours)
+
+    def _imported(self, path: str) -> Any:  # noqa: ANN401
+        """Return what a path names."""
+        module, _, attribute = path.partition(":")
+        try:
+            if path not in self._given:
+                importlib.invalidate_caches()  # the file may be a moment old
+            thing = self._given[path] if path in self._given else getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # the module is somebody's own and may raise anything
+            lost = "; a class of a script or a notebook is gone with it: move it to a file" * (module == "__main__")
+            raise InputError(
+                f"{self.kind} {path!r} cannot be imported ({first_line(error, named=True)}){lost or FINDABLE}"
+            ) from error
+        try:
+            self._check(thing)
+        except ValueError as error:
+            raise InputError(f"{self.kind} {path!r} cannot be used: {error}") from error
+        return thing
 
     def _check(self, thing: object) -> None:
         """Raise ValueError unless ``thing`` is of the kind."""
@@ -107,56 +158,6 @@ class Lookup(Generic[T]):
             ) from error
 
 
-@dataclass(kw_only=True)
-class Component:
-    """Something that a configuration names: an attack, a defence, an update rule.
-
-    A subclass is a dataclass. Its init fields are its settings: they are what the configuration holds, and nothing can
-    change them once it is built. Fields with ``field(init=False)`` are its state: those that hold tensors, numbers or
-    strings are saved and restored with the run. A run works with :meth:`fresh` ones, so the configuration's own never
-    has any state.
-
-    Attributes:
-        name: The canonical name under which the class is registered, or "".
-    """
-
-    name: ClassVar[str] = ""
-
-    def __setattr__(self, key: str, value: Any) -> None:  # noqa: ANN401
-        """Set a field; a setting only once."""
-        if key in vars(self) and (f := self.__dataclass_fields__.get(key)) is not None and f.init:
-            raise AttributeError(
-                f"{type(self).__name__}.{key} is a setting and stays as it was given; keep what changes in a "
-                "field(init=False)"
-            )
-        super().__setattr__(key, value)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-
-    def fresh(self) -> Self:
-        """Return a new one with the same settings and no state."""
-        return dataclasses.replace(self)
-
-    def state(self) -> State:
-        """Return copies of what must be saved to go on later.
-
-        None counts: a component put back to a state from before a field was filled must not keep what filled it since.
-        """
-        names = [f.name for f in dataclasses.fields(self) if not f.init and hasattr(self, f.name)]
-        values = {name: getattr(self, name) for name in names}
-        return {
-            name: _copied(v) for name, v in values.items() if v is None or isinstance(v, Tensor | int | float | str)
-        }
-
-    def set_state(self, state: State) -> None:
-        """Put back what :meth:`state` returned; it stays good for another time."""
-        for name, value in state.items():
-            setattr(self, name, _copied(value))
-
-
 C = TypeVar("C", bound=Component)
 
 
@@ -164,7 +165,17 @@ class Registry(Lookup[type[C]]):
     """Dataclass components of one kind, whose init fields are their settings.
 
     An entry point of another package names the module that registers them; it is loaded at the first look-up.
+
+    Args:
+        kind: As in :class:`Lookup`.
+        group: Likewise.
+        base: What they derive from.
     """
+
+    def __init__(self, kind: str, group: str | None = None, base: type[Component] = Component) -> None:
+        super().__init__(kind, group)
+        self._base = base
+        self._shown: dict[str, str] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[F], F]:
         """Return a class decorator that adds a component under ``name`` and ``aliases``; see :class:`Lookup`."""
@@ -184,10 +195,35 @@ class Registry(Lookup[type[C]]):
         """Return a new instance with ``settings``, already checked by :mod:`accupoison.config.layers`."""
         return self.get(name)(**settings)
 
+    def adopt(self, thing: Any) -> str:  # noqa: ANN401
+        """Return the name of one of our own classes, or the path of another; see :meth:`Lookup.adopt`."""
+        ours = isinstance(thing, type) and thing.__module__.startswith("accupoison.") and thing in self._things.values()
+        return str(vars(thing)["name"]) if ours else super().adopt(thing)
+
+    def _imported(self, path: str) -> Any:  # noqa: ANN401
+        cls = super()._imported(path)
+        if "name" not in vars(cls):  # what tables and directories call it, unless something else is called that
+            taken = cls.__name__.lower() in self._aliases or self._shown.setdefault(cls.__name__, path) != path
+            cls.name = path.replace(":", ".") if taken else cls.__name__
+        cls.path = path
+        return cls
+
     def _check(self, thing: object) -> None:
-        if not dataclasses.is_dataclass(thing):
-            name = getattr(thing, "__name__", repr(thing))
-            raise ValueError(f"{name} must be a dataclass: its init fields are the {self.kind}'s settings")
+        name = getattr(thing, "__name__", repr(thing))
+        if not isinstance(thing, type) or "__dataclass_fields__" not in vars(thing):
+            raise ValueError(
+                f"{name} must be a dataclass, as its init fields are the {self.kind}'s settings; write "
+                "@dataclass(kw_only=True) above the class"
+            )
+        if not issubclass(thing, self._base):
+            base = f"{self._base.__module__.removesuffix('.base')}.{self._base.__name__}"
+            raise ValueError(f"{name} is no {self.kind}; derive it from {base}")
+        if lacking := sorted(getattr(thing, "__abstractmethods__", ())):
+            raise ValueError(f"{name} has no method {', '.join(lacking)}; write it")
+        settings = [f for f in dataclasses.fields(thing) if f.init]
+        for f in settings:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise ValueError(f"its setting {f.name} has no default; give it one")
 
     def _search(self) -> None:
         if not self._searched:
@@ -199,7 +235,3 @@ class Registry(Lookup[type[C]]):
                 except InputError:
                     self._searched = False
                     raise
-
-
-def _copied(value: Saved) -> Saved:
-    return value.detach().clone() if isinstance(value, Tensor) else value
