@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from accupoison.api.given import Array, component
 from accupoison.attacks import ATTACKS, Accumulative, Attack
 from accupoison.config.layers import resolve
-from accupoison.errors import InputError, RangeError
+from accupoison.errors import InputError, RangeError, first_line
 from accupoison.learner import copy_of, view_of
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
 from accupoison.loop.context import StepContext
@@ -64,6 +64,14 @@ def craft(
 
     Raises:
         InputError: A setting, the batch or the network cannot be used, or the attack relabels or adds samples.
+
+    Example:
+        >>> import torch, accupoison as ap
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> x, y = torch.rand(20, 3, 2, 2), torch.arange(20) % 3
+        >>> sent = ap.craft(net, x[:8], y[:8], val=(x[8:], y[8:]), eps=8 / 255)
+        >>> bool((sent - x[:8]).abs().max() <= 8 / 255 + 1e-6)
+        True
     """
     section = {"name": attack} if isinstance(attack, str) else component("attack", attack)
     made = resolve(_Only, [{"attack": section}, {"attack": settings}], {"attack": ATTACKS}).attack.fresh()
@@ -72,8 +80,15 @@ def craft(
     device = next(model.parameters()).device
     try:
         clean, own, goal = (_batch(pair, device, bounded) for pair in ((x, y), val, trigger or (x, y)))
-    except (RangeError, ValueError) as error:
-        raise InputError(f"the batch cannot be used: {error}") from error
+    except RangeError as error:
+        raise InputError(
+            f"craft got {error.what}; give pixels in [0, 1] and normalise inside the model, or say bounded=False for "
+            "features of another range"
+        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"craft cannot use the samples ({first_line(error)}); give tensors or arrays of them"
+        ) from error
     view, context = _checked(model, clean), StepContext(seed, "attack", 0, {})
     access = Access(own, clean if as_trigger else goal, crafted=as_trigger, reoptimise=False)
     with global_seed(seed, "model", "attack", 0, device=device), blaming(made):
@@ -97,7 +112,8 @@ def _checked(model: nn.Module, batch: Batch) -> ModelView:
     try:
         check_network(copied, few, classes, rows=min(2, len(few)), kind="inputs", fresh=False)
     except ValueError as error:
-        raise InputError(f"the model {type(model).__name__} {error}") from error
+        fix = "" if "; " in str(error) else "; give another model, or other inputs"
+        raise InputError(f"the model {type(model).__name__} {error}{fix}") from error
     return view_of(copied)
 
 

@@ -37,6 +37,8 @@ def component(section: str, given: object) -> dict[str, Any]:
     Raises:
         InputError: It is none, or cannot be used.
     """
+    if not isinstance(given, type | Component):
+        raise InputError(f"the {section} {given!r} is neither a name nor a class nor an instance; give one of these")
     registry, settings = REGISTRIES[section], given.settings if isinstance(given, Component) else {}
     cls = given if isinstance(given, type) else type(given)
     return {"name": registry.adopt(cls), **settings}

@@ -25,10 +25,18 @@ def audit_run(
         twins: Ask about the twin of each sample as well.
 
     Returns:
-        What is in ``audit.json``: of each group of members, each attack with its ``auc`` and more.
+        What is in ``audit.json``: of each group of members, a row for each attack, as
+        :meth:`accupoison.audit.results.AttackResult.as_dict` has it.
 
     Raises:
         InputError: It has not ended, or cannot be audited.
+
+    Example:
+        >>> import accupoison as ap
+        >>> base = ap.burn_in(recipe="demo", epochs=2, out="checkpoints/two", resume=True)
+        >>> rows = ap.audit_run(base)["groups"]["burn-in"]
+        >>> all(0 < row["roc"]["auc"] < 1 for row in rows if row["attack"] == "loss")
+        True
     """
     from accupoison.audit.directory import audit_directory  # here, as scipy takes seconds to load
 
@@ -50,6 +58,13 @@ def report(
 
     Raises:
         InputError: There is no run, or a format is unknown.
+
+    Example:
+        >>> import accupoison as ap
+        >>> base = ap.burn_in(recipe="demo", epochs=2, out="checkpoints/two", resume=True)
+        >>> run = ap.online(base, preset="demo", med="CLIP", steps=2, out="logs/clip", resume=True)
+        >>> [path.name for path in ap.report([run], "study", formats="md,csv")]
+        ['curves.png', 'report.md', 'report-outcomes.csv', 'report-mechanism.csv']
     """
     from accupoison.study.collect import collect
     from accupoison.study.report.formats import parse_formats, write_report  # here, as figures take seconds to load

@@ -76,6 +76,12 @@ def burn_in(
 
     Raises:
         InputError: Something given cannot be used.
+
+    Example:
+        >>> import accupoison as ap
+        >>> base = ap.burn_in(recipe="demo", epochs=2, out="checkpoints/two", resume=True)
+        >>> 0 < base.accuracy < 1
+        True
     """
     own = keyword_layers(keywords, settings, BurninKeywords)
     config = burnin_config([preset("burnin", recipe, say), *own], say)
@@ -111,6 +117,13 @@ def online(
 
     Raises:
         InputError: Something given cannot be used.
+
+    Example:
+        >>> import accupoison as ap
+        >>> base = ap.burn_in(recipe="demo", epochs=2, out="checkpoints/two", resume=True)
+        >>> run = ap.online(base, preset="demo", med="CLIP", steps=2, out="logs/clip", resume=True)
+        >>> len(run.metrics), run.accuracy("start") == base.accuracy
+        (6, True)
     """
     config = _config(base, preset, keywords, settings)
     usual = LOGS / run_name(config)
@@ -180,6 +193,13 @@ def steps(
 
     Raises:
         InputError: Something given cannot be used.
+
+    Example:
+        >>> import accupoison as ap
+        >>> base = ap.burn_in(recipe="demo", epochs=2, out="checkpoints/two", resume=True)
+        >>> loop = ap.steps(base, preset="demo", attack="noise", trigger="clean", steps=2)
+        >>> [(step.t, step.phase.value, bool((step.sent.x != step.clean.x).any())) for step in loop][:4]
+        [(0, 'ordinary', True), (1, 'ordinary', True), (2, 'fire', False), (3, 'recover', False)]
     """
     config = _config(base, preset, keywords, settings)
     return Loop(config, build_simulation(config, CHECKPOINTS))

@@ -132,6 +132,8 @@ class Lookup(Generic[T]):
                 f"{self.kind} {path!r} cannot be imported ({first_line(error, named=True)}){lost or FINDABLE}"
             ) from error
         try:
+            if not callable(thing):
+                raise ValueError(f"{attribute} is neither a class nor a function")
             self._check(thing)
         except ValueError as error:
             raise InputError(f"{self.kind} {path!r} cannot be used: {error}") from error

@@ -24,9 +24,12 @@ COMMANDS = sorted(
         for command in re.findall(r"^    python cli\.py ((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
     }
 )
-PYTHON = [
+BLOCKS = [
     (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
 ]
+STORY = "python.md"
+"""The page whose blocks go on from each other."""
+PYTHON = [(name, code) for name, code in BLOCKS if name != STORY]
 TRAIN_FLAGS = """
     group_norm batch_size test_batch_size workers epochs start_epoch save_freq lr resume outf clip_gradnorm clipvalue
 """
@@ -104,6 +107,24 @@ def test_every_python_block_runs(page: str, code: str, tmp_path: Path, monkeypat
         for name in new:
             assert name in done("list").stdout
             check(lambda: registry.build(name.lower(), {}))  # noqa: B023
+
+
+@pytest.mark.slow
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one script; a block that begins with the name of a file is that file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
+    script = []
+    for code in [code for name, code in BLOCKS if name == STORY]:
+        if file := re.match(r"# (\w+\.py)\n", code):
+            Path(file[1]).write_text(code)
+        else:
+            script.append(code)
+    assert len(script) >= 7
+    Path("story.py").write_text("\n".join(script))
+    runpy.run_path("story.py")
+    assert Path("study/report.html").exists()
 
 
 def test_the_pages_have_what_they_are_about() -> None:
