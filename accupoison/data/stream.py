@@ -171,17 +171,20 @@ def make_stream(kind: str, data: DataSet, splits: Splits, **settings: Any) -> Da
         InputError: The kind is unknown, or :class:`DataStream` refuses its arguments.
     """
     make = STREAMS.get(kind)
-    try:
+    if not STREAMS.is_path(kind):
         return make(data, splits, **settings)
+    try:
+        made: object = make(data, splits, **settings)
     except InputError:
         raise
-    except Exception as error:
-        if not STREAMS.is_path(kind):
-            raise
+    except Exception as error:  # it is somebody's own and may raise anything
+        made = first_line(error, named=True)
+    if not isinstance(made, DataStream):
         raise InputError(
-            f"stream.kind {kind!r} failed ({first_line(error, named=True)}); it must take the arguments of "
-            "accupoison.data.DataStream and return one"
-        ) from error
+            f"stream.kind {kind!r} made {made!r}; it must take the arguments of accupoison.data.DataStream and return "
+            "one"
+        )
+    return made
 
 
 def _check_fits(name: str, available: int, batch_size: int) -> None:

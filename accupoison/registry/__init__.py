@@ -116,8 +116,13 @@ class Lookup(Generic[T]):
     def is_path(self, name: str) -> bool:
         """Return whether this is a path: what begins like one of our names, such as shift:fog, is an error in that."""
         self._search()
-        ours = {alias.partition(":")[0] for alias in self._aliases}
-        return name in self._given or (PATH.fullmatch(name) is not None and name.partition(":")[0].lower() not in ours)
+        module = name.partition(":")[0]
+        ours = {  # but for what a module of this name has registered itself
+            alias.partition(":")[0]
+            for alias, known in self._aliases.items()
+            if getattr(self._things.get(known), "__module__", "") != module
+        }
+        return name in self._given or (PATH.fullmatch(name) is not None and module.lower() not in ours)
 
     def _imported(self, path: str) -> Any:  # noqa: ANN401
         """Return what a path names."""

@@ -9,14 +9,13 @@ import pytest
 
 from accupoison.config.schema import online_config
 from accupoison.defenses import DEFENSES
-from tests.e2e.conftest import ONLINE, SET, call, done, outcome, refused
+from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, call, done, outcome, refused
 from tests.messages import says
 
 MINE = '''
 from dataclasses import dataclass, field
 from accupoison import Attack, Defense, InputError, PixelAttack, Release
 from accupoison.data import DataStream, load as read
-from accupoison.defenses import DEFENSES
 from accupoison.updates import SGD
 
 @dataclass(kw_only=True)
@@ -30,11 +29,6 @@ class Paler(Defense):
     def intercept(self, view, batch, ctx):
         self.seen += 1
         return batch.with_x(batch.x + self.amount * self.seen / 9 * (1 - batch.x))
-
-@DEFENSES.register("NAMED")
-@dataclass(kw_only=True)
-class Named(Paler):
-    """Has a name of its own."""
 
 @dataclass(kw_only=True)
 class Clip(Paler):
@@ -87,13 +81,24 @@ def nothing(*arguments, **settings):
 
 number = 3
 '''
+NAMED = """
+from dataclasses import dataclass
+from accupoison import DEFENSES
+from mine import Paler
+
+@DEFENSES.register("NAMED")
+@dataclass(kw_only=True)
+class Named(Paler):
+    pass
+"""
 
 
 @pytest.fixture
 def mine(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work where the file is, as the command line's current folder is on the path."""
     monkeypatch.syspath_prepend(work)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for module in ("mine", "named"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     for name in ("_things", "_aliases", "_shown"):
         monkeypatch.setattr(DEFENSES, name, dict(getattr(DEFENSES, name)))
     Path("mine.py").write_text(MINE)
@@ -111,7 +116,8 @@ def test_it_runs_resumes_and_is_reported(mine: Path, monkeypatch: pytest.MonkeyP
     stored = json.loads((run / "config.json").read_text())
     names = [stored[section]["name"] for section in ("attack", "defense", "release", "update")]
     assert names == ["mine:Darker", "mine:Paler", "mine:Even", "mine:Slow"]
-    assert (stored["defense"]["amount"], stored["update"]["rate"], stored["stream"]["kind"]) == (
+    given = stored["defense"]["amount"], stored["update"]["rate"], stored["stream"]["kind"]
+    assert given == (
         0.4,
         0.25,
         "mine:Stream",
@@ -128,7 +134,8 @@ def test_it_runs_resumes_and_is_reported(mine: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_names_that_are_taken(mine: Path) -> None:
-    for given, shown in (("mine:Named", "NAMED"), ("mine:Clip", "mine.Clip"), ("mine:Paler", "Paler")):
+    Path("named.py").write_text(NAMED)
+    for given, shown in (("named:Named", "NAMED"), ("mine:Clip", "mine.Clip"), ("mine:Paler", "Paler")):
         found = online_config([{"defense": {"name": given}}]).defense
         assert (found.name, found.spelling) == (shown, given)
     assert online_config([{"defense": {"name": "CLIP"}}]).defense.spelling == "CLIP"
@@ -136,9 +143,7 @@ def test_names_that_are_taken(mine: Path) -> None:
 
 @pytest.mark.slow
 def test_data_by_the_path_of_its_loader(mine: Path) -> None:
-    done(
-        *ONLINE, "--data", "mine:load", "--checkpoint", "checkpoints/digits-resnet8-w4-batch-demo-seed0", "--out", "run"
-    )
+    done(*ONLINE, "--data", "mine:load", "--checkpoint", CHECKPOINT, "--out", "run")
     assert json.loads(Path("run/config.json").read_text())["data"]["name"] == "mine:load"
 
 
@@ -178,10 +183,10 @@ def test_what_is_wrong_with_a_path_is_said(options: list[str], words: str, mine:
     ("options", "words"),
     [
         (["--stream", "mine:nothing"], "'mine:nothing' accupoison.data.DataStream"),
-        (["--data", "mine:nothing"], "'mine:nothing' NoneType DataSet"),
+        (["--data", "mine:nothing", "--checkpoint", CHECKPOINT], "'mine:nothing' NoneType DataSet"),
     ],
 )
-def test_what_is_wrong_with_what_it_makes_is_said(options: list[str], words: str, mine: Path) -> None:
+def test_what_is_wrong_with_what_it_makes_is_said(options: list[str | Path], words: str, mine: Path) -> None:
     says(refused(*ONLINE, *options), words)
 
 
