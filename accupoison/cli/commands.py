@@ -99,13 +99,16 @@ def burnin(
 
 @cli.command()
 @click.option(
-    "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
+    "--med",
+    "--defense",
+    metavar="NAME",
+    help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..., or package.module:CLASS.",
 )
 @release_option
 @click.option(
     "--attack",
     metavar="NAME",
-    help="none (before the trigger), noise, accumulative (default), targeted, ...: see list.",
+    help="none (before the trigger), noise, accumulative (default), targeted, ...: see list; or package.module:CLASS.",
 )
 @click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]")
 @click.option(

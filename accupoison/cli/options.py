@@ -126,7 +126,10 @@ training_options = options(
         help="Poison the training set: none (default), dirty-label, targeted, clean-label, code or backdoor.",
     ),
     click.option(
-        "--med", "--defense", metavar="NAME", help="The defence: ST (default), MIXUP, NLL-STATIC, NLL-DYNAMIC, AT, ..."
+        "--med",
+        "--defense",
+        metavar="NAME",
+        help="The defence: ST (default), MIXUP, NLL-STATIC, NLL-DYNAMIC, AT, ..., or package.module:CLASS.",
     ),
 )
 

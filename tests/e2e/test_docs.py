@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ BLOCKS = [
 ]
 STORY = "python.md"
 """The page whose blocks go on from each other."""
+FILES = {found[1]: code for name, code in BLOCKS if name == STORY and (found := re.match(r"# (\w+\.py)\n", code))}
+"""Blocks of that page that begin with the name of a file."""
 PYTHON = [(name, code) for name, code in BLOCKS if name != STORY]
 TRAIN_FLAGS = """
     group_norm batch_size test_batch_size workers epochs start_epoch save_freq lr resume outf clip_gradnorm clipvalue
@@ -65,9 +68,18 @@ SETTINGS = [
 ]
 
 
+def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write :data:`FILES` where the command line finds them: in the current folder."""
+    monkeypatch.syspath_prepend(folder)
+    for name, code in FILES.items():
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+        (folder / name).write_text(code)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_resolves(command: str, work: Path) -> None:
+def test_every_command_resolves(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``--dry-run`` where a command has it; the others must know every word and option."""
+    write_files(work, monkeypatch)
     words = shlex.split(command)
     if "--replay" in words:
         done(*ONLINE, "--save-batches", "--out", words[words.index("--replay") + 1])
@@ -111,16 +123,11 @@ def test_every_python_block_runs(page: str, code: str, tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one script; a block that begins with the name of a file is that file."""
+    """As one script, beside its files."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
-    script = []
-    for code in [code for name, code in BLOCKS if name == STORY]:
-        if file := re.match(r"# (\w+\.py)\n", code):
-            Path(file[1]).write_text(code)
-        else:
-            script.append(code)
+    write_files(tmp_path, monkeypatch)
+    script = [code for name, code in BLOCKS if name == STORY and code not in FILES.values()]
     assert len(script) >= 7
     Path("story.py").write_text("\n".join(script))
     runpy.run_path("story.py")
