@@ -73,22 +73,9 @@ def craft(
         >>> bool((sent - x[:8]).abs().max() <= 8 / 255 + 1e-6)
         True
     """
-    section = {"name": attack} if isinstance(attack, str) else component("attack", attack)
-    made = resolve(_Only, [{"attack": section}, {"attack": settings}], {"attack": ATTACKS}).attack.fresh()
-    if made.poisons_rows:
-        raise InputError(f"the attack {made.name} relabels or adds samples, which takes a whole stream; use online")
+    made = _attack(attack, settings)
     device = next(model.parameters()).device
-    try:
-        clean, own, goal = (_batch(pair, device, bounded) for pair in ((x, y), val, trigger or (x, y)))
-    except RangeError as error:
-        raise InputError(
-            f"craft got {error.what}; give pixels in [0, 1] and normalise inside the model, or say bounded=False for "
-            "features of another range"
-        ) from error
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"craft cannot use the samples ({first_line(error)}); give tensors or arrays of them"
-        ) from error
+    clean, own, goal = (_batch(pair, device, bounded) for pair in ((x, y), val, trigger or (x, y)))
     view, context = _checked(model, clean), StepContext(seed, "attack", 0, {})
     access = Access(own, clean if as_trigger else goal, crafted=as_trigger, reoptimise=False)
     with global_seed(seed, "model", "attack", 0, device=device), blaming(made):
@@ -97,10 +84,26 @@ def craft(
     return _kept(sent, clean, made, as_trigger)
 
 
+def _attack(given: str | type[Attack] | Attack, settings: dict[str, Any]) -> Attack:
+    section = {"name": given} if isinstance(given, str) else component("attack", given)
+    made = resolve(_Only, [{"attack": section}, {"attack": settings}], {"attack": ATTACKS}).attack.fresh()
+    if made.poisons_rows:
+        raise InputError(f"the attack {made.name} relabels or adds samples, which takes a whole stream; use online")
+    return made
+
+
 def _batch(given: Labelled, device: torch.device, bounded: bool) -> Batch:
-    x, y = torch.as_tensor(given[0], device=device), torch.as_tensor(given[1], device=device)
-    x = x.float() if x.is_floating_point() else x
-    return Batch(x.detach(), y.long(), torch.arange(len(x), device=device), bounded=bounded)
+    try:
+        x, y = torch.as_tensor(given[0], device=device), torch.as_tensor(given[1], device=device)
+        x = x.float() if x.is_floating_point() else x
+        return Batch(x.detach(), y.long(), torch.arange(len(x), device=device), bounded=bounded)
+    except RangeError as error:
+        raise InputError(
+            f"craft got {error.what}; give pixels in [0, 1] and normalise inside the model, or say bounded=False for "
+            "features of another range"
+        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"craft cannot use the samples ({first_line(error)}); give tensors or arrays") from error
 
 
 def _checked(model: nn.Module, batch: Batch) -> ModelView:

@@ -19,9 +19,9 @@ from accupoison.measure.evaluator import Evaluator
 from accupoison.records.files import read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, next_free
 from accupoison.runs.base_model import default_place
-from accupoison.runs.build import Built, build_simulation
+from accupoison.runs.build import Built, build_simulation, run_name
 from accupoison.runs.burnin import run_burnin
-from accupoison.runs.online import OnlineRun, run_name
+from accupoison.runs.online import OnlineRun
 from accupoison.study.collect import Run, read_run
 from accupoison.types import Step
 

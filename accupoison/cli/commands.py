@@ -164,7 +164,8 @@ def online(
     from accupoison.config.schema import online_config
     from accupoison.records.lock import TakenError
     from accupoison.records.run_directory import RunDirectory, next_free
-    from accupoison.runs.online import OnlineRun, describe, run_name
+    from accupoison.runs.build import run_name
+    from accupoison.runs.online import OnlineRun, describe
 
     say = cache(note)
     _check_place(out, resume, resume_or_start)

@@ -61,6 +61,12 @@ def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None
     return path, early if start.reference is not None or early.exists() else None
 
 
+def run_name(config: OnlineConfig) -> str:
+    """Return what the directory of a run is called, unless somebody says otherwise."""
+    name = f"{config.data.name.partition(':')[0]}-{config.attack.name}-{config.defense.name}"
+    return f"{name}-seed{config.run.seed}"
+
+
 @dataclass(frozen=True)
 class Built:
     """A simulation with what it was made from.

@@ -281,12 +281,6 @@ class OnlineRun:
         self.directory.save_state(state)
 
 
-def run_name(config: OnlineConfig) -> str:
-    """Return what the directory of a run is called, unless somebody says otherwise."""
-    name = f"{config.data.name.partition(':')[0]}-{config.attack.name}-{config.defense.name}"
-    return f"{name}-seed{config.run.seed}"
-
-
 def describe(config: OnlineConfig) -> dict[str, Any]:
     """Return the resolved settings with the threat model: what ``--dry-run`` shows.
 
