@@ -64,12 +64,12 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     """
     name = canonical_name(name)
     kind, colon, argument = name.partition(":")
-    theirs = DATA.is_path(name) or DATA.offered(kind)
-    if colon and kind not in PATHS and not theirs:
+    by_path = DATA.is_path(name)
+    if colon and kind not in PATHS and not by_path:
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
         _directory(data_dir)
-    if theirs:
+    if by_path or DATA.offered(kind):
         return _noted(_of_others(name, data_dir), whole=True)
     if kind in PUBLISHED:
         data = DATA.get(kind)(_directory(data_dir), offline=offline)
