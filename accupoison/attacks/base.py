@@ -121,4 +121,4 @@ class Attack(Component, ABC):
         self.set_state(state)
 
 
-ATTACKS: Registry[Attack] = Registry("attack")
+ATTACKS: Registry[Attack] = Registry("attack", base=Attack)

@@ -68,12 +68,12 @@ def audit(
     probabilities: attackers unaware of it, adaptive, and of labels alone, side by side.
     """
     if ctx.invoked_subcommand is None:
-        from accupoison.cli.audit_run import audit_directory
+        from accupoison.cli.audit_run import show_audit
 
         if run is None:
             commands = ", ".join(sorted(audit.commands))
             raise click.UsageError(f"give a run with --run logs/RUN, or a command: {commands}")
-        audit_directory(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
+        show_audit(run, out or run / "audit", release, seed, as_json, twins=attack == "twin")
         return
     for name in ctx.params:  # they would be ignored
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

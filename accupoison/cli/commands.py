@@ -101,7 +101,10 @@ def burnin(
 
 @cli.command()
 @click.option(
-    "--med", "--defense", metavar="NAME", help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..."
+    "--med",
+    "--defense",
+    metavar="NAME",
+    help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..., or package.module:CLASS.",
 )
 @release_option
 @stream_options

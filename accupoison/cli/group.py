@@ -12,11 +12,12 @@ from typing import Any
 import click
 
 import accupoison
+from accupoison.config.flags import CHECKPOINTS as CHECKPOINTS
+from accupoison.config.flags import LOGS as LOGS
 from accupoison.errors import InputError
 from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
 
-CHECKPOINTS, LOGS = Path("checkpoints"), Path("logs")
 STARTED = {"bin/accupoison": "accupoison", "accupoison/__main__.py": "python -m accupoison"}
 PROGRAM = STARTED.get("/".join(Path(sys.argv[0]).parts[-2:]), "python cli.py")
 """How this command line was started, for commands that it proposes."""

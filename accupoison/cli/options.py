@@ -1,6 +1,5 @@
 """Options that several commands share, and how they become a layer of settings."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -11,6 +10,9 @@ import click
 
 from accupoison.cli.group import LOGS
 from accupoison.cli.output import note
+from accupoison.config.flags import FLAGS as FLAGS
+from accupoison.config.flags import data_place as data_place
+from accupoison.config.flags import layers as layers
 from accupoison.records.files import INT64
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,73 +47,11 @@ WHOLE = Whole()
 FROM_ZERO = WholeRange(0)
 JOBS = WholeRange(1, 1024)
 
-FLAGS: dict[str, tuple[str, str]] = {
-    "data": ("data", "name"),
-    "data_dir": ("data", "dir"),
-    "offline": ("data", "offline"),
-    "model": ("model", "name"),
-    "width": ("model", "width"),
-    "norm": ("model", "norm"),
-    "seed": ("run", "seed"),
-    "device": ("run", "device"),
-    "epochs": ("train", "epochs"),
-    "med": ("defense", "name"),
-    "attack": ("attack", "name"),
-    "eps": ("attack", "eps"),
-    "trigger": ("trigger", "types"),
-    "stream": ("stream", "kind"),
-    "steps": ("stream", "steps"),
-    "recovery_steps": ("stream", "recovery_steps"),
-    "bn_mode": ("optim", "bn_mode"),
-    "clip_norm": ("update", "clip_norm"),
-    "update": ("update", "name"),
-    "noise_multiplier": ("update", "noise_multiplier"),
-    "max_grad_norm": ("update", "max_grad_norm"),
-    "audit_every": ("evaluate", "audit_every"),
-    "save_batches": ("evaluate", "save_batches"),
-    "detectors": ("evaluate", "detectors"),
-    "size": ("shadows", "size"),
-    "shadows": ("shadows", "shadows"),
-    "target_models": ("shadows", "target_models"),
-    "leave_one_out": ("shadows", "leave_one_out"),
-    "checkpoint": ("start", "checkpoint"),
-    "reference": ("start", "reference"),
-}
-"""The setting behind each flag; everything else is reached by ``--set``."""
-
 
 def option_names() -> dict[str, str]:
     """Return the option of each setting ("section.key") that has one."""
     flags = {f"{section}.{key}": f"--{flag.replace('_', '-')}" for flag, (section, key) in FLAGS.items()}
     return {**flags, "stream.replay": "--replay"}
-
-
-def layers(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that options make, the last of which wins: those of ``--config``, single ones, ``--set``.
-
-    Args:
-        options: Those of :data:`common_options` but for ``--dry-run``, and any in :data:`FLAGS`, by name; None was not
-            given.
-    """
-    from accupoison.config import layers as config
-
-    file, pairs = options.pop("file"), options.pop("pairs")
-    settings: dict[str, dict[str, Any]] = {}
-    for flag, value in options.items():
-        if flag == "release" and value is not None:
-            from accupoison.release.spec import settings_of  # here, as torch takes seconds to load
-
-            settings["release"] = dict(settings_of(value))
-        elif value is not None:
-            section, key = FLAGS[flag]
-            settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
-    return [*([] if file is None else [config.read_settings(file)]), settings, config.assignments(pairs)]
-
-
-def data_place() -> dict[str, dict[str, Any]]:
-    """Return the data directory of the environment, stored with a run so that it can be resumed from anywhere."""
-    folder = os.environ.get("ACCUPOISON_DATA")
-    return {"data": {"dir": folder}} if folder and Path(folder).is_dir() else {}
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -183,7 +123,8 @@ stream_options = options(
     click.option(
         "--attack",
         metavar="NAME",
-        help="none (before the trigger), noise, accumulative (default), targeted, ...: see list.",
+        help="none (before the trigger), noise, accumulative (default), targeted, ... (see list), or "
+        "package.module:CLASS.",
     ),
     click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]"),
     click.option(
@@ -221,7 +162,10 @@ training_options = options(
         help="Poison the training set: none (default), dirty-label, targeted, clean-label, code or backdoor.",
     ),
     click.option(
-        "--med", "--defense", metavar="NAME", help="The defence: ST (default), MIXUP, NLL-STATIC, NLL-DYNAMIC, AT, ..."
+        "--med",
+        "--defense",
+        metavar="NAME",
+        help="The defence: ST (default), MIXUP, NLL-STATIC, NLL-DYNAMIC, AT, ..., or package.module:CLASS.",
     ),
 )
 

@@ -119,6 +119,8 @@ def coerce(value: object, hint: object, where: str) -> object:
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
         options = tuple(option for option in options if option is not types.NoneType)
+    if len(options) != 1:
+        raise InputError(f"{where} is declared as {hint}, which no setting can be; declare one type, or one or None")
     (wanted,) = options
     if typing.get_origin(wanted) is tuple:
         return tuple(coerce(item, typing.get_args(wanted)[0], where) for item in _items(value, where))
@@ -220,6 +222,18 @@ def assignments(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
     return layer
 
 
+def as_text(value: object) -> str:
+    """Return a value as :func:`assignments` reads it."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return ",".join(map(str, value))
+    return str(value)
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the contents of a TOML file.
 
@@ -279,7 +293,7 @@ def plain(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
     for f in dataclasses.fields(config):
         section = getattr(config, f.name)
         if isinstance(section, Component):
-            values = {"name": section.name, **section.settings}
+            values = {"name": section.spelling, **section.settings}
         else:
             values = dataclasses.asdict(section)
         sections[f.name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -40,6 +40,8 @@ def canonical_name(name: str) -> str:
     Raises:
         InputError: There is no such data set; the message has the closest name.
     """
+    if DATA.is_path(name):
+        return DATA.canonical(name)
     kind, colon, argument = name.partition(":")
     return f"{DATA.canonical(kind)}{colon}{argument}"
 
@@ -51,8 +53,8 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
         name: A published data set (``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``mnist``, ``fashion-mnist``,
             ``tiny-imagenet``), ``location30`` (446 binary features, from ``location30.npz`` in ``data_dir``),
             ``digits`` (8x8 scans shipped with scikit-learn, as 16x16 RGB; needs no file), one of an installed package,
-            or your own: ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or ``folder:PATH`` (see
-            :func:`accupoison.data.folders.read_image_folder`), from here or from ``data_dir``.
+            or your own: ``package.module:LOADER``; or ``npz:PATH`` (see :func:`accupoison.data.npz.read_npz`) or
+            ``folder:PATH`` (see :func:`accupoison.data.folders.read_image_folder`), from here or from ``data_dir``.
         data_dir: Where files are kept and downloaded to; default: what the environment variable ACCUPOISON_DATA
             names, otherwise ``data`` in the working directory.
         offline: Never touch the network.
@@ -62,12 +64,13 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     """
     name = canonical_name(name)
     kind, colon, argument = name.partition(":")
-    if colon and kind not in PATHS:
+    by_path = DATA.is_path(name)
+    if colon and kind not in PATHS and not by_path:
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
         _directory(data_dir)
-    if DATA.offered(kind):
-        return _noted(_of_others(kind, data_dir), whole=True)
+    if by_path or DATA.offered(kind):
+        return _noted(_of_others(name, data_dir), whole=True)
     if kind in PUBLISHED:
         data = DATA.get(kind)(_directory(data_dir), offline=offline)
     else:
@@ -116,21 +119,20 @@ def _directory(data_dir: Path | None) -> Path:
 
 
 def _of_others(name: str, data_dir: Path | None) -> DataSet:
-    """Load a data set of an installed package; its loader may raise anything."""
+    """Load a data set of an installed package, or by the path of its loader, which may raise anything."""
+    what = f"data set {name!r}{'' if ':' in name else ' of an installed package'}"
     try:
         data = DATA.get(name)(data_dir)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"data set {name!r} of an installed package failed ({reason(error)}); mend its loader"
-        ) from error
+        raise InputError(f"{what} failed ({reason(error)}); mend its loader") from error
     if not isinstance(data, DataSet):
-        raise InputError(f"data set {name!r} of an installed package is a {type(data).__name__}, not a DataSet")
+        raise InputError(f"{what} is a {type(data).__name__}, not a DataSet")
     try:
         data.check()
     except ValueError as error:
-        raise InputError(f"data set {name!r} of an installed package is not as it should be: {error}") from error
+        raise InputError(f"{what} is not as it should be: {error}") from error
     return replace(data, name=name)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from accupoison.data.corruptions import SHIFTS, Shift
 from accupoison.data.dataset import DataSet
 from accupoison.data.splits import Splits
-from accupoison.errors import InputError, check_choice
+from accupoison.errors import InputError, check_choice, first_line
 from accupoison.registry import Lookup
 from accupoison.rng import generator
 from accupoison.types import Batch
@@ -170,7 +170,21 @@ def make_stream(kind: str, data: DataSet, splits: Splits, **settings: Any) -> Da
     Raises:
         InputError: The kind is unknown, or :class:`DataStream` refuses its arguments.
     """
-    return STREAMS.get(kind)(data, splits, **settings)
+    make = STREAMS.get(kind)
+    if not STREAMS.is_path(kind):
+        return make(data, splits, **settings)
+    try:
+        made: object = make(data, splits, **settings)
+    except InputError:
+        raise
+    except Exception as error:  # it is somebody's own and may raise anything
+        made = first_line(error, named=True)
+    if not isinstance(made, DataStream):
+        raise InputError(
+            f"stream.kind {kind!r} made {made!r}; it must take the arguments of accupoison.data.DataStream and return "
+            "one"
+        )
+    return made
 
 
 def _check_fits(name: str, available: int, batch_size: int) -> None:

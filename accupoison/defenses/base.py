@@ -124,5 +124,5 @@ class Defense(Component):
         self.set_state(state)
 
 
-DEFENSES = Registry("defence", "defenses")
+DEFENSES = Registry("defence", "defenses", Defense)
 DEFENSES.register("ST", "none", "standard")(Defense)

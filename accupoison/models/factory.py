@@ -1,6 +1,5 @@
 """Networks by name; every one takes images in [0, 1] and normalises them itself."""
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -69,16 +68,7 @@ def _make(spec: ModelSpec) -> nn.Module:
 
 
 def _from_factory(spec: ModelSpec) -> nn.Module:
-    module_name, colon, attribute = spec.name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute) if colon else MODELS.get(spec.name)
-    except InputError:
-        raise
-    except Exception as error:  # the module is somebody's own and may raise anything
-        raise InputError(
-            f"model {spec.name!r} cannot be imported ({first_line(error, named=True)}); it must name a callable on the "
-            "path"
-        ) from error
+    factory = MODELS.get(spec.name)
     try:
         model = factory(num_classes=spec.num_classes)
     except Exception as error:

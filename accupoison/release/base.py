@@ -45,7 +45,7 @@ class Release(Component):
         usual, first = type(self)().settings, next(iter(self.settings), "")
         shown = {key: value for key, value in self.settings.items() if key == first or value != usual[key]}
         words = [f"{key}={_text(value)}" for key, value in shown.items()]
-        return f"{self.name}:{','.join(words)}" if words else self.name
+        return f"{self.spelling}:{','.join(words)}" if words else self.spelling
 
     @property
     def needs_model(self) -> bool:
@@ -91,7 +91,7 @@ def ask(view: ModelView, x: Tensor) -> Tensor:
     return torch.cat([predict(part).cpu().double() for part in torch.split(x, CHUNK)])
 
 
-RELEASES = Registry("release")
+RELEASES = Registry("release", base=Release)
 
 
 @RELEASES.register("identity", "none")

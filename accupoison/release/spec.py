@@ -11,11 +11,14 @@ def settings_of(text: str) -> dict[str, str]:
 
     Args:
         text: ``NAME``, ``NAME:VALUE`` with the value of its first setting, or ``NAME:KEY=VALUE,KEY=VALUE``.
+            NAME may be a path, ``package.module:CLASS``.
 
     Raises:
         InputError: There is no such release, or a setting is not of this form or given twice.
     """
     name, colon, rest = text.strip().partition(":")
+    if colon and RELEASES.is_path(path := f"{name}:{rest.partition(':')[0].strip()}"):
+        name, colon, rest = path, *rest.partition(":")[1:]
     name = RELEASES.canonical(name.strip())
     found = {"name": name}
     if not colon:

@@ -75,7 +75,8 @@ def run_name(config: OnlineConfig, typed: str | None = None) -> str:
         words += [attack.name, f"eps{attack.eps * 255:.3g}"]
     else:
         words += [attack.name]
-    return directory_name("-".join([*words, typed or config.defense.name, f"seed{config.run.seed}"]))
+    defense = typed if typed and ":" not in typed else config.defense.name
+    return directory_name("-".join([*words, defense, f"seed{config.run.seed}"]))
 
 
 def find_checkpoint(config: OnlineConfig, root: Path) -> tuple[Path, Path | None]:
@@ -140,7 +141,8 @@ def division_of(config: OnlineConfig, root: Path) -> dict[str, dict[str, Any]]:
         return {}
     stored = with_new_names(read_json(place / CONFIG))
     data, model = stored.get("data", {}), stored.get("model", {})
-    keys = DIVISION if data.get("splits", "fresh") == config.data.splits == "fresh" else DIVISION[:2]
+    usual = DIVISION[:2] if config.data.dir else (*DIVISION[:2], "dir")
+    keys = (*usual, *DIVISION[2:]) if data.get("splits", "fresh") == config.data.splits == "fresh" else usual
     return {
         "data": {key: data[key] for key in keys if key in data},
         "model": {key: value for key, value in model.items() if value is not None},

@@ -114,14 +114,42 @@ class Run:
         """Return a measure at the end of the recovery after a trigger, or None."""
         return self._mark(trigger, "end", key)
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Everything measured: one row a step, with ``step``, ``branch`` (the trigger, or "") and values by tag.
+
+        Raises:
+            InputError: The metrics are missing or damaged.
+        """
+        return read_metrics(self.path / METRICS, self.summary.get("metrics_digest"))
+
+    def accuracy(self, mark: str, trigger: str | None = None) -> float:
+        """Return a test accuracy, in [0, 1].
+
+        Args:
+            mark: "start", "before" (the trigger), "after" it, or "end" (of the recovery).
+            trigger: Of which path, for "after" and "end"; None is the last one.
+
+        Raises:
+            InputError: The run has no such mark.
+        """
+        branches = self.summary["branches"]
+        name = next(reversed(branches), "") if trigger is None else trigger
+        values = self.summary.get(mark) if mark in ("start", "before") else branches.get(name, {}).get(mark)
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"{self.path} has no accuracy {mark!r} of the trigger {name!r}; choose start, before, after or end, "
+                f"and one of {', '.join(branches)}"
+            )
+        return float(values["acc"])
+
     def curve(self, tag: str, trigger: str) -> list[tuple[int, float]]:
         """Return (step, accuracy) along the path that ends with ``trigger``.
 
         Raises:
             InputError: The metrics are missing or damaged.
         """
-        rows = read_metrics(self.path / METRICS, self.summary.get("metrics_digest"))
-        points = [(row["step"], row[tag]) for row in rows if tag in row and row["branch"] in ("", trigger)]
+        points = [(row["step"], row[tag]) for row in self.metrics if tag in row and row["branch"] in ("", trigger)]
         if not points or any(value < 0 or value > 1 for _, value in points):
             raise InputError(f"{self.path / METRICS} has no {tag} in [0, 1]; restore a copy or run again")
         return points
@@ -161,7 +189,7 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None], *, needed: 
     ended = 0
     for folder in sorted(folders.values()):
         try:
-            if (run := _read(folder)) is not None:
+            if (run := read_run(folder)) is not None:
                 collected.append(run)
                 ended += 1
         except (InputError, OSError) as error:
@@ -174,8 +202,12 @@ def collect(paths: Sequence[Path], leave_out: Callable[[str], None], *, needed: 
     return _once(collected, leave_out)
 
 
-def _read(folder: Path) -> Run | None:
-    """Return the ended run in ``folder``, or None where there is none."""
+def read_run(folder: Path) -> Run | None:
+    """Return the ended run in ``folder``, or None where there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
     if not (folder / SUMMARY).exists():
         return None
     stored, summary = read_json(folder / CONFIG), read_json(folder / SUMMARY)

@@ -216,7 +216,7 @@ def _runs(
 ) -> Iterator[RunSpec]:
     for values in itertools.product(*plan.each.values()):
         varied = config.assignments([f"{key}={value}" for key, value in zip(plan.each, values, strict=True)])
-        label = directory_name("-".join([plan.name, *values]))
+        label = directory_name("-".join([plan.name, *map(_label, plan.each, values)]))
         old = directory_name("-".join([plan.name, *map(formerly, plan.each, values)]))
         for burnin, seed in itertools.product(plan.burnins, plan.seeds):
             out, made = (logs / f"{named}-b{burnin}-s{seed}" for named in (label, old))
@@ -227,6 +227,11 @@ def _runs(
             out = made if holds(made.exists) and not holds(out.exists) else out
             layers = [*common, plan.settings, varied, *over, _start(*burnins[burnin], seed)]
             yield RunSpec(out, online_config(layers, say))
+
+
+def _label(key: str, value: str) -> str:
+    """Return what a directory calls a value: of a component that is named by its path, the class."""
+    return value.rpartition(":")[2] if key in ("attack.name", "defense.name") else value
 
 
 def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:

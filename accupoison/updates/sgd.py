@@ -11,10 +11,9 @@ from accupoison.learner import Learner
 from accupoison.registry import Component, Registry
 from accupoison.types import Batch, Context, Grads, Verdict
 
-UPDATES: "Registry[SGD]" = Registry("update")
+UPDATES: "Registry[SGD]"
 
 
-@UPDATES.register("sgd")
 @dataclass(kw_only=True)
 class SGD(Component):
     """One optimiser step on the mean of the defence's per-row losses.
@@ -62,3 +61,7 @@ class SGD(Component):
         with learner.forward() as forward:
             loss = defense.losses(forward, batch).mean()
         return torch.autograd.grad(loss, learner.parameters)
+
+
+UPDATES = Registry("update", base=SGD)
+UPDATES.register("sgd")(SGD)

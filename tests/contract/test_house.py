@@ -22,6 +22,7 @@ LAYERS = (
     {"runs", "testing"},
     {"study"},
     {"audit"},
+    {"api"},
     {"cli"},
     {"burnin", "base_model", "settings", "__main__"},
 )

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ COMMANDS = sorted(
         for command in re.findall(r"^    python cli\.py ((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
     }
 )
-PYTHON = [
+BLOCKS = [
     (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
 ]
+STORY = "python.md"
+"""The page whose blocks go on from each other."""
+FILES = {found[1]: code for name, code in BLOCKS if name == STORY and (found := re.match(r"# (\w+\.py)\n", code))}
+"""Blocks of that page that begin with the name of a file."""
+PYTHON = [(name, code) for name, code in BLOCKS if name != STORY]
 TRAIN_FLAGS = """
     group_norm batch_size test_batch_size workers epochs start_epoch save_freq lr resume outf clip_gradnorm clipvalue
 """
@@ -62,9 +68,18 @@ SETTINGS = [
 ]
 
 
+def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write :data:`FILES` where the command line finds them: in the current folder."""
+    monkeypatch.syspath_prepend(folder)
+    for name, code in FILES.items():
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+        (folder / name).write_text(code)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_resolves(command: str, work: Path) -> None:
+def test_every_command_resolves(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``--dry-run`` where a command has it; the others must know every word and option."""
+    write_files(work, monkeypatch)
     words = shlex.split(command)
     if "--replay" in words:
         done(*ONLINE, "--save-batches", "--out", words[words.index("--replay") + 1])
@@ -104,6 +119,19 @@ def test_every_python_block_runs(page: str, code: str, tmp_path: Path, monkeypat
         for name in new:
             assert name in done("list").stdout
             check(lambda: registry.build(name.lower(), {}))  # noqa: B023
+
+
+@pytest.mark.slow
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one script, beside its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACCUPOISON_DATA", raising=False)
+    write_files(tmp_path, monkeypatch)
+    script = [code for name, code in BLOCKS if name == STORY and code not in FILES.values()]
+    assert len(script) >= 7
+    Path("story.py").write_text("\n".join(script))
+    runpy.run_path("story.py")
+    assert Path("study/report.html").exists()
 
 
 def test_the_pages_have_what_they_are_about() -> None:

@@ -3,7 +3,7 @@
 import shlex
 from functools import cache
 
-from accupoison.config.layers import plain, preset
+from accupoison.config.layers import as_text, plain, preset
 from accupoison.config.schema import online_config
 from accupoison.records.files import flatten
 from accupoison.study.collect import Run
@@ -22,14 +22,15 @@ def command(run: Run, program: str) -> str:
     words = [*program.split(), "online", "--seed", str(run.config.run.seed)]
     for key, value in flatten(plain(run.config)):
         if key not in ELSEWHERE and (key not in _usual(run) or _usual(run)[key] != value):
-            words += ["--set", f"{key}={_text(value)}"]
+            words += ["--set", f"{key}={as_text(value)}"]
     return shlex.join([*words, "--out", f"{run.path}-again"])
 
 
 def _usual(run: Run) -> dict[str, object]:
     """Return the settings that a run has if none are given but the names of its components."""
     config = run.config
-    return _of(config.attack.name, config.defense.name, config.update.name, config.release.name)
+    parts = config.attack, config.defense, config.update, config.release
+    return _of(*(part.spelling for part in parts))
 
 
 @cache
@@ -40,14 +41,3 @@ def _of(attack: str, defense: str, update: str, release: str) -> dict[str, objec
     for section in names:
         usual.pop(f"{section}.name")  # always said: settings after it belong to it
     return usual
-
-
-def _text(value: object) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return str(value).lower()
-        case list() | tuple():
-            return ",".join(map(str, value))
-    return str(value)
