@@ -5,6 +5,9 @@ from statistics import fmean
 
 from accupoison.study.collect import Run
 
+LITTLE = 0.1
+"""A defence whose weights move less than this share of the way that standard training goes hardly learns."""
+
 
 def brief(runs: Sequence[Run], trigger: str) -> str:
     """Return a plain table, one line for each attack and defence, and what FREEZE means for the others.
@@ -71,11 +74,13 @@ def _meaning(poisoned: Sequence[Run], control: Sequence[Run], trigger: str) -> s
     ours = of("DSC")
     if ours:
         reached = _after(ours, trigger)
-        moved = _after(control, control[0].followed(trigger), "distance_from_start")
+        moved = _after(ours, trigger, "distance_from_start")
+        learning = _after(control, control[0].followed(trigger), "distance_from_start")
+        little = ", so it learns next to nothing" if moved < LITTLE * learning else ""
         lines.append(
             f"OURS (DSC) ends at {reached:.1%}, {100 * (reached - standard):+.1f} points against ST, "
-            f"{_beside(reached, frozen)} FREEZE; its weights moved {_after(ours, trigger, 'distance_from_start'):.2f}, "
-            f"ST's on the clean stream {moved:.2f}."
+            f"{_beside(reached, frozen)} FREEZE; its weights moved {moved:.2f}, ST's on the clean stream "
+            f"{learning:.2f}{little}."
         )
     return "\n".join(lines)
 

@@ -60,6 +60,9 @@ augment = "after"
 eps = 0.1
 steps = 1
 
+[optim]
+restore_momentum = true
+
 [trigger]
 updates = 1
 

@@ -276,3 +276,6 @@ def test_brief_claims_no_harm_that_there_is_not() -> None:
     assert "ST ends level with FREEZE" in text
     assert "+0.0 points against ST, level with FREEZE" in text
     assert "the trigger" not in text
+    assert "learns next to nothing" not in text
+    runs[-1].summary["branches"]["adversarial"]["after"]["distance_from_start"] = 0.1
+    assert "ST's on the clean stream 1.50, so it learns next to nothing" in brief(runs, "adversarial")
