@@ -38,6 +38,7 @@ monitor = 20
 [model]
 name = "resnet8"
 width = 4
+norm = "batch"
 """
 TRAIN = """
 [train]
@@ -58,6 +59,12 @@ augment = "after"
 [attack]
 eps = 0.1
 steps = 1
+
+[optim]
+restore_momentum = true
+
+[trigger]
+updates = 1
 
 [defense.DSC]
 threshold = "none"

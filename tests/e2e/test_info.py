@@ -44,9 +44,15 @@ def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeyp
     monkeypatch.setattr(demo, "STREAMS", 1)
     Path("logs/demo").mkdir(parents=True)  # of an earlier time, which stays as it is
     text = run("demo", "--quiet", "--jobs", "1")
-    for words in ("ST, clean stream", "FREEZE, poisoned stream", "AT, poisoned stream", "DSC, poisoned stream"):
+    for words in (
+        "ST, clean stream",
+        "ST, clean, then trigger",
+        "FREEZE, poisoned stream",
+        "AT, poisoned stream",
+        "DSC, poisoned stream",
+    ):
         assert words in text
-    assert "FREEZE drops every batch" in text
+    assert "FREEZE, which drops every batch" in text
     assert "-m tensorboard.main --logdir logs/demo-2" in text
     assert Path("logs/demo-2/curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads(Path("logs/demo-2/none-ST-b0-s0/summary.json").read_text())

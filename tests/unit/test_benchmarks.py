@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from accupoison.config.layers import plain, preset
-from accupoison.config.schema import burnin_config
+from accupoison.config.layers import Layer, plain, preset
+from accupoison.config.schema import burnin_config, online_config
 from accupoison.measure.hardware import ceiling, flops, seconds, training_flops
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
-from benchmarks import alternatives, drift, phases, runs
+from accupoison.study.collect import Run
+from benchmarks import alternatives, demo_story, drift, phases, runs
 from benchmarks.processes import audit_task, peak, private_step
 
 Comparison = Callable[[phases.Bench], alternatives.Ways]
@@ -110,6 +111,31 @@ def test_drift_pairs_the_ways_of_a_seed(tmp_path: Path) -> None:
         {"seed": 1, "mark": "before", "ours": 1, "plain": 0},
         {"seed": 1, "mark": drift.AFTER, "ours": 0, "plain": 1},
     ]
+
+
+def test_the_story_of_a_demo_is_held_to_its_figures() -> None:
+    def made(name: str, defense: str, before: float, **after: float) -> Run:
+        parts: Layer = {"attack": {"name": name}, "defense": {"name": defense}, "trigger": {"types": list(after)}}
+        branches = {trigger: {"after": {"acc": value}} for trigger, value in after.items()}
+        summary = {"start": {"acc": 0.9}, "before": {"acc": before}, "branches": branches}
+        return Run(Path(), online_config([parts]), summary, "")
+
+    runs = [
+        made("none", "ST", 0.9, clean=0.91, optimised=0.8),
+        made("none", "ST", 0.9, clean=0.91, optimised=0.9),
+        made("accumulative", "FREEZE", 0.9, optimised=0.9),
+        made("accumulative", "ST", 0.8, optimised=0.6),
+        made("accumulative", "AT", 0.3, optimised=0.2),
+        made("accumulative", "OURS", 0.9, optimised=0.88),
+    ]
+    found = demo_story.figures(runs)
+    assert found["clean after"] == pytest.approx(91)
+    assert found["clean triggered"] == pytest.approx(85)
+    assert (found["ST before"], found["ST after"]) == pytest.approx((80, 60))
+    kept = ["here", *["1"] * len(demo_story.CLAIMS), "1 of 1"]
+    assert demo_story.row("here", [found]) == kept
+    other = demo_story.row("here", [found, found | {"DSC after": 86}])
+    assert other == ["here", "2", "2", "2", "2", "2", "1", "2", "1 of 2"]
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
