@@ -63,6 +63,7 @@ class OnlineKeywords(Common, total=False):
     reference: str | Path
     audit_every: int
     save_batches: bool
+    detectors: str
 
 
 def keyword_layers(given: Mapping[str, Any], settings: Settings | None, known: type) -> list[Layer]:

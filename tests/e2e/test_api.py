@@ -134,11 +134,11 @@ def test_steps_are_those_of_the_run(work: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "")
     told: list[tuple[int, int]] = []
     ap.online(CHECKPOINT.parent, preset="demo", settings=stream, out="told", progress=lambda *at: told.append(at[:2]))
-    assert told == [(n, 5) for n in range(1, 6)]
+    assert told == [(0, 1), *((n, 5) for n in range(1, 6))]
     ap.online(CHECKPOINT.parent, preset="demo", settings=stream, out="shown", progress=True)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert [line[:4] for line in shown.err.split("\r")[1:]] == [f"{n}/5 " for n in range(1, 6)]
+    assert [line[:4] for line in shown.err.split("\r")[1:]] == ["0/1 ", *(f"{n}/5 " for n in range(1, 6))]
 
 
 def test_classes_and_instances(work: Path) -> None:
@@ -151,7 +151,7 @@ def test_classes_and_instances(work: Path) -> None:
         ap.online(place, preset="demo", attack="none", trigger="clean", med=med, settings=stream | more)
         for med, more in given
     ]
-    assert [run.path.name for run in runs[:2]] == ["digits-none-Whiter-seed0", "digits-none-Whiter-seed0-2"]
+    assert [run.path.name for run in runs[:2]] == [f"digits-resnet8-w4-none-Whiter-seed0{n}" for n in ("", "-2")]
     assert [run.defense for run in runs] == ["Whiter (amount 0.3)"] * 3 + ["Whiter", "CLIP"]
     ends = [run.metrics[-1]["stream/loss"] for run in runs]
     assert ends[0] == ends[1] == ends[2] != ends[3]

@@ -43,6 +43,12 @@ STREAM = [
     "--clip-norm",
 ]
 CLI_FLAGS: dict[str, list[str]] = {
+    "compare": [
+        *(flag for flag in SHARED if flag not in ("--resume", "--resume-or-start", "--json")),
+        *STREAM,
+        *ENGINE,
+        *("--seeds", "--burnins", "--recipe", "--checkpoint", "--reference", "--release", "--preset", "--audit-every"),
+    ],
     "audit": ["--run", "--out", "--attack", "--release", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs", "--attack", "--med"],
     "online": [
