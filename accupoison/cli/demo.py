@@ -36,10 +36,10 @@ RUNS = (
 def demo(jobs: int | None, quiet: bool) -> None:
     """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
     from accupoison.runs.engines import Local
-    from accupoison.study.demo_summary import brief
     from accupoison.study.figures import curves
     from accupoison.study.grid import read_grid
     from accupoison.study.sweep import run_grid
+    from accupoison.study.verdict import verdict_text
 
     logs, lock = _place()
     with lock, progress_bar("demo", hidden=quiet) as show:
@@ -49,7 +49,7 @@ def demo(jobs: int | None, quiet: bool) -> None:
         raise error
     runs, picture = gather([logs]), logs / PICTURE
     curves(runs, picture, trigger=TRIGGER, title="accumulative poisoning of digits, l_inf 0.2")
-    click.echo(f"{brief(runs, TRIGGER)}\n\npicture: {picture}")
+    click.echo(f"{verdict_text(runs, TRIGGER)}\n\npicture: {picture}")
     click.echo(f"curves:  {shlex.quote(sys.executable)} -m tensorboard.main --logdir {shlex.quote(str(logs))}")
 
 

@@ -1,9 +1,12 @@
 """A few runs on one screen: the table of ``demo`` and ``compare``, and what it comes to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import isnan
+from statistics import fmean
 from textwrap import wrap
 
-from accupoison.measure.verdict import spoken
+from accupoison.measure.verdict import SIZE, points, spoken
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate
@@ -13,37 +16,45 @@ from accupoison.study.tables import Value, in_points, over
 CONTROLS = ("FREEZE", "ST")
 WIDTH = 110
 """Letters of a line of text."""
+LITTLE = 0.1
+"""A defence whose weights move less than this share of the way that standard training goes hardly learns."""
 
 
 def verdict_text(runs: Sequence[Run], trigger: str) -> str:
-    """Return the threat model, a table with a line for each attack and defence, and what it comes to in a sentence.
+    """Return the threat model, a table with a line for each attack and defence, and what it comes to.
 
     Accuracies are in percent, with a 95% t-interval from three streams or base models on.
 
     Args:
         runs: Runs on the same streams, best with standard training on the clean one and FREEZE under attack.
-        trigger: The path whose end is shown; runs on clean streams follow the clean trigger.
+        trigger: The path whose end is shown; runs on clean streams follow the clean trigger, too.
     """
     groups = sorted(group(runs), key=_order)
     poisoned = [one for one in groups if one.first.config.attack.name not in ("none", "noise")] or groups
     attacker = poisoned[-1].first.summary["threat_model"].partition("; defender")[0]
     names = ", ".join(dict.fromkeys(spoken(one.first.config.defense.name) for one in poisoned))
-    columns = {title: [show(over(one, value)) for one in groups] for title, (value, show) in _columns(trigger).items()}
-    labels = [_label(one, groups) for one in groups]
-    wide = max(map(len, labels))
+    threat = f"{attacker}; defenders ({names}) own the training, never told which rows are poisoned"
+    said = [finding(runs, trigger), *_learners(poisoned, groups, trigger)]
+    parts = [wrap(threat, WIDTH), list(_table(groups, trigger)), *(wrap(sentence, WIDTH) for sentence in said)]
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _table(groups: Sequence[Group], trigger: str) -> Iterator[str]:
+    rows = []
+    for one in groups:
+        followed = one.first.followed(trigger)
+        rows.append((_label(one, groups), one, followed))
+        if followed != trigger and trigger in one.first.config.trigger.types:
+            rows.append((f"{_label(one, groups)}, then the trigger", one, trigger))
+    columns = {
+        title: [show(over(one, value(path))) for _, one, path in rows] for title, (value, show) in COLUMNS.items()
+    }
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
     widths = {title: max(map(len, [title, *cells])) + 2 for title, cells in columns.items()}
-    lines = [" " * wide + "".join(f"{title:>{widths[title]}}" for title in columns)]
-    for row, label in enumerate(labels):
-        lines.append(f"{label:{wide}}" + "".join(f"{cells[row]:>{widths[title]}}" for title, cells in columns.items()))
-    return "\n".join(
-        [
-            *wrap(f"{attacker}; defenders ({names}) own the training, never told which rows are poisoned", WIDTH),
-            "",
-            *(line.rstrip() for line in lines),
-            "",
-            *wrap(finding(runs, trigger), WIDTH),
-        ]
-    )
+    wide = max(len(label) for label, _, _ in rows)
+    yield " " * wide + "".join(f"{title:>{widths[title]}}" for title in columns)
+    for k, (label, _, _) in enumerate(rows):
+        yield (f"{label:{wide}}" + "".join(f"{cells[k]:>{widths[title]}}" for title, cells in columns.items())).rstrip()
 
 
 def _order(one: Group) -> tuple[int, bool, str]:
@@ -60,14 +71,41 @@ def _label(one: Group, groups: Sequence[Group]) -> str:
     return ", ".join(filter(None, [run.defense.replace(name, spoken(name), 1), attack, stream, one.setting]))
 
 
-def _columns(trigger: str) -> dict[str, tuple[Value, Callable[[Estimate | None], str]]]:
-    def moved(value: Estimate | None) -> str:
-        return "" if value is None else f"{value.mean:.2f}"
+def _moved(value: Estimate | None) -> str:
+    return "" if value is None else replace(value, half=float("nan"), values=()).text(2)
 
-    return {
-        "start": (lambda run: run.summary["start"]["acc"], in_points),
-        "before": (lambda run: run.summary.get("before", {}).get("acc"), in_points),
-        "coast": (lambda run: run.after("coast"), in_points),
-        "after": (lambda run: run.after(run.followed(trigger)), in_points),
-        "weights moved": (lambda run: run.after(run.followed(trigger), "distance_from_start"), moved),
-    }
+
+COLUMNS: dict[str, tuple[Callable[[str], Value], Callable[[Estimate | None], str]]] = {
+    "start": (lambda path: lambda run: run.summary["start"]["acc"], in_points),
+    "before": (lambda path: lambda run: run.summary.get("before", {}).get("acc"), in_points),
+    "coast": (lambda path: lambda run: run.after("coast"), in_points),
+    "after": (lambda path: lambda run: run.after(path), in_points),
+    "weights moved": (lambda path: lambda run: run.after(path, "distance_from_start"), _moved),
+}
+"""What of a run is shown after a path, and how; a column that has nothing stays empty."""
+
+
+def _learners(poisoned: Sequence[Group], groups: Sequence[Group], trigger: str) -> Iterator[str]:
+    """Yield a sentence for each defence beside FREEZE, which learns nothing: how far it ends from it, and moves."""
+    frozen = [one for one in poisoned if one.first.config.defense.name == "FREEZE"]
+    clean = [one for one in groups if one.first.config.attack.name == "none" and one.first.defense == "ST"]
+    if not frozen or not clean:
+        return
+    still, path = _mean(frozen[0], trigger), clean[0].first.followed(trigger)
+    way = _mean(clean[0], path, "distance_from_start")
+    for one in poisoned:
+        reached, moved = _mean(one, trigger), _mean(one, trigger, "distance_from_start")
+        if one.first.config.defense.name in CONTROLS or isnan(reached - still):
+            continue
+        gap = reached - still
+        beside = "level with" if abs(gap) < SIZE else f"{points(abs(gap))} {'above' if gap > 0 else 'below'}"
+        little = ", so it learns next to nothing" if moved < LITTLE * way else ""
+        yield (
+            f"{spoken(one.first.config.defense.name)} ends {beside} FREEZE, which drops every batch; its weights moved "
+            f"{moved:.2f}, those of ST on the clean stream {way:.2f}{little}."
+        )
+
+
+def _mean(one: Group, trigger: str, key: str = "acc") -> float:
+    values = [value for run in one.runs if (value := run.after(trigger, key)) is not None]
+    return fmean(values) if values else float("nan")

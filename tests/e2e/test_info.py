@@ -46,10 +46,10 @@ def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeyp
     text = run("demo", "--quiet", "--jobs", "1")
     for words in (
         "ST, clean stream",
-        "ST, clean, then trigger",
-        "FREEZE, poisoned stream",
-        "AT, poisoned stream",
-        "DSC, poisoned stream",
+        "ST, clean stream, then the trigger",
+        "FREEZE, accumulative",
+        "AT, accumulative",
+        "OURS (DSC) (threshold 0), accumulative",
     ):
         assert words in text
     assert "FREEZE, which drops every batch" in text

@@ -11,11 +11,11 @@ from scipy import stats
 
 from accupoison.config.schema import online_config
 from accupoison.study.collect import Run, label
-from accupoison.study.demo_summary import brief
 from accupoison.study.figures import curves
 from accupoison.study.groups import group
 from accupoison.study.outcomes import estimate, harm, retention, trigger_effect, yardstick
 from accupoison.study.tables import markdown, outcome_rows, retention_rows, rows_text
+from accupoison.study.verdict import verdict_text
 from tests.messages import refuses
 
 
@@ -255,27 +255,28 @@ def test_empty_columns_are_left_out() -> None:
     assert markdown(["a", "b"], [["1", ""], ["2", ""]]) == "| a |\n| --- |\n| 1 |\n| 2 |"
 
 
-def test_brief_says_of_each_defence_what_the_figures_say() -> None:
+def test_a_verdict_says_of_each_defence_what_the_figures_say() -> None:
     runs = [made_up("none", "ST", {"clean": 0.95, "adversarial": 0.68})]
     for defense, value in {"ST": 0.4, "FREEZE": 0.9, "OURS": 0.85}.items():
         runs.append(made_up("accumulative", defense, {"adversarial": value}))
-    text = brief(runs, "adversarial")
-    assert "ST ends 50.0 points below FREEZE, which drops every batch and ends at the 90.0%" in text
-    assert "ST loses 30.0 points after the poisoned stream and 2.0 after the clean one" in text
-    assert "+45.0 points against ST, 5.0 points below FREEZE" in text
-    rows = [line.split()[-3] for line in text.splitlines() if line.startswith("ST, clean")]
-    assert rows == ["70.0%", "70.0%"]
-    ends = [line.split()[-2] for line in text.splitlines() if line.startswith("ST, ")]
-    assert ends == ["95.0%", "68.0%", "40.0%"]
+    text = verdict_text(runs, "adversarial")
+    rows = {line.partition("  ")[0]: line.split()[-2] for line in text.splitlines() if "  " in line}
+    assert rows["ST, clean stream"] == "95.0"
+    assert rows["ST, clean stream, then the trigger"] == "68.0"
+    assert [rows[f"{name}, accumulative"] for name in ("FREEZE", "ST", "OURS (DSC)")] == ["90.0", "40.0", "85.0"]
+    assert "costs standard training 55.0 points" in " ".join(text.split())
+    assert "OURS (DSC) ends 5.0 points below FREEZE, which drops every batch" in text
 
 
-def test_brief_claims_no_harm_that_there_is_not() -> None:
-    runs = [made_up("none", "ST", {"adversarial": 0.95})]
+def test_a_verdict_claims_no_learning_that_there_is_not() -> None:
+    runs = [made_up("none", "ST", {"clean": 0.95})]
     runs += [made_up("accumulative", defense, {"adversarial": 0.9}) for defense in ("ST", "FREEZE", "OURS")]
-    text = brief(runs, "adversarial")
-    assert "ST ends level with FREEZE" in text
-    assert "+0.0 points against ST, level with FREEZE" in text
-    assert "the trigger" not in text
+    text = verdict_text(runs, "adversarial")
+    assert "OURS (DSC) ends level with FREEZE" in text
     assert "learns next to nothing" not in text
     runs[-1].summary["branches"]["adversarial"]["after"]["distance_from_start"] = 0.1
-    assert "ST's on the clean stream 1.50, so it learns next to nothing" in brief(runs, "adversarial")
+    assert "ST on the clean stream 1.50, so it learns next to nothing" in " ".join(
+        verdict_text(runs, "adversarial").split()
+    )
+    alone = verdict_text(runs[1:2], "adversarial")
+    assert "FREEZE" not in alone

@@ -78,7 +78,7 @@ def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[
     parts = []
     if learning:
         best, left = min(learning, key=lambda entry: entry[1].mean)
-        parts.append(f"of the defences that learn, {best.first.defense} leaves the least, {_points(left)}")
+        parts.append(f"of the other defences, {best.first.defense} leaves the least, {_points(left)}")
     if frozen:
         parts.append(f"FREEZE, which learns nothing, ends at {_points(frozen[0][1])}")
     return parts
