@@ -37,7 +37,7 @@ Figures = dict[str, float]
 CLAIMS: dict[str, Callable[[Figures], bool]] = {
     "clean stream ends within 3 points of its start": lambda f: abs(f["clean after"] - f["clean start"]) <= 3,
     "ST ends 15 points or more below FREEZE": lambda f: f["ST after"] <= f["FREEZE after"] - 15,
-    "ST loses 15 points or more at the trigger": lambda f: f["ST before"] - f["ST after"] >= 15,
+    "ST loses 10 points or more at the trigger": lambda f: f["ST before"] - f["ST after"] >= 10,
     "a clean stream loses less at it": lambda f: (
         f["clean before"] - f["clean triggered"] < f["ST before"] - f["ST after"]
     ),
