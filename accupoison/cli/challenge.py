@@ -1,6 +1,5 @@
 """The membership inference challenge of 2022: ``audit challenge``."""
 
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import click
 
 from accupoison.cli.audit import JSON, audit
-from accupoison.cli.group import PROGRAM
+from accupoison.cli.group import command_line
 from accupoison.cli.options import PATH, WHOLE, common_options, data_options, data_place, layers
 from accupoison.cli.output import json_text, note, progress_bar, table
 
@@ -119,4 +118,4 @@ def make(
     with progress_bar("networks", hidden=quiet) as show:
         for done, name in enumerate(names, start=1):
             show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: {PROGRAM} audit challenge {shlex.quote(str(root))}")
+    click.echo(f"wrote {root}; answer it with: {command_line('audit', 'challenge', root)}")

@@ -1,6 +1,5 @@
 """The main job: ``burnin`` and ``online``."""
 
-import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli, command_line, tensorboard
 from accupoison.cli.options import (
     PATH,
     WHOLE,
@@ -83,7 +82,7 @@ def burnin(
     place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties, s.train.epochs)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
-    hint = "the same command" if resume_or_start else _resume_command("burnin", target)
+    hint = "the same command" if resume_or_start else command_line("burnin", "--resume", target)
     with _stoppable(ctx, hint, target) as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
         show(0, 1, "loading data")
         summary = run_burnin(settings, target, resume=again, progress=show, should_stop=asked)
@@ -158,7 +157,7 @@ def online(
     while True:
         target = resume or out or (place if resume_or_start else next_free(place))
         again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
-        hint = "the same command" if resume_or_start else _resume_command("online", target)
+        hint = "the same command" if resume_or_start else command_line("online", "--resume", target)
         try:
             label = typed or settings.defense.name
             with _stoppable(ctx, hint, target) as asked, progress_bar(label, hidden=quiet or as_json) as show:
@@ -173,9 +172,8 @@ def online(
         if as_json:
             click.echo(json_text({"run": str(target), **summary}))
         else:
-            logs = shlex.quote(str(target.parent))
             click.echo(f"{online_text(summary)}\n{summary['verdict']}")
-            click.echo(f"wrote {target}; curves: tensorboard --logdir {logs}")
+            click.echo(f"wrote {target}; curves: {tensorboard(target.parent)}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 
@@ -222,10 +220,6 @@ def _check_place(out: Path | None, resume: Path | None, resume_or_start: bool) -
         raise InputError(f"--out {out} and --resume {resume} exclude each other; a resumed run stays where it is")
     if resume is not None and resume_or_start:
         raise InputError(f"--resume {resume} and --resume-or-start exclude each other; name the directory with --out")
-
-
-def _resume_command(command: str, target: Path) -> str:
-    return f"{PROGRAM} {command} --resume {shlex.quote(str(target))}"
 
 
 @contextmanager

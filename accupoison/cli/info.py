@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import accupoison
-from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli
+from accupoison.cli.group import CHECKPOINTS, cli, command_line
 from accupoison.cli.options import PATH
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
@@ -77,7 +77,7 @@ def _everything() -> dict[str, dict[str, str]]:
         "grids": _openings(SHIPPED),
         "data sets": {(f"{name}:PATH" if name in PATHS else name): text for name, text in _names(DATA).items()},
         "models": _names(MODELS) | {"package.module:factory": "of your own"},
-        "checkpoints": dict.fromkeys(checkpoints or [f"none yet: {PROGRAM} burnin"], ""),
+        "checkpoints": dict.fromkeys(checkpoints or [f"none yet: {command_line('burnin')}"], ""),
     }
 
 
@@ -135,7 +135,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
     facts["writable here"] = os.access(Path.cwd(), os.W_OK)
     facts["CIFAR-10"] = _cifar(data_dir)
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
-    facts["checkpoints"] = ", ".join(names) or f"none; make one with: {PROGRAM} burnin"
+    facts["checkpoints"] = ", ".join(names) or f"none; make one with: {command_line('burnin')}"
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, one_line
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, command_line, one_line
 from accupoison.cli.options import PATH, engine_options, layers, option_names
 from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError, first_line
@@ -61,7 +61,7 @@ def sweep(
             failed |= run_grid(plan, CHECKPOINTS, engine=engine, report=show)
         logs = (out or LOGS) / grid.stem
         made = sum(spec.out not in failed for spec in plan.runs)
-        click.echo(f"{made} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
+        click.echo(f"{made} runs in {logs}; tables: {command_line('report', logs)}")
     for sentence in failures(failed):
         click.echo(sentence, err=True)
     click.get_current_context().exit(1 if failed else 0)
@@ -128,9 +128,19 @@ def report(
     audits = read_audited(paths, note)
     runs = gather(paths, needed=not audits)
     read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
-    words = ["report", *map(str, paths), "--trigger", trigger, *([] if claims is None else ["--claims", str(claims)])]
+    words = [
+        "report",
+        *map(str, paths),
+        "--trigger",
+        trigger,
+        *_given({"--claims": claims, "--out": out, "--format": formats}),
+    ]
     remake = PROGRAM, shlex.join(words)
     made = make_report(runs, paths, trigger=trigger, claims=read, commands=remake, say=note, audits=audits)
     click.echo(made.markdown)
     files = write_report(made, out or paths[0], names)
     click.echo(f"Wrote {', '.join(map(str, files))}")
+
+
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
