@@ -23,7 +23,10 @@ class _Rooted(click.Group):
 
 @audit.group(cls=_Rooted)
 def challenge() -> None:
-    """Answer the membership inference challenge of 2022: audit challenge ROOT [OPTIONS], or make a small one."""
+    """Answer the membership inference challenge of 2022.
+
+    With audit challenge ROOT [OPTIONS]; make makes a small one.
+    """
 
 
 @challenge.command()
@@ -105,7 +108,10 @@ def make(
     quiet: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
+    """Make a small challenge under ROOT.
+
+    It has networks trained on half of the samples, and the truth in truth/.
+    """
     from accupoison.audit.challenge.make import make_cell
     from accupoison.config.layers import plain, preset
     from accupoison.config.schema import burnin_config

@@ -36,7 +36,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="online_ready (default), one_cycle, step_down, released, pang or pmianll: all training options.",
+    help="All settings of a training: online_ready (default), one_cycle, step_down, released, pang, ... (see list).",
 )
 @data_options
 @model_options
@@ -60,10 +60,12 @@ def burnin(
 ) -> None:
     """Train the base model that the stream starts from.
 
-    Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ (the epochs are in the name where they are not the
-    recipe's) with final.pt, early.pt (the early snapshot that OURS compares with) and the training curves. Ctrl-C
-    saves; --resume goes on. With --attack the training set is poisoned, and ledger.npz says who is; audit --run says
-    who can be recognised.
+    Writes the directory checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED (with the epochs, where they are not the
+    recipe's): final.pt is the base model, early.pt the early snapshot that OURS compares with. Ctrl-C saves; --resume
+    goes on.
+
+    With --attack the training set is poisoned, and ledger.npz says which samples are; then audit --run DIRECTORY says
+    who can be recognised as a member.
     """
     from accupoison.config import layers as configuration
     from accupoison.config.schema import burnin_config
@@ -103,7 +105,7 @@ def burnin(
     "--med",
     "--defense",
     metavar="NAME",
-    help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..., or package.module:CLASS.",
+    help="The defence: ST (none, default), AT, TRADES, CLIP, FREEZE, OURS, ... (see list), or package.module:CLASS.",
 )
 @release_option
 @stream_options
@@ -111,9 +113,9 @@ def burnin(
 @click.option(
     "--detectors",
     metavar="NAMES",
-    help="What to compare the discrepancy with, with commas: kd, lid, gda, gmm (of features) and loss.",
+    help="Detectors to compare the discrepancy of OURS with, with commas: kd, lid, gda, gmm, loss (see list).",
 )
-@click.option("--replay", type=PATH, metavar="RUN", help="Send what RUN sent, with its settings.")
+@click.option("--replay", type=PATH, metavar="RUN", help="Send the batches that RUN has kept, with its settings.")
 @data_options
 @model_options
 @update_options
@@ -133,9 +135,12 @@ def online(
     as_json: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Run a poisoned stream against a defence and record it in logs/.
+    """Run one poisoned stream against a defence.
 
-    Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
+    Without options: accumulative poisoning of CIFAR-10 against standard training (ST), from the base model that burnin
+    makes without options. Batches are poisoned and learnt one by one; then the trigger arrives, and clean batches after
+    it. Prints test accuracy at the start, before and after the trigger and at the end, with a verdict, and writes a
+    directory in logs/, which tensorboard, report and audit read. Ctrl-C saves; --resume goes on.
     """
     from accupoison.config.schema import online_config
     from accupoison.records.lock import TakenError

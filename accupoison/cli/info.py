@@ -116,7 +116,7 @@ def _components(registry: "Registry[Any]") -> dict[str, str]:
 @click.option("--data-dir", type=PATH, envvar="ACCUPOISON_DATA", help="Where the data files are.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
-    """Say what this machine offers, and what is missing for the main job."""
+    """Say what this machine offers, and what is missing."""
     import torch
 
     from accupoison.device import DEVICE, resolve_device

@@ -80,6 +80,18 @@ def test_help(words: tuple[str, ...]) -> None:
     assert "\\b" not in short.output
 
 
+def test_help_fits_a_terminal() -> None:
+    for path, command in commands():
+        context = click.Context(
+            command, info_name=" ".join(("accupoison", *path)), terminal_width=100, max_content_width=100
+        )
+        assert max(map(len, command.get_help(context).splitlines())) <= 100, path
+        if isinstance(command, click.Group):
+            room = 80 - len(max(command.commands, key=len)) - 6
+            for name, child in command.commands.items():
+                assert not child.get_short_help_str(room).endswith("..."), (path, name)
+
+
 ENTRY = """
 import sys
 from importlib import import_module
