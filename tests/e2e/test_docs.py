@@ -16,8 +16,12 @@ from accupoison.release import RELEASES
 from accupoison.testing import check_defense, check_release
 from tests.e2e.conftest import ONLINE, ROOT, done
 
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
-TEXT = PAGES["paper-commands.md"]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+}
+LINKED = [*PAGES, "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+TEXT = PAGES["docs/paper-commands.md"]
 GRIDS = [path.read_text(encoding="utf-8") for path in (ROOT / "accupoison" / "grids").rglob("*.toml")]
 PROGRAM = r"(?:python cli\.py|python -m accupoison|accupoison)"
 
@@ -36,7 +40,7 @@ COMMANDS = sorted({command for text in (*PAGES.values(), *GRIDS) for command in 
 BLOCKS = [
     (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
 ]
-STORY = "python.md"
+STORY = "docs/python.md"
 """The page whose blocks go on from each other."""
 FILES = {found[1]: code for name, code in BLOCKS if name == STORY and (found := re.match(r"# (\w+\.py)\n", code))}
 """Blocks of that page that begin with the name of a file."""
@@ -155,8 +159,30 @@ Type `accupoison list`, or `python -m accupoison doctor
     assert [*commands_in(text)] == ["burnin --seed 1", "sweep a", "report logs/a", "sweep b", "list", "doctor --json"]
 
 
+def anchors(page: Path) -> set[str]:
+    """Return what a page's headings are called in links."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_every_link_leads_somewhere(page: str) -> None:
+    place = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", place.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            aim = (place.parent / path).resolve() if path else place
+            assert aim.exists(), target
+            assert not anchor or anchor in anchors(aim), target
+
+
+def test_the_index_has_every_page() -> None:
+    missing = [page for page in PAGES if f"]({page.removeprefix('docs/')})" not in PAGES["docs/README.md"]]
+    assert missing == ["README.md", "docs/README.md"], "one is named by its heading, the other is the index"
+
+
 def test_the_pages_have_what_they_are_about() -> None:
-    assert {page for page, _ in PYTHON} >= {"README.md", "extending.md"}
+    assert {page for page, _ in PYTHON} >= {"README.md", "docs/extending.md"}
     assert len(COMMANDS) >= 80
     assert {"online --med OURS", "compare --med ST,OURS", "sweep curves --jobs 2", "list"} <= set(COMMANDS)
     assert len(SETTINGS) >= 40
