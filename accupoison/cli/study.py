@@ -131,9 +131,8 @@ def report(
     audits = read_audited(paths, note)
     runs = gather(paths, needed=not audits)
     read = [] if claims is None else read_claims(read_toml(find_grid(claims)))
-    options = {"--trigger": trigger, "--claims": claims, "--out": out, "--format": formats}
-    typed = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
-    remake = PROGRAM, shlex.join(["report", *map(str, paths), *typed])
+    words = ["report", *map(str, paths), "--trigger", trigger, *([] if claims is None else ["--claims", str(claims)])]
+    remake = PROGRAM, shlex.join(words)
     made = make_report(runs, paths, trigger=trigger, claims=read, commands=remake, say=note, audits=audits)
     click.echo(made.markdown)
     files = write_report(made, out or paths[0], names)

@@ -1,5 +1,6 @@
 """Every command that the program prints works when it is pasted, whatever the paths are called."""
 
+import ast
 import json
 import re
 import shlex
@@ -8,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 
-from tests.e2e.conftest import CHECKPOINT, ONLINE, SET, After, call, done, refused
+from accupoison.cli import cli
+from tests.e2e.conftest import CHECKPOINT, ONLINE, ROOT, SET, After, call, done, refused
 
 pytestmark = pytest.mark.slow
 LOGS = Path("my logs; it's here")
@@ -64,16 +67,15 @@ def test_of_a_run_its_end_and_what_it_refuses(work: Path) -> None:
 
 def test_of_a_report(work: Path) -> None:
     done(*ONLINE, "--out", RUN, SET, "start.checkpoint=" + str(CHECKPOINT))
-    done("report", RUN, "--out", "a page", "--format", "json,html")
-    found = json.loads(Path("a page/report.json").read_text())
+    done("report", RUN, "--format", "json,html")
+    found = json.loads((RUN / "report.json").read_text())
     assert ours(found["figures"]["roc"]["missing"], "report again") == ["audit", "--run", str(RUN)]
     again = shlex.split(found["command"])[2:]
     assert again[:2] == ["report", str(RUN)]
-    before = {path: path.read_bytes() for path in Path("a page").iterdir()}
-    for path in before:
-        path.unlink()
+    page = (RUN / "report.html").read_bytes()
+    (RUN / "report.html").unlink()
     done(*again)
-    assert {path: path.read_bytes() for path in Path("a page").iterdir()} == before
+    assert (RUN / "report.html").read_bytes() == page
     (of_run,) = (run["command"] for run in found["runs"].values())
     words = shlex.split(of_run)[2:]
     assert words[-2:] == ["--out", f"{RUN}-again"]
@@ -88,6 +90,33 @@ def test_of_a_sweep_and_of_a_challenge(work: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("accupoison.audit.challenge.make.make_cell", lambda *_: "made")
     made = done("audit", "challenge", "make", LOGS / "root", "--quiet")
     assert printed(made.stdout, "answer it with")[2:] == ["audit", "challenge", str(LOGS / "root")]
+
+
+def options_of(group: click.Group) -> Iterator[str]:
+    for command in group.commands.values():
+        yield from (option for parameter in command.params for option in parameter.opts)
+        if isinstance(command, click.Group):
+            yield from options_of(command)
+
+
+def test_every_option_that_a_message_names_is_there() -> None:
+    known = {
+        *options_of(cli),
+        "--help",
+        "--logdir",
+        "--head",
+        "--porcelain",
+        "--show-toplevel",
+    }  # TensorBoard, Ray, git
+    named = {
+        option
+        for path in (ROOT / "accupoison").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", node.value)
+    }
+    assert len(named) > 50
+    assert named - known == set()
 
 
 def test_where_nothing_is_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
