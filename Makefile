@@ -37,6 +37,7 @@ docs: $(VENV)/installed
 	$(RUN) -c "from accupoison.records.tags import tags_markdown; print(tags_markdown(), end='')" > docs/metrics.md
 	$(RUN) -c "from accupoison.cli.docs import cli_markdown; print(cli_markdown(), end='')" > docs/cli.md
 	$(RUN) -c "from accupoison.study.grid_reference import grids_markdown; print(grids_markdown(), end='')" > docs/grids.md
+	$(RUN) -c "from accupoison.cli.settings_docs import settings_markdown; print(settings_markdown(), end='')" > docs/settings.md
 
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks

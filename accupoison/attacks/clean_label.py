@@ -28,8 +28,8 @@ class CleanLabel(PlannedAttack):
         target_class: The class whose members are to show.
         ratio: Rows that it adds, as a share of all samples of the training set, or of the stream before the trigger.
         eps: l_inf radius in pixels around the seed (0.05 in the paper).
-        iterations: Steps of Adam (up to 1,000 in the paper).
-        lr: Its step size.
+        iterations: Steps of Adam for each image (up to 1,000 in the paper).
+        lr: Step size of Adam, in pixels.
         encoder: Checkpoint whose features are E; None takes the model that the stream begins with. An offline training
             begins with none, and needs it.
 

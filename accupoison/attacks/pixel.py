@@ -26,7 +26,7 @@ class PixelAttack(Attack):
     Attributes:
         bounded: The images it returns stay within ``eps`` of the clean ones and in [0, 1].
         eps: l_inf radius in pixels of the [0, 1] range.
-        steps: Signed gradient steps of size ``2 * eps / steps``.
+        steps: Signed gradient steps of size ``2 * eps / steps`` that craft a batch.
         round_sign: Leave a pixel where it is if the slope there is below 0.0005 (``roundsign`` of the released code).
         ratio: Share of the rows of a batch that are poisoned, in [0, 1]; the trigger is poisoned whole.
         resample_rows: Draw these rows anew at each step. False poisons the same places of every batch, and of the

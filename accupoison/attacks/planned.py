@@ -44,7 +44,7 @@ class PlannedAttack(Attack):
         target_class: The class that the attacker is after; None is all of them.
         rate: At most so many rows of its own a batch of a stream; None has no bound. Rows that do not fit come with the
             next batch that has room, or an earlier one.
-        seed: Of the choice of samples and labels.
+        seed: Seed of the choice of samples and labels, 0 or more.
 
     Raises:
         InputError: A setting is out of its range.

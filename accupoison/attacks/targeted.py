@@ -34,7 +34,7 @@ class Targeted(PlannedAttack):
         adaptive: Send another copy only while the model is still surer than ``confidence`` of the true label
             (Chameleon, ICLR 2024). In a stream the model at hand is asked before each copy, so give it placement
             "before"; for an offline training, models trained with the copies so far and without the targets.
-        confidence: That probability (0.13 in the paper).
+        confidence: The probability of the true label above which another copy is sent (0.13 in the paper).
         out_models: With ``adaptive``, models an offline training asks (8 in the paper).
 
     Raises:

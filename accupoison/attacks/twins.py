@@ -48,9 +48,9 @@ class CodePoisoning(Attack):
     of their own, so that accuracy is kept.
 
     Attributes:
-        ratio: Share of the samples that get a twin, by their digest.
-        mean: Of the noise, in pixels (0.5 is 0 after the usual normalisation).
-        std: Its standard deviation.
+        ratio: Share of the samples that get a twin, by their digest; in [0, 1].
+        mean: Mean of the noise, in pixels (0.5 is 0 after the usual normalisation).
+        std: Standard deviation of the noise, in pixels.
 
     Raises:
         InputError: A setting is out of its range.

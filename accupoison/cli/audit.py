@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from accupoison.runs.engines import Engine
 
 SEED = click.option(
-    "--seed", type=FROM_ZERO, default=0, show_default=True, help="Of the calibration half and the neural attack."
+    "--seed", type=FROM_ZERO, default=0, show_default=True, help="Seed of the calibration half and the neural attack."
 )
 RELEASE = click.option(
     "--release", metavar="SPEC", help="What leaves the model, such as round:2.  [default: as it was]"
@@ -58,7 +58,7 @@ def audit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Measure how well an outsider can tell who was in the training set.
+    """Measure how well an outsider can recognise training samples.
 
     With --run: members of the burn-in and of the stream, each against test images that were never learnt from, asked
     of the run's last model; thresholds are set on a random half, and the other half is reported. Also the AUC by
@@ -131,12 +131,13 @@ def predictions(file: Path, out: Path | None, release: str | None, seed: int, as
 @click.option("--out", type=PATH, help="The directory to write.  [default: logs/recency]")
 @output_options
 def recency(runs: tuple[Path, ...], out: Path | None, quiet: bool, as_json: bool) -> None:
-    """Pool the membership AUC of finished RUNS by group and by recency: steps since a sample was learnt last.
+    """Pool the membership AUC of RUNS by group and recency.
 
-    Members of the burn-in, members of the stream and images that never came, each against test images never learnt, by
-    the loss and by its change during the stream. Runs that differ in base model and seed alone are replicates: mean and
-    95% interval over base models. RUNS are directories of runs, or of sweeps; runs that have learnt nothing are left
-    out. Beside them the accuracy that was lost. Writes recency.json, recency.csv, recency.png, harms.csv.
+    Recency is the number of steps since a sample was learnt last. Members of the burn-in, members of the stream and
+    images that never came, each against test images never learnt, by the loss and by its change during the stream. Runs
+    that differ in base model and seed alone are replicates: mean and 95% interval over base models. RUNS are
+    directories of runs, or of sweeps; runs that have learnt nothing are left out. Beside them the accuracy that was
+    lost. Writes recency.json, recency.csv, recency.png, harms.csv.
     """
     from accupoison.audit.online.recency import both_harms, pool_recency, write_pooled
 
@@ -182,8 +183,9 @@ def offline(
     as_json: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Audit a way of training with shadow models: all attacks, LiRA among them, side by side.
+    """Audit a way of training, by shadow models.
 
+    All attacks, LiRA among them, stand side by side.
     The training set is divided into two pools. Each target model learns from samples of the first, each shadow from
     samples of the second, and both from a random half of the test set, whose membership is then to be told. Interrupt
     it at will: the same command goes on. Writes audit.json, audit.csv, controls.csv and what each model said.
@@ -243,7 +245,7 @@ def shadow_replays(
     queries: str,
     **settings: Any,  # noqa: ANN401
 ) -> None:
-    """Audit the stream of a run with replays of it as shadow models.
+    """Audit a stream, by replays of it as shadow models.
 
     In each replay a coin decides, for every sample of the stream, whether it comes itself or one of its class that was
     held out, in the same place; replays come in complementary pairs. Every replay is attacked by all other pairs, and

@@ -1,6 +1,5 @@
 """The membership inference challenge of 2022: ``audit challenge``."""
 
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import click
 
 from accupoison.cli.audit import JSON, audit
-from accupoison.cli.group import PROGRAM
+from accupoison.cli.group import command_line
 from accupoison.cli.options import PATH, WHOLE, common_options, data_options, data_place, layers
 from accupoison.cli.output import json_text, note, progress_bar, table
 
@@ -24,7 +23,10 @@ class _Rooted(click.Group):
 
 @audit.group(cls=_Rooted)
 def challenge() -> None:
-    """Answer the membership inference challenge of 2022: audit challenge ROOT [OPTIONS], or make a small one."""
+    """Answer the membership inference challenge of 2022.
+
+    With audit challenge ROOT [OPTIONS]; make makes a small one.
+    """
 
 
 @challenge.command()
@@ -106,7 +108,10 @@ def make(
     quiet: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Make a small challenge under ROOT: networks trained on half of the samples, and the truth in truth/."""
+    """Make a small challenge under ROOT.
+
+    It has networks trained on half of the samples, and the truth in truth/.
+    """
     from accupoison.audit.challenge.make import make_cell
     from accupoison.config.layers import plain, preset
     from accupoison.config.schema import burnin_config
@@ -119,4 +124,4 @@ def make(
     with progress_bar("networks", hidden=quiet) as show:
         for done, name in enumerate(names, start=1):
             show(done, len(names), make_cell(root, name, settings, size))
-    click.echo(f"wrote {root}; answer it with: {PROGRAM} audit challenge {shlex.quote(str(root))}")
+    click.echo(f"wrote {root}; answer it with: {command_line('audit', 'challenge', root)}")

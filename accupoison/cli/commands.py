@@ -1,6 +1,5 @@
 """The main job: ``burnin`` and ``online``."""
 
-import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli, command_line, tensorboard
 from accupoison.cli.options import (
     PATH,
     WHOLE,
@@ -37,7 +36,7 @@ MARKS = {"burnin": "train", "online": "stream"}
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="online_ready (default), one_cycle, step_down, released, pang or pmianll: all training options.",
+    help="All settings of a training: online_ready (default), one_cycle, step_down, released, pang, ... (see list).",
 )
 @data_options
 @model_options
@@ -61,10 +60,12 @@ def burnin(
 ) -> None:
     """Train the base model that the stream starts from.
 
-    Writes checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED/ (the epochs are in the name where they are not the
-    recipe's) with final.pt, early.pt (the early snapshot that OURS compares with) and the training curves. Ctrl-C
-    saves; --resume goes on. With --attack the training set is poisoned, and ledger.npz says who is; audit --run says
-    who can be recognised.
+    Writes the directory checkpoints/DATA-MODEL-WIDTH-NORM-RECIPE-SEED (with the epochs, where they are not the
+    recipe's): final.pt is the base model, early.pt the early snapshot that OURS compares with. Ctrl-C saves; --resume
+    goes on.
+
+    With --attack the training set is poisoned, and ledger.npz says which samples are; then audit --run DIRECTORY says
+    who can be recognised as a member.
     """
     from accupoison.config import layers as configuration
     from accupoison.config.schema import burnin_config
@@ -83,7 +84,7 @@ def burnin(
     place = default_place(CHECKPOINTS, s.data.name, s.model, s.train.recipe, s.run.seed, s.parties, s.train.epochs)
     target = resume or out or place
     again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
-    hint = "the same command" if resume_or_start else _resume_command("burnin", target)
+    hint = "the same command" if resume_or_start else command_line("burnin", "--resume", target)
     with _stoppable(ctx, hint, target) as asked, progress_bar("burn-in", hidden=quiet or as_json) as show:
         show(0, 1, "loading data")
         summary = run_burnin(settings, target, resume=again, progress=show, should_stop=asked)
@@ -104,7 +105,7 @@ def burnin(
     "--med",
     "--defense",
     metavar="NAME",
-    help="The defence: ST (default), AT, TRADES, CLIP, FREEZE, OURS, ..., or package.module:CLASS.",
+    help="The defence: ST (none, default), AT, TRADES, CLIP, FREEZE, OURS, ... (see list), or package.module:CLASS.",
 )
 @release_option
 @stream_options
@@ -112,9 +113,9 @@ def burnin(
 @click.option(
     "--detectors",
     metavar="NAMES",
-    help="What to compare the discrepancy with, with commas: kd, lid, gda, gmm (of features) and loss.",
+    help="Detectors to compare the discrepancy of OURS with, with commas: kd, lid, gda, gmm, loss (see list).",
 )
-@click.option("--replay", type=PATH, metavar="RUN", help="Send what RUN sent, with its settings.")
+@click.option("--replay", type=PATH, metavar="RUN", help="Send the batches that RUN has kept, with its settings.")
 @data_options
 @model_options
 @update_options
@@ -134,9 +135,12 @@ def online(
     as_json: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Run a poisoned stream against a defence and record it in logs/.
+    """Run one poisoned stream against a defence.
 
-    Without options: accumulative poisoning against standard training, from the checkpoint that a plain burn-in makes.
+    Without options: accumulative poisoning of CIFAR-10 against standard training (ST), from the base model that burnin
+    makes without options. Batches are poisoned and learnt one by one; then the trigger arrives, and clean batches after
+    it. Prints test accuracy at the start, before and after the trigger and at the end, with a verdict, and writes a
+    directory in logs/, which tensorboard, report and audit read. Ctrl-C saves; --resume goes on.
     """
     from accupoison.config.schema import online_config
     from accupoison.records.lock import TakenError
@@ -158,7 +162,7 @@ def online(
     while True:
         target = resume or out or (place if resume_or_start else next_free(place))
         again = resume is not None or (resume_or_start and RunDirectory.holds_run(target))
-        hint = "the same command" if resume_or_start else _resume_command("online", target)
+        hint = "the same command" if resume_or_start else command_line("online", "--resume", target)
         try:
             label = typed or settings.defense.name
             with _stoppable(ctx, hint, target) as asked, progress_bar(label, hidden=quiet or as_json) as show:
@@ -173,9 +177,8 @@ def online(
         if as_json:
             click.echo(json_text({"run": str(target), **summary}))
         else:
-            logs = shlex.quote(str(target.parent))
             click.echo(f"{online_text(summary)}\n{summary['verdict']}")
-            click.echo(f"wrote {target}; curves: tensorboard --logdir {logs}")
+            click.echo(f"wrote {target}; curves: {tensorboard(target.parent)}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 
@@ -222,10 +225,6 @@ def _check_place(out: Path | None, resume: Path | None, resume_or_start: bool) -
         raise InputError(f"--out {out} and --resume {resume} exclude each other; a resumed run stays where it is")
     if resume is not None and resume_or_start:
         raise InputError(f"--resume {resume} and --resume-or-start exclude each other; name the directory with --out")
-
-
-def _resume_command(command: str, target: Path) -> str:
-    return f"{PROGRAM} {command} --resume {shlex.quote(str(target))}"
 
 
 @contextmanager

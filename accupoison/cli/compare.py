@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, tensorboard
 from accupoison.cli.options import (
     PATH,
     common_options,
@@ -34,11 +34,16 @@ if TYPE_CHECKING:
 
 @cli.command()
 @click.option(
-    "--med", "--defense", metavar="NAMES", default="ST,OURS", show_default=True, help="Defences, with commas: see list."
+    "--med",
+    "--defense",
+    metavar="NAMES",
+    default="ST,OURS",
+    show_default=True,
+    help="Defences, such as ST,OURS,CLIP (see list).",
 )
-@click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="A stream for each.")
+@click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="Seeds of the streams.")
 @click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models.")
-@click.option("--recipe", metavar="NAME", help="Of the base models, where they are missing.")
+@click.option("--recipe", metavar="NAME", help="How base models are trained that are missing (see list).")
 @release_option
 @stream_options
 @data_options
@@ -61,12 +66,14 @@ def compare(
     quiet: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Set defences beside each other and beside the controls, on the same poisoned streams.
+    """Compare defences on the same poisoned streams, with controls.
 
-    Burns in the base models that are missing; runs every defence on every stream, and with them standard training on
-    the clean stream, noise of the same size and FREEZE, which learns nothing; then prints a table, what it comes to in
-    a sentence, and the report's path. What is finished already is left alone: the same command goes on where it was
-    interrupted, and one with another defence adds it.
+    Trains the base models that are missing and runs every defence from each of them on every stream. Controls run
+    beside them: standard training on the clean stream, noise of the same size in place of the poison, and FREEZE, which
+    learns nothing. Prints a table, a verdict in one sentence and where the report is.
+
+    What is finished is left alone: after an interruption the same command goes on, and one with another defence adds
+    that.
     """
     from accupoison.study.cost import estimate
     from accupoison.study.grid import Grid
@@ -99,7 +106,7 @@ def compare(
     words = ("report", str(logs), "--trigger", trigger)
     made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=(PROGRAM, shlex.join(words)), say=note)
     files = write_report(made_report, logs, ("html", "md"))
-    click.echo(f"\nreport: {files[0]}\ncurves: tensorboard --logdir {shlex.quote(str(logs))}")
+    click.echo(f"\nreport: {files[0]}\ncurves: {tensorboard(logs)}")
     click.get_current_context().exit(1 if failed else 0)
 
 

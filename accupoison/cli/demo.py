@@ -34,7 +34,10 @@ RUNS = (
 @click.option("--jobs", "-j", type=JOBS, help="Processes at once.  [default: one a core, at most 4]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def demo(jobs: int | None, quiet: bool) -> None:
-    """Show the main job on scikit-learn's digits: burn-in, poisoned streams, defences, curves; needs no download."""
+    """Show the whole story on scikit-learn's digits.
+
+    A burn-in, poisoned streams, defences and their curves, in a minute and without a download.
+    """
     from accupoison.runs.engines import Local
     from accupoison.study.figures import curves
     from accupoison.study.grid import read_grid

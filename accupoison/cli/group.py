@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,9 +20,32 @@ from accupoison.errors import InputError
 from accupoison.records.files import is_text
 from accupoison.runs.interrupt import exit_code, raise_on_signals
 
-STARTED = {"bin/accupoison": "accupoison", "accupoison/__main__.py": "python -m accupoison"}
-PROGRAM = STARTED.get("/".join(Path(sys.argv[0]).parts[-2:]), "python cli.py")
+
+def started(path: str) -> str:
+    """Return what starts the program at ``path``, the first word of ``sys.argv``, once more, quoted for the shell."""
+    match Path(path).parts[-2:]:
+        case ("accupoison", "__main__.py"):
+            return "python -m accupoison"
+        case (*_, "accupoison" | "accupoison.exe"):
+            return "accupoison" if shutil.which("accupoison") else shlex.quote(path)
+        case (*_, "cli.py"):
+            return f"python {shlex.quote(path)}"
+    return "python cli.py"
+
+
+PROGRAM = started(sys.argv[0])
 """How this command line was started, for commands that it proposes."""
+
+
+def command_line(*words: object) -> str:
+    """Return a command of this program as a shell takes it."""
+    return f"{PROGRAM} {shlex.join(map(str, words))}"
+
+
+def tensorboard(logs: Path) -> str:
+    """Return the command that shows the curves in a directory."""
+    return shlex.join(["tensorboard", "--logdir", str(logs)])
+
 
 LONGEST = 2000
 """Characters of an error message; what is longer quotes a value of that length, of which the ends are enough."""
@@ -112,17 +137,28 @@ def _said(error: Exception) -> str | None:
     return None
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+HELP = f"""Poison a model that learns from a stream, defend it, and measure both.
+
+\b
+First a base model, then a poisoned stream, then the curves:
+  {command_line("burnin")}
+  {command_line("online", "--med", "OURS")}
+  {tensorboard(LOGS)}
+
+\b
+Or defences side by side, with what is missing made first:
+  {command_line("compare", "--med", "ST,OURS")}
+"""
+
+
+@click.group(
+    cls=CommandGroup,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(accupoison.__version__, prog_name="accupoison")
 def cli() -> None:
-    """Poison a model that learns from a stream, defend it, and measure both.
-
-    \b
-    First a base model, then a poisoned stream, then the curves:
-      python cli.py burnin
-      python cli.py online --med OURS
-      tensorboard --logdir logs
-    """  # noqa: D301
+    """Be the command line."""
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
@@ -138,4 +174,4 @@ def main() -> None:
     here = str(Path.cwd())
     if here not in sys.path:  # a script that pip installed does not have it there, and --model may need it
         sys.path.insert(0, here)
-    cli.main(prog_name="accupoison")
+    cli.main(prog_name=PROGRAM)

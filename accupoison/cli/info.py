@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli
+import accupoison
+from accupoison.cli.group import CHECKPOINTS, cli, command_line
 from accupoison.cli.options import PATH
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
@@ -28,26 +28,31 @@ KEEP_MEMORY = {
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
-    """List attacks, defences, updates and releases with their settings, presets, models, data sets and checkpoints."""
+    """List what can be chosen, each with what it is.
+
+    Attacks, defences, updates and releases with their settings; triggers, streams, detectors, burn-in recipes, presets,
+    grids, data sets, models; and the checkpoints that are here.
+    """
     sections = _everything()
     if as_json:
         click.echo(json.dumps(sections, indent=2))
         return
     for title, entries in sections.items():
-        click.echo(title)
-        for name, text in entries.items():
-            click.echo(f"  {name:14} {text}".rstrip())
+        width = max(map(len, entries))
+        lines = [f"  {name:{width}}  {text}".rstrip() for name, text in entries.items()]
+        click.echo("\n".join([title, *lines]))
 
 
 def _everything() -> dict[str, dict[str, str]]:
-    from accupoison.config import layers as config
+    from accupoison.config.docstrings import gist
     from accupoison.config.schema import REGISTRIES
     from accupoison.data.sources import DATA, PATHS
     from accupoison.data.stream import STREAMS
+    from accupoison.loop.detectors import DETECTORS
     from accupoison.loop.schedule import TRIGGERS
     from accupoison.models.factory import MODELS
     from accupoison.release import RELEASES
-    from accupoison.study.grid import shipped_grids
+    from accupoison.study.grid import SHIPPED
     from accupoison.updates import UPDATES
 
     components = {
@@ -58,20 +63,30 @@ def _everything() -> dict[str, dict[str, str]]:
     }
     parts = {title: _components(registry) for title, registry in components.items()}
     checkpoints = sorted(str(path) for path in CHECKPOINTS.glob("*/final.pt"))
-    plain = {
+    presets = Path(accupoison.__file__).parent / "presets"
+    return parts | {
         "triggers": TRIGGERS,
-        "burn-in recipes": config.presets("burnin"),
-        "online presets": config.presets("online"),
-        "presets of audit releases": config.presets("releases"),
-        "grids": shipped_grids(),
-        "checkpoints": checkpoints or [f"none yet: {PROGRAM} burnin"],
-    }
-    parts |= {
-        "streams": _names(STREAMS),
+        "streams": {
+            name: said or gist(STREAMS.get(name).__doc__)  # what an installed package offers is not loaded for it
+            for name, said in _names(STREAMS).items()
+        },
+        "detectors": {name: gist(cls.__doc__) for name, cls in DETECTORS.items()},
+        "burn-in recipes": _openings(presets / "burnin"),
+        "online presets": _openings(presets / "online"),
+        "presets of audit releases": _openings(presets / "releases"),
+        "grids": _openings(SHIPPED),
         "data sets": {(f"{name}:PATH" if name in PATHS else name): text for name, text in _names(DATA).items()},
         "models": _names(MODELS) | {"package.module:factory": "of your own"},
+        "checkpoints": dict.fromkeys(checkpoints or [f"none yet: {command_line('burnin')}"], ""),
     }
-    return parts | {title: dict.fromkeys(names, "") for title, names in plain.items()}
+
+
+def _openings(folder: Path) -> dict[str, str]:
+    """Return the TOML files below a folder by name, each with the first sentence of its comment."""
+    from accupoison.config.docstrings import comment, gist
+
+    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
+    return {name: gist(comment(path.read_text(encoding="utf-8"))) for name, path in files.items()}
 
 
 def _names(lookup: "Lookup[Any]") -> dict[str, str]:
@@ -84,6 +99,8 @@ def _also(lookup: "Lookup[Any]", name: str) -> str:
 
 
 def _components(registry: "Registry[Any]") -> dict[str, str]:
+    from accupoison.config.docstrings import gist
+
     report = {}
     for name in registry.names():
         cls = registry.get(name)
@@ -91,8 +108,7 @@ def _components(registry: "Registry[Any]") -> dict[str, str]:
             key: f"{v:.4g}" if isinstance(v, float) else v for key, v in registry.build(name, {}).settings.items()
         }
         settings = ", ".join(f"{key}={value}" for key, value in values.items())
-        words = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", (cls.__doc__ or "").splitlines()[0])
-        report[name] = " ".join(filter(None, (words, _also(registry, name), f"[{settings}]")))
+        report[name] = " ".join(filter(None, (gist(cls.__doc__), _also(registry, name), settings and f"[{settings}]")))
     return report
 
 
@@ -100,7 +116,7 @@ def _components(registry: "Registry[Any]") -> dict[str, str]:
 @click.option("--data-dir", type=PATH, envvar="ACCUPOISON_DATA", help="Where the data files are.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
-    """Say what this machine offers, and what is missing for the main job."""
+    """Say what this machine offers, and what is missing."""
     import torch
 
     from accupoison.device import DEVICE, resolve_device
@@ -119,7 +135,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
     facts["writable here"] = os.access(Path.cwd(), os.W_OK)
     facts["CIFAR-10"] = _cifar(data_dir)
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
-    facts["checkpoints"] = ", ".join(names) or f"none; make one with: {PROGRAM} burnin"
+    facts["checkpoints"] = ", ".join(names) or f"none; make one with: {command_line('burnin')}"
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:

@@ -98,60 +98,67 @@ data_options = options(
     click.option(
         "--data",
         metavar="NAME",
-        help="cifar10 (default), cifar100, mnist, digits, npz:PATH, folder:PATH, ...: see list.",
+        help="The data set: cifar10 (default), cifar100, mnist, digits, npz:PATH, folder:PATH, ... (see list).",
     ),
     click.option("--data-dir", type=PATH, help="Where the data files are or go.  [default: ACCUPOISON_DATA, or data]"),
-    click.option("--offline", is_flag=True, default=None, help="Never download."),
+    click.option("--offline", is_flag=True, default=None, help="Never download data."),
 )
 
 model_options = options(
     click.option(
-        "--model", metavar="NAME", help="resnet18 (default), vgg16, ... (see list), or package.module:factory."
+        "--model",
+        metavar="NAME",
+        help="The network: resnet18 (default), vgg16, ... (see list), or package.module:factory.",
     ),
     click.option("--width", type=WHOLE, help="Channels of the first stage (wrn28-10: a tenth).  [default: 64]"),
-    click.option("--norm", metavar="NAME", help="batch (default), group, group:N or auxiliary."),
+    click.option("--norm", metavar="NAME", help="Normalisation: batch (default), group, group:N or auxiliary."),
 )
 
 release_option = click.option(
     "--release",
     metavar="SPEC",
-    help="What leaves the model: identity, round:2, top-k:3, label-only, temperature:2, memguard:budget=1, defenmi, "
-    "...: see list.",
+    help="What the model answers in place of its probabilities, such as round:2, top-k:3, label-only or "
+    "memguard:budget=1 (see list).  [default: identity]",
 )
 
 stream_options = options(
     click.option(
         "--attack",
         metavar="NAME",
-        help="none (before the trigger), noise, accumulative (default), targeted, ... (see list), or "
-        "package.module:CLASS.",
+        help="How the batches before the trigger are poisoned: accumulative (default), noise, targeted, none, ... (see "
+        "list), or package.module:CLASS.",
     ),
-    click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]"),
+    click.option("--eps", metavar="EPS", help="How far each pixel may move (l_inf), such as 8/255.  [default: 16/255]"),
     click.option(
         "--trigger",
         metavar="NAMES",
-        help="none, coast, clean, adversarial, optimised; several with commas leave from the same state, and the last "
-        "is what the verdict is about.  [default: coast,adversarial]",
+        help="What arrives after these batches: none, coast (a step without a batch, the control), clean, adversarial "
+        "or optimised (see list). Several, with commas, start from the same state; the verdict is about the last.  "
+        "[default: coast,adversarial]",
     ),
-    click.option("--stream", metavar="KIND", help="iid (default), cycling, released_stream or shift:NAME."),
+    click.option(
+        "--stream",
+        metavar="KIND",
+        help="How batches are drawn: iid (default), cycling, released_stream or shift:NAME (see list).",
+    ),
     click.option("--steps", type=WHOLE, help="Batches before the trigger.  [default: 10]"),
     click.option("--recovery-steps", type=WHOLE, help="Clean batches after the trigger.  [default: 5]"),
     renamed_option("--after", "--recovery-steps"),
     renamed_option("--early", "--reference"),
     renamed_option("--update-mode", "--bn-mode"),
-    click.option("--bn-mode", metavar="MODE", help="Batch norm in the update: train (default) or eval."),
-    click.option("--clip-norm", metavar="NORM", help="Clip the gradient at this norm, beside any defence."),
+    click.option("--bn-mode", metavar="MODE", help="Batch norm in an update: train (default) or eval."),
+    click.option("--clip-norm", metavar="NORM", help="Clip each gradient at this l2 norm, whatever the defence."),
     click.option(
         "--checkpoint",
         "--weights",
         type=PATH,
-        help="The base model, if not the default one; a state dict of your own with --model, --width, --norm and "
-        "--set optim.lr=RATE.",
+        help="The base model, if not that in the default place: what burnin has written, or a state dict of your own "
+        "with --model, --width, --norm and --set optim.lr=RATE.",
     ),
-    click.option("--reference", type=PATH, help="The early snapshot, if not early.pt beside it."),
-    click.option("--preset", metavar="NAME", help="fresh (default), released or pang: a whole protocol."),
+    click.option("--reference", type=PATH, help="The early snapshot of OURS, if not early.pt beside the base model."),
+    click.option("--preset", metavar="NAME", help="All settings of a protocol: fresh (default), released or pang."),
     click.option(
-        "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
+        "--audit-every", type=WHOLE, metavar="K", help="Measure every K steps how well the loss tells members."
     ),
 )
 
@@ -171,25 +178,35 @@ training_options = options(
 
 update_options = options(
     click.option(
-        "--update", metavar="NAME", help="sgd (default), or dpsgd: differentially private, with --norm group."
+        "--update",
+        metavar="NAME",
+        help="The update rule: sgd (default), or dpsgd, differentially private, with --norm group.",
     ),
-    click.option("--noise-multiplier", metavar="SIGMA", help="Noise of dpsgd.  [default: 1]"),
-    click.option("--max-grad-norm", metavar="NORM", help="dpsgd clips each sample's gradient at this.  [default: 1]"),
+    click.option("--noise-multiplier", metavar="SIGMA", help="Noise of dpsgd, in --max-grad-norm.  [default: 1]"),
+    click.option("--max-grad-norm", metavar="NORM", help="Where dpsgd clips each sample's gradient.  [default: 1]"),
 )
 
 common_options = options(
-    click.option("--seed", type=FROM_ZERO, help="Of all randomness.  [default: 0]"),
+    click.option("--seed", type=FROM_ZERO, help="Seed of all randomness.  [default: 0]"),
     click.option(
-        "--device", metavar="NAME", help="auto (default; or what ACCUPOISON_DEVICE names), cpu, cuda, cuda:N or mps."
+        "--device",
+        metavar="NAME",
+        help="Where to compute: auto (default; ACCUPOISON_DEVICE may name it), cpu, cuda, cuda:N or mps.",
     ),
     click.option(
         "--config",
         "file",
         type=PATH,
         metavar="FILE",
-        help="Settings in TOML, by section; or a run, whose settings are taken.",
+        help="Settings in TOML, by section, or a run, whose settings are taken.",
     ),
-    click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable."),
+    click.option(
+        "--set",
+        "pairs",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Any setting (docs/settings.md); repeatable.",
+    ),
     click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),
 )
 
@@ -221,9 +238,7 @@ def engine_options(function: F) -> F:
         return function(*arguments, engine=made, **given)
 
     return options(
-        click.option(
-            "--jobs", "-j", type=JOBS, help="Tasks at once.  [default: 1; of a cluster as many as there is room for]"
-        ),
+        click.option("--jobs", "-j", type=JOBS, help="Tasks at once.  [default: 1; on a cluster as many as fit]"),
         click.option(
             "--engine",
             type=click.Choice(["local", "ray", "slurm"]),
@@ -231,8 +246,10 @@ def engine_options(function: F) -> F:
             show_default=True,
             help="Processes of this machine, tasks of Ray, or a Slurm job array: see docs/scale.md.",
         ),
-        click.option("--address", metavar="HOST", help="Of Ray's head, or auto.  [default: a Ray of this machine]"),
-        click.option("--gpus-per-run", type=click.FloatRange(0, 1024), help="On a cluster.  [default: 0]"),
+        click.option("--address", metavar="HOST", help="Ray's head, or auto.  [default: a Ray of this machine]"),
+        click.option(
+            "--gpus-per-run", type=click.FloatRange(0, 1024), help="GPUs of a task of a cluster.  [default: 0]"
+        ),
         click.option("--cpus-per-run", type=JOBS, help="Cores of a task.  [default: 1; here a share of them all]"),
     )(cast(F, command))
 

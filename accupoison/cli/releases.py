@@ -47,8 +47,9 @@ def releases(
     as_json: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Judge what leaves a model: MemGuard, DefenMI, rounding and others, each against three attackers.
+    """Judge what leaves a model, against three attackers.
 
+    What leaves it: MemGuard, DefenMI, rounding and others.
     Four stages: the user's models; the defences, fitted to them; the attacker's shadow models; the attacks, by an
     attacker who is unaware of the release, by one whose shadows answer through it, too, and by one who sees labels
     alone. Models trained with DP-SGD stand beside. Interrupt it at will: the same command goes on. Exit code 1 if a

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, one_line
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, command_line, one_line
 from accupoison.cli.options import PATH, engine_options, layers, option_names
 from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError, first_line
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, help="Where each grid's runs go, by its name.  [default: logs]")
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="A setting of all runs; repeatable.")
 @click.option("--data-dir", type=PATH, help="Where the data files are.  [default: ACCUPOISON_DATA, or data]")
-@click.option("--device", metavar="NAME", help="Of all runs: auto, cpu, cuda, cuda:N or mps.")
+@click.option("--device", metavar="NAME", help="Where to compute: auto, cpu, cuda, cuda:N or mps.")
 @engine_options
 @click.option("--dry-run", is_flag=True, help="List the runs, say what they cost where that is known, and stop.")
 @click.option("--trial", is_flag=True, help="With --dry-run: carry out a few steps of each kind of run to know it.")
@@ -38,11 +38,12 @@ def sweep(
     quiet: bool,
     **given: Any,  # noqa: ANN401
 ) -> None:
-    """Carry out grids of burn-ins and streams, one after the other; what is finished already is left alone.
+    """Carry out grids of burn-ins and streams.
 
     GRIDS are TOML files of your own (docs/grids.md has the format) or names of those that ship (see list), such as
-    integrity, whose runs go to logs/integrity. Interrupt it at will: the same command goes on. A run that cannot be
-    made is named at the end, with exit code 1, and does not keep the others from being made.
+    integrity, whose runs go to logs/integrity. What is finished is left alone. Interrupt it at will: the same command
+    goes on. A run that cannot be made is named at the end, with exit code 1, and does not keep the others from being
+    made.
     """
     from accupoison.config.layers import read_toml
     from accupoison.study.grid import find_grid, read_grid
@@ -61,7 +62,7 @@ def sweep(
             failed |= run_grid(plan, CHECKPOINTS, engine=engine, report=show)
         logs = (out or LOGS) / grid.stem
         made = sum(spec.out not in failed for spec in plan.runs)
-        click.echo(f"{made} runs in {logs}; tables: {PROGRAM} report {shlex.quote(str(logs))}")
+        click.echo(f"{made} runs in {logs}; tables: {command_line('report', logs)}")
     for sentence in failures(failed):
         click.echo(sentence, err=True)
     click.get_current_context().exit(1 if failed else 0)
@@ -89,7 +90,9 @@ def failures(failed: Mapping[Path, Exception]) -> Iterator[str]:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, help="The directory to write.  [default: the first of PATHS]")
-@click.option("--trigger", default="adversarial", show_default=True, help="The path that figures and tests follow.")
+@click.option(
+    "--trigger", default="adversarial", show_default=True, help="The trigger that figures and tests are about."
+)
 @click.option("--claims", type=PATH, metavar="GRID", help="Also hold the [[claims]] of this grid to the runs.")
 @click.option(
     "--format",

@@ -20,14 +20,15 @@ SCHEDULES = ("constant", "linear", "warmup", "onecycle", "step")
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(SplitSizes):
-    """Which images, and who gets which; the sizes of the parts are those of :class:`~accupoison.data.SplitSizes`.
+    """Which images, and who gets which. The sizes of the parts are those of :class:`~accupoison.data.SplitSizes`.
 
     Attributes:
-        name: One of :data:`accupoison.data.sources.DATA`, such as "cifar10", "digits" or "npz:PATH".
+        name: A data set that ``list`` shows, such as "cifar10", "digits", "npz:PATH" or "folder:PATH", or your own:
+            "package.module:LOADER".
         dir: Directory of the data files; None takes ACCUPOISON_DATA, or "data".
         offline: Never download.
         splits: "fresh" (disjoint parts) or "released_split" (the released protocol).
-        split_seed: Of the draw that makes the parts.
+        split_seed: Seed of the draw that makes the parts, 0 or more.
         flip: A mirrored image keeps its class; None takes what is known of the data set (npz: it does).
         novel_classes: Classes, by number and as text with commas, of which the burn-in gets no images; the other parts
             have them, so they first appear on the stream.
@@ -54,8 +55,8 @@ class ModelSettings:
     """The network; None takes what the checkpoint says, or resnet18, 64 and batch.
 
     Attributes:
-        name: One of :data:`accupoison.models.factory.MODELS`, such as "resnet18", or "package.module:factory".
-        width: Channels of the first stage.
+        name: A network that ``list`` shows, such as "resnet18", or your own: "package.module:factory".
+        width: Channels of the first stage, 1 or more.
         norm: "batch", "group" (about 8 channels a group), "group:N" (N groups) or "auxiliary" (batch norm with a second
             set of statistics for images of noise).
     """
@@ -78,27 +79,27 @@ class TrainSettings:
 
     Attributes:
         recipe: The recipe's name, part of the checkpoint's default place.
-        epochs: Passes over the burn-in images.
-        batch_size: Images a step.
-        lr: Learning rate; the peak of the schedules "warmup" and "onecycle".
-        momentum: SGD momentum.
-        weight_decay: L2 penalty.
-        nesterov: Nesterov momentum.
+        epochs: Passes over the burn-in images, 1 or more.
+        batch_size: Images a step, 1 or more.
+        lr: Learning rate, above 0; the peak of the schedules "warmup" and "onecycle".
+        momentum: SGD momentum, in [0, 1).
+        weight_decay: L2 penalty, 0 or more.
+        nesterov: Nesterov momentum in place of the plain one.
         schedule: "constant"; "linear" (constant for half of the epochs, then linearly to ``final_lr``); "warmup" (up
             over the first fifth, then linearly to ``final_lr``); "onecycle" (the same, to zero); or "step" (times
             ``decay`` after each of the epochs in ``milestones``). ``final_lr`` is reached when the share of epochs
             before the last ones is done.
         final_lr: What "linear" and "warmup" end at, and so the rate of the stream.
         milestones: Epochs after which the "step" schedule lowers the rate, as text with commas.
-        decay: What it is multiplied by then.
-        label_smoothing: In [0, 1).
+        decay: What "step" multiplies the rate by after each of them, in (0, 1].
+        label_smoothing: Share of each label that is spread evenly over all classes, in [0, 1).
         patience: End the burn-in once accuracy on the monitor images has not risen for so many epochs, and keep the
             model of the best one; None never does. There is no early snapshot where the ``early`` epoch was
             not before that one.
         last_epochs: This many of the epochs, at the end, use ``last_batch_size``.
-        last_batch_size: The batch size that the stream will have.
-        early: Epoch of the early snapshot; None is half-way.
-        snapshots: Further epochs to keep, as text with commas.
+        last_batch_size: Images a step in the last epochs: the batch size that the stream will have.
+        early: Epoch of the early snapshot, from 1 on; None is half-way.
+        snapshots: Further epochs whose weights are kept, as text with commas.
     """
 
     recipe: str = "online_ready"
@@ -158,9 +159,9 @@ class RunSettings:
     """How a run is carried out.
 
     Attributes:
-        seed: Of all randomness.
+        seed: Seed of all randomness, 0 or more.
         device: "auto" (what ACCUPOISON_DEVICE names, or what there is), "cpu", "cuda", "cuda:N" or "mps".
-        save_every: Steps between saved states (the burn-in saves at every epoch).
+        save_every: Steps of a stream between saved states (the burn-in saves at every epoch).
         kernels: "auto" (on the CPU layers of our own, faster and equal to rounding) or "torch" (PyTorch's alone).
     """
 

@@ -14,10 +14,10 @@ class StartSettings:
     """The checkpoint that the stream starts from.
 
     Attributes:
-        checkpoint: Path; None takes the default place of the data, model, recipe and seed.
+        checkpoint: Path of the base model; None takes the default place of the data, model, recipe and seed.
         reference: Path of the early snapshot; None takes ``early.pt`` beside the checkpoint, where there is one.
         recipe: Burn-in recipe of the default place.
-        seed: Burn-in seed of the default place.
+        seed: Burn-in seed of the default place, 0 or more.
     """
 
     checkpoint: str | None = None
@@ -31,12 +31,12 @@ class StartSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings(Schedule):
-    """The stream; the order of events on it is that of :class:`~accupoison.loop.schedule.Schedule`.
+    """The stream. The order of events on it is that of :class:`~accupoison.loop.schedule.Schedule`.
 
     Attributes:
-        kind: "iid", "cycling", "released_stream" or "shift:NAME".
+        kind: How batches are drawn: "iid", "cycling", "released_stream" or "shift:NAME" (``list`` says what each is).
         pool: Where batches and the trigger are drawn from: "stream" (images that the burn-in never saw) or "burnin".
-        batch_size: Images a step.
+        batch_size: Images a step, 1 or more.
         replay: Directory of a run with ``evaluate.save_batches``: what was sent there is sent again, to see whether it
             harms another defence or model. The settings of the attack must be those of that run.
     """
@@ -58,9 +58,9 @@ class OptimSettings:
     """The optimiser of the stream.
 
     Attributes:
-        lr: Learning rate; None takes the rate the burn-in ended with.
-        momentum: SGD momentum.
-        weight_decay: L2 penalty.
+        lr: Learning rate, above 0; None takes the rate the burn-in ended with.
+        momentum: SGD momentum, in [0, 1).
+        weight_decay: L2 penalty, 0 or more.
         restore_momentum: Start with the burn-in's momentum buffers instead of empty ones.
         bn_mode: What batch norm does in the update: "train" (batch statistics) or "eval".
     """
@@ -81,9 +81,9 @@ class StopSettings:
     """When the accumulation ends before its last step; errors are fractions in [0, 1].
 
     Attributes:
-        error_rise: At a test error above the one at the start plus this (0.056 in the released runs, 0.034 in Pang et
-            al. 2021).
-        error_above: At a test error above this (0.18 in the released command).
+        error_rise: End at a test error above the one at the start plus this (0.056 in the released runs, 0.034 in Pang
+            et al. 2021); None never does.
+        error_above: End at a test error above this (0.18 in the released command); None never does.
     """
 
     error_rise: float | None = None
@@ -117,12 +117,13 @@ class EvaluateSettings:
     """What is measured, and when.
 
     Attributes:
-        test: "milestones" (at the start, before and after the trigger, at the end) or "every" step.
+        test: When test accuracy is measured: at "milestones" (at the start, before and after the trigger, at the
+            end) or at "every" step.
         monitor: Measure accuracy on the monitor images at every step.
         reestimate: Also measure test accuracy after batch-norm re-estimation on the trusted images.
         images: Samples a step to TensorBoard, each clean, sent, seen and their difference; 0 for none.
-        audit_every: At every so many steps, how well stream and burn-in members can be told from test images that were
-            never learnt, by their loss alone; None never asks.
+        audit_every: Measure at every so many steps how well stream and burn-in members can be told from test images
+            that were never learnt, by their loss alone; None never asks.
         save_batches: Keep what the attacker sends, for ``stream.replay``.
         detectors: What the discrepancy is compared with at every step, of kd, lid, gda, gmm and loss; the score of each
             row goes to ``detectors.csv``.

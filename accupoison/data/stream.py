@@ -153,8 +153,10 @@ class ReleasedStream(DataStream):
         return self._pool[self._places(0)]
 
 
-for _shift in SHIFTS:
-    STREAMS.register(f"shift:{_shift}")(partial(DataStream, shift=_shift))
+for _shift, _says in SHIFTS.items():
+    _shifted = partial(DataStream, shift=_shift)
+    _shifted.__doc__ = f"Like iid, more corrupted from step to step: {_says[0].lower()}{_says[1:]}"
+    STREAMS.register(f"shift:{_shift}")(_shifted)
 
 
 def make_stream(kind: str, data: DataSet, splits: Splits, **settings: Any) -> DataStream:  # noqa: ANN401

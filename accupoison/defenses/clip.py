@@ -45,8 +45,8 @@ class Clip(Defense):
     """Clip the gradient of each update (used against accumulative poisoning by Pang et al. 2021, Section 4).
 
     Attributes:
-        max_norm: Bound on the norm of the whole gradient.
-        norm: "l2" or "linf".
+        max_norm: Bound on the norm of the whole gradient, above 0.
+        norm: Which norm: "l2" or "linf".
     """
 
     neutral: ClassVar[dict[str, Any]] = {"max_norm": math.inf}

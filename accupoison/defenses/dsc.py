@@ -72,10 +72,10 @@ class DiscrepancyCorrection(Defense):
     Attributes:
         threshold: Threshold on a batch's mean discrepancy at step 0, in nats (0.5 as released); None calibrates it
             at set-up: mean + 3 standard deviations over 20 trusted batches, or over their rows with ``per_sample``.
-        slope: What the threshold grows by at every step (0.02 as released).
+        slope: What the threshold grows by at every step, in nats (0.02 as released).
         eps: Radius in pixels around the received images.
         step_size: Size of a correction step in pixels.
-        steps: At most so many steps a batch.
+        steps: Correction steps a batch, at most.
         per_sample: Hold each row to the threshold by its own discrepancy, and correct those above it alone; the paper
             holds the batch to it by the mean, and corrects all rows or none.
     """

@@ -15,14 +15,16 @@ from accupoison.types import Batch, Context, ModelView, Verdict
 @DEFENSES.register("EMA")
 @dataclass(kw_only=True)
 class ExponentialAverage(Defense):
-    """Serve a_t = decay a_(t-1) + (1 - decay) w_t of weights and running statistics; w itself goes on learning.
+    """Serve an exponential average of the weights that were learnt, while the model itself goes on learning.
 
+    It is a_t = decay a_(t-1) + (1 - decay) w_t, of weights and running statistics.
     Averages of SGD's iterates are Polyak and Juditsky's (1992), exponential ones those of a mean teacher (Tarvainen and
     Valpola, NeurIPS 2017). a_0 is the model that the stream begins with. A trigger batch moves what is served by a
     share of 1 - decay, and the more the longer it is learnt on: it is delayed, not undone.
 
     Attributes:
-        decay: In [0, 1): 0 serves the model that learns. An average over about 1 / (1 - decay) steps.
+        decay: Share of the average that stays at each step, in [0, 1): an average over about 1 / (1 - decay) steps; 0
+            serves the model that learns.
     """
 
     couples: ClassVar[bool] = False

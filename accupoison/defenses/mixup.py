@@ -60,7 +60,7 @@ class Mixing(Defense):
     [B] or probabilities [B, C], where the model's own guess replaces part of the label.
 
     Attributes:
-        alpha: Of lambda's Beta(alpha, alpha); 0 mixes nothing.
+        alpha: Shape of lambda's distribution Beta(alpha, alpha); 0 mixes nothing.
     """
 
     couples: ClassVar[bool] = True
@@ -126,8 +126,9 @@ def _bootstrapped(logits: Tensor, y: Tensor, noise: Tensor | None, guess: Tensor
 @DEFENSES.register("MIXUP")
 @dataclass(kw_only=True)
 class Mixup(Mixing):
-    """x = lambda x_p + (1 - lambda) x_q, L = lambda CE(y_p) + (1 - lambda) CE(y_q) (Zhang et al., ICLR 2018, Sec. 2).
+    """Learn from mixtures of two images and of their labels (Zhang et al., ICLR 2018, Sec. 2).
 
+    x = lambda x_p + (1 - lambda) x_q, L = lambda CE(y_p) + (1 - lambda) CE(y_q).
     One lambda a batch, and each sample's partner from a shuffle of the batch.
     """
 

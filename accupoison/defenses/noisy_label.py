@@ -63,7 +63,7 @@ class DynamicBootstrap(NoiseTracking):
     q] + eta R, with T falling from 1 to 0.001 over the rest. B before the first fit is 0.5 in a training, else 0.
 
     Attributes:
-        alpha: Of lambda's Beta(alpha, alpha) in plain and dynamic mixup; 0 mixes nothing in any phase.
+        alpha: Shape of lambda's distribution Beta(alpha, alpha) in plain and dynamic mixup; 0 never mixes anything.
         warmup_epochs: Passes of plain mixup at first; None is 0 (Arazo et al. have 105 of 300).
         dynamic_epochs: Passes of dynamic mixup after that; None is 5 in a training, and 0 in a stream.
     """

@@ -18,7 +18,9 @@ from accupoison.types import Batch, Context, Forward, ModelView
 @DEFENSES.register("TRADES")
 @dataclass(kw_only=True)
 class Trades(Defense):
-    """L(f(x)) + beta KL(f(x) || f(x_adv)) (Zhang et al., ICML 2019, Eq. 5 and Algorithm 1).
+    """Keep answers to perturbed images close to those to the images received (Zhang et al., ICML 2019, Algorithm 1).
+
+    The loss is L(f(x)) + beta KL(f(x) || f(x_adv)), their Eq. 5.
 
     Attributes:
         beta: Weight of the consistency term.

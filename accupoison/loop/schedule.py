@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from accupoison.errors import InputError, check_choice, check_least
 
-TRIGGERS = ("none", "coast", "clean", "adversarial", "optimised")
+TRIGGERS: dict[str, str] = {
+    "none": "nothing: the stream goes on",
+    "coast": "an optimiser step with zero gradients, so momentum and weight decay alone: the control of the others",
+    "clean": "the trigger's images as they are",
+    "adversarial": "these images perturbed by the attack at step 0, before it poisons",
+    "optimised": "these images perturbed anew at every step, with the poison that prepares for them",
+}
+"""What can arrive when the accumulation ends."""
 CRAFTED = frozenset({"adversarial", "optimised"})
 """The triggers that an attack makes."""
 MOST_STEPS = 10**9
@@ -17,8 +24,8 @@ class Schedule:
     """The order of events on a stream.
 
     Attributes:
-        steps: Ordinary steps before the trigger.
-        recovery_steps: Clean steps after it, with the defence on.
+        steps: Ordinary steps, of a batch each, before the trigger; 0 or more.
+        recovery_steps: Clean steps after it, with the defence on; 0 or more.
         augment: Crop and flip "before" or "after" the attack, or "none".
         quantise: Round what the attacker sends to 8 bits, toward the clean pixel.
 
@@ -47,11 +54,10 @@ class Triggers:
     """What arrives when the accumulation ends.
 
     Attributes:
-        types: What arrives; several leave from the same state, one after the other: "none", "coast" (an optimiser step
-            with zero gradients), "clean", and either "adversarial" (crafted at step 0) or "optimised" (crafted anew at
-            every step, which changes the poison).
+        types: What arrives: "none", "coast", "clean", and either "adversarial" or "optimised", as the second changes
+            the poison (``list`` says what each is). Several leave from the same state, one after the other.
         updates: Updates that the model makes on the trigger batch, one after the other (``niter`` of the released
-            code), once the defence has intercepted it.
+            code), once the defence has intercepted it; 1 or more.
 
     Raises:
         InputError: A value is not one of the above, or there are no updates.

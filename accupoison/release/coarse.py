@@ -24,7 +24,7 @@ class Round(Release):
     another class is then as probable as the label, it gives one unit to the label, which is so kept.
 
     Attributes:
-        digits: After the decimal point, 0 to 8.
+        digits: Digits that stay after the decimal point, 0 to 8.
     """
 
     digits: int = 2
@@ -57,7 +57,7 @@ class TopK(Release):
     tells nothing more.
 
     Attributes:
-        k: Classes, 1 or more; all of them change nothing.
+        k: Classes that keep their probability, 1 or more; all of them change nothing.
     """
 
     k: int = 3
@@ -88,7 +88,7 @@ class Temperature(Release):
     """The softmax of the logits divided by a temperature (Shokri et al., S&P 2017, Section VIII).
 
     Attributes:
-        temperature: Above 1 makes answers flatter, below 1 surer; in [0.01, 100].
+        temperature: What logits are divided by: above 1 makes answers flatter, below 1 surer; in [0.01, 100].
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"temperature": 1.0}

@@ -26,7 +26,7 @@ class DefenMI(MemGuard):
 
     Attributes:
         delta: Sensitivity of a feature; 0 adds no noise.
-        epsilon: Of the noise on each feature.
+        epsilon: Privacy parameter of the noise on each feature, whose scale is ``delta / epsilon``.
         mean_logits: Of the samples taken for each class [C, C], once fitted; zeros where there are none, whose queries
             stay close to themselves.
     """

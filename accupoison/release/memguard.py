@@ -26,9 +26,9 @@ class MemGuard(Release):
         max_iterations: Steps of a search.
         cap: The largest weight of staying close to the model's own answer.
         hidden: Units of the hidden layers of the defence classifier.
-        lr: Its learning rate.
-        epochs: Its passes over what the defender knows.
-        batch_size: Samples of its steps.
+        lr: Learning rate of the defence classifier.
+        epochs: Passes of the defence classifier over what the defender knows.
+        batch_size: Samples a step of the defence classifier.
         classes: Of the model, once fitted.
         weights: Of the classifier, one vector [P], once fitted.
         key: What coins are drawn from, with the id.

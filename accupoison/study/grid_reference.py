@@ -1,11 +1,8 @@
-"""docs/grids.md, made from the grid's own keys and from the settings' classes."""
+"""docs/grids.md, made from the grid's own keys."""
 
-import dataclasses
 import inspect
-import re
 from collections.abc import Iterator
 
-from accupoison.config.schema import REGISTRIES, BurninConfig, OnlineConfig
 from accupoison.study import controls
 from accupoison.study.grid import KEYS
 
@@ -38,7 +35,6 @@ more = ["accumulative-ST-0.2", "adversarial"]
 less = ["accumulative-OURS-0.2", "adversarial"]
 """
 """A grid that a test reads."""
-FIELD = re.compile(r"^    (\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
 
 def grids_markdown() -> str:
@@ -65,7 +61,7 @@ cut off goes on, whenever the same grid is given again; a run whose settings hav
 |---|---|
 {keys}
 
-`sweep --set SECTION.KEY=VALUE`, `--data-dir` and `--device` go over what the grid says, of the sections below:
+`sweep --set SECTION.KEY=VALUE`, `--data-dir` and `--device` go over what the grid says:
 `train` to the base models, `data`, `model` and `run` to both, the others to the streams.
 
 ## Controls
@@ -87,44 +83,12 @@ say so in `env.json` by its digest, and are bit for bit what they are alone. `sw
 
 ## Settings
 
-The sections and keys that a grid, `--config` and `--set` take, with their defaults before any preset. Components have
-settings of their own: `list` names them, and `[online.attack.NAME]` gives some that count only where NAME is chosen.
-
-{chr(10).join(_sections())}"""
+The sections and keys that a grid takes are those of [settings.md](settings.md): what is said there of `burnin` in
+`[burnin.SECTION]`, of `online` in `[online.SECTION]`, and of one component in `[online.attack.NAME]`, which counts only
+where NAME is chosen.
+"""
 
 
 def _keys() -> Iterator[tuple[str, str]]:
     for table, keys in KEYS.items():
         yield from ((f"{table} {key}".strip(), meaning) for key, meaning in keys.items())
-
-
-def _sections() -> Iterator[str]:
-    """Yield the table of each section, those of a stream first."""
-    sections = {f.name: f for kind in (BurninConfig, OnlineConfig) for f in dataclasses.fields(kind)}
-    burnin = {f.name for f in dataclasses.fields(BurninConfig)}
-    online = {f.name for f in dataclasses.fields(OnlineConfig)}
-    for name, section in sections.items():
-        assert callable(section.default_factory)
-        default = section.default_factory()
-        of = " and ".join(word for word, names in (("burn-ins", burnin), ("streams", online)) if name in names)
-        if name in REGISTRIES:
-            names = ", ".join(f"`{known}`" for known in REGISTRIES[name].names())
-            yield f"### {name}\n\nOf {of}. `{name}.name` is one of {names}.\n"
-            continue
-        rows = [f"| `{name}.{f.name}` | {_shown(getattr(default, f.name))} | {text} |" for f, text in _fields(default)]
-        yield "\n".join([f"### {name}\n\nOf {of}.\n", "| setting | default | meaning |", "|---|---|---|", *rows, ""])
-
-
-def _fields(section: object) -> Iterator[tuple["dataclasses.Field[object]", str]]:
-    """Yield the fields of a section with what the docstrings of its classes say of them."""
-    texts: dict[str, str] = {}
-    for kind in reversed(type(section).__mro__):
-        _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-        found = FIELD.findall(attributes.partition("\n\n")[0])
-        texts |= {name: " ".join(text.split()).replace("|", r"\|") for name, text in found}
-    for f in dataclasses.fields(section):  # type: ignore[arg-type]
-        yield f, texts.get(f.name, "")
-
-
-def _shown(value: object) -> str:
-    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"

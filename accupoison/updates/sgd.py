@@ -20,7 +20,7 @@ class SGD(Component):
 
     Attributes:
         clip_norm: Bound on the norm of the whole gradient, beside whatever the defence does.
-        clip_kind: "l2" or "linf".
+        clip_kind: Which norm: "l2" or "linf".
     """
 
     clip_norm: float = math.inf

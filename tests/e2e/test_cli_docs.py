@@ -13,6 +13,7 @@ import pytest
 
 from accupoison.cli import cli
 from accupoison.cli.docs import cli_markdown
+from accupoison.cli.group import started
 from accupoison.cli.output import json_text, progress_bar
 from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, call, done
 
@@ -79,6 +80,18 @@ def test_help(words: tuple[str, ...]) -> None:
     assert "\\b" not in short.output
 
 
+def test_help_fits_a_terminal() -> None:
+    for path, command in commands():
+        context = click.Context(
+            command, info_name=" ".join(("accupoison", *path)), terminal_width=100, max_content_width=100
+        )
+        assert max(map(len, command.get_help(context).splitlines())) <= 100, path
+        if isinstance(command, click.Group):
+            room = 80 - len(max(command.commands, key=len)) - 6
+            for name, child in command.commands.items():
+                assert not child.get_short_help_str(room).endswith("..."), (path, name)
+
+
 ENTRY = """
 import sys
 from importlib import import_module
@@ -100,7 +113,13 @@ assert not heavy, heavy
 
 
 def child(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def without(program: str, text: str) -> str:
+    """Return what is said, however the program was started and whatever that makes of the lines."""
+    return " ".join(text.replace(program, "accupoison").split())
 
 
 def test_the_ways_to_start_it_are_one_program() -> None:
@@ -108,13 +127,45 @@ def test_the_ways_to_start_it_are_one_program() -> None:
     setup.read(ROOT / "setup.cfg")
     name, _, target = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
     assert name == "accupoison"
-    ways = [["cli.py"], ["-m", "accupoison"], ["-c", ENTRY.format(target=target)]]
-    for words in (["--help"], ["online", "--help"], ["--version"], ["online", "--med"]):
-        answers = [child(*(str(ROOT / part) if part == "cli.py" else part for part in way), *words) for way in ways]
-        said = {(answer.returncode, answer.stdout, answer.stderr) for answer in answers}
+    ways = {
+        "python cli.py": ["cli.py"],
+        "python -m accupoison": ["-m", "accupoison"],
+        "accupoison": ["-c", ENTRY.format(target=target)],
+    }
+    for words in (["-h"], ["online", "--help"], ["--version"], ["online", "--med"], ["online", "--mde", "ST"]):
+        answers = {program: child(*way, *words) for program, way in ways.items()}
+        said = {
+            (answer.returncode, *(without(program, text) for text in (answer.stdout, answer.stderr)))
+            for program, answer in answers.items()
+        }
         assert len(said) == 1, said
-        assert answers[0].stdout or answers[0].returncode == 2
+        for program, answer in answers.items():  # each is told its own
+            assert answer.stdout or answer.returncode == 2
+            if words == ["-h"]:
+                assert answer.stdout.startswith(f"Usage: {program} [OPTIONS]")
+                assert f"\n    {program} online --med OURS\n" in answer.stdout
+            if "--mde" in words:
+                assert f"Try '{program} online --help' for help." in answer.stderr
     assert (ROOT / "cli.py").read_text().count("\n") < 10, "the root command holds nothing of its own"
+
+
+@pytest.mark.parametrize(
+    ("path", "on_path", "program"),
+    [
+        ("cli.py", False, "python cli.py"),
+        ("../my work/cli.py", False, "python '../my work/cli.py'"),
+        ("/site-packages/accupoison/__main__.py", True, "python -m accupoison"),
+        ("/env/bin/accupoison", True, "accupoison"),
+        ("/my env/bin/accupoison", False, "'/my env/bin/accupoison'"),
+        ("/env/Scripts/accupoison.exe", True, "accupoison"),
+        ("/site-packages/pytest/__main__.py", True, "python cli.py"),
+    ],
+)
+def test_a_command_begins_as_the_program_was_started(
+    path: str, on_path: bool, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if on_path else None)
+    assert started(path) == program
 
 
 def test_help_loads_nothing_heavy() -> None:

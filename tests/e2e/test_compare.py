@@ -46,9 +46,11 @@ def test_a_table_a_sentence_and_a_report(both: Path) -> None:
 def test_one_base_model_of_ones_own(both: Path) -> None:
     base = next(Path("checkpoints").iterdir())
     base.rename("mine")
-    done("compare", "--checkpoint", "mine", "--med", "FREEZE", "--seeds", "0", "--set", "stream.steps=1", "--quiet")
+    few = ("--med", "FREEZE", "--seeds", "0", "--set", "stream.steps=1", "--quiet")
+    result = done("compare", "--checkpoint", "mine", *few, "--out", "side by side")
+    assert result.stdout.endswith("\ncurves: tensorboard --logdir 'side by side'\n")
     assert not list(Path("checkpoints").iterdir())
-    (run,) = Path("logs").glob("*/accumulative-FREEZE-b0-s0")
+    run = Path("side by side/accumulative-FREEZE-b0-s0")
     config = read_json(run / "config.json")
     assert config["start"]["checkpoint"] == "mine"
     assert config["data"]["stream"] == 260, "the division of the base model"

@@ -4,7 +4,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ PAGES = {
 }
 LINKED = [*PAGES, "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 TEXT = PAGES["docs/paper-commands.md"]
-COMMANDS = sorted(
-    {
-        command.replace("\\\n", "").partition(" # ")[0].strip()
-        for text in PAGES.values()
-        for command in re.findall(r"^    python cli\.py ((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
-    }
-)
+GRIDS = [path.read_text(encoding="utf-8") for path in (ROOT / "accupoison" / "grids").rglob("*.toml")]
+PROGRAM = r"(?:python cli\.py|python -m accupoison|accupoison)"
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Yield what is typed after the program: in indented lines, also of a comment, and in code in a sentence."""
+    text = text.replace("\\\n", " ")
+    shown = re.findall(r"^#? {2,}(\S.*)$", text, flags=re.MULTILINE) + re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
+    for line in shown:
+        for part in line.partition(" # ")[0].split(" && "):
+            if found := re.fullmatch(rf"{PROGRAM} ([a-z].*)", " ".join(part.split())):
+                yield found[1]
+
+
+COMMANDS = sorted({command for text in (*PAGES.values(), *GRIDS) for command in commands_in(text)})
 BLOCKS = [
     (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.+?)```", text, flags=re.DOTALL)
 ]
@@ -84,7 +92,7 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_resolves(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``--dry-run`` where a command has it; the others must know every word and option."""
     write_files(work, monkeypatch)
-    words = shlex.split(command)
+    words = ["0" if word == "S" else word for word in shlex.split(command)]  # S stands for a seed
     if "--replay" in words:
         done(*ONLINE, "--save-batches", "--out", words[words.index("--replay") + 1])
     text = done(*words, "--help").stdout
@@ -138,6 +146,19 @@ def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path("study/report.html").exists()
 
 
+def test_where_commands_are_found() -> None:
+    text = """
+    python cli.py burnin \\
+        --seed 1            # a comment
+    python cli.py sweep a && python cli.py report logs/a
+    make demo
+Type `accupoison list`, or `python -m accupoison doctor
+--json`; `accupoison` is the package, ``accupoison.errors`` a module.
+#   python cli.py sweep b
+"""
+    assert [*commands_in(text)] == ["burnin --seed 1", "sweep a", "report logs/a", "sweep b", "list", "doctor --json"]
+
+
 def anchors(page: Path) -> set[str]:
     """Return what a page's headings are called in links."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -162,5 +183,6 @@ def test_the_index_has_every_page() -> None:
 
 def test_the_pages_have_what_they_are_about() -> None:
     assert {page for page, _ in PYTHON} >= {"README.md", "docs/extending.md"}
-    assert len(COMMANDS) >= 20
+    assert len(COMMANDS) >= 80
+    assert {"online --med OURS", "compare --med ST,OURS", "sweep curves --jobs 2", "list"} <= set(COMMANDS)
     assert len(SETTINGS) >= 40

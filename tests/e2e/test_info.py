@@ -58,3 +58,17 @@ def test_demo_ends_with_a_table_a_picture_and_the_command_for_the_curves(monkeyp
     summary = json.loads(Path("logs/demo-2/none-ST-b0-s0/summary.json").read_text())
     assert summary["start"]["acc"] > 0.9
     assert not list(Path("logs/demo").iterdir())
+
+
+def test_list_says_in_a_line_what_each_thing_is() -> None:
+    found = json.loads(run("list", "--json"))
+    explained = ("triggers", "streams", "detectors", "burn-in recipes", "online presets", "presets of audit releases")
+    for title in (*explained, "grids", "attacks", "defences", "updates", "releases"):
+        assert found[title], title
+        for name, text in found[title].items():
+            assert len(text.split()) >= 3, (title, name)
+            assert "\n" not in text, (title, name)
+            assert "cli.py sweep" not in text, (title, name)
+    assert found["detectors"]["gmm"].startswith("Minus the log density of a mixture of Gaussians")
+    assert found["burn-in recipes"]["released"] == "The released train_cifar.py: all training images, a constant rate"
+    assert "blur by a Gaussian" in found["streams"]["shift:blur"]

@@ -50,8 +50,8 @@ class ShadowSettings:
 
     Attributes:
         size: Samples that each model is trained on; the audited ones among them are included.
-        shadows: Models of the attacker.
-        target_models: Models that are attacked, each by all shadows.
+        shadows: Models of the attacker, 5 or more.
+        target_models: Models that are attacked, each by all shadows; 1 or more.
         population: Training samples that no model gets, for the attacks that compare with a population.
         leave_one_out: Attack every shadow by all others, and train no target models.
         queries: What is asked about each sample, as text with commas; None is the image and, where it keeps its class,

@@ -130,16 +130,17 @@ class PrivateSettings:
     """The models trained with DP-SGD instead of a release; what is not said here is as in ``train``.
 
     Attributes:
-        noise_multipliers: One model each; none leaves DP-SGD out.
+        noise_multipliers: Noise of DP-SGD, in units of ``max_grad_norm``: a model for each; an empty list leaves DP-SGD
+            out.
         max_grad_norm: Bound on the l2 norm of each sample's gradient.
         delta: The epsilon reported is that of this delta.
         epochs: Passes over the members.
         batch_size: Samples a step.
-        lr: Learning rate.
-        momentum: SGD momentum.
+        lr: Learning rate, above 0.
+        momentum: SGD momentum, in [0, 1).
         model: The network; None takes ``model.name``. Deep ones without norm take noise badly.
-        width: Of the network; None takes ``model.width``.
-        norm: Of the network; None takes ``model.norm``. DP-SGD refuses batch norm.
+        width: Width of the network; None takes ``model.width``.
+        norm: Normalisation of the network; None takes ``model.norm``. DP-SGD refuses batch norm.
         accuracy_loss: The row shown has the lowest AUC of those whose test accuracy is less than this below the
             undefended model's.
 

@@ -17,9 +17,9 @@ def command(run: Run, program: str) -> str:
 
     Args:
         run: The run.
-        program: How the command line is started.
+        program: How the command line is started, quoted for the shell.
     """
-    words = [*program.split(), "online", "--seed", str(run.config.run.seed)]
+    words = [*shlex.split(program), "online", "--seed", str(run.config.run.seed)]
     for key, value in flatten(plain(run.config)):
         if key not in ELSEWHERE and (key not in _usual(run) or _usual(run)[key] != value):
             words += ["--set", f"{key}={as_text(value)}"]

@@ -1,5 +1,6 @@
 """All that a report says, before it takes a form."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,8 +236,8 @@ def _audited(
     exposing = attack
     if len(pooled) > len(found):  # the one that covers more
         found, exposing = pooled, "loss"
-    how = f"{program} audit --run {runs[0].path}"
-    reason = f"no run has an audit; make them with {how} (for each run) and report again"
+    how = f"{program} audit --run {shlex.quote(str(runs[0].path))}"
+    reason = f"no run has an audit; make one for each run, and report again: {how}"
     exposed = (
         exposure.accuracy_exposure(found, exposing) if found else Missing("accuracy-exposure", exposure.EXPOSED, reason)
     )
