@@ -25,7 +25,16 @@ from accupoison.cli.options import (
     training_options,
     update_options,
 )
-from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar, suspects_text
+from accupoison.cli.output import (
+    STOPPING,
+    curves_command,
+    json_text,
+    note,
+    online_text,
+    percent,
+    progress_bar,
+    suspects_text,
+)
 from accupoison.errors import InputError
 from accupoison.runs.interrupt import Interruption, StopRequest, exit_code, interruptible
 
@@ -173,9 +182,8 @@ def online(
         if as_json:
             click.echo(json_text({"run": str(target), **summary}))
         else:
-            logs = shlex.quote(str(target.parent))
             click.echo(f"{online_text(summary)}\n{summary['verdict']}")
-            click.echo(f"wrote {target}; curves: tensorboard --logdir {logs}")
+            click.echo(f"wrote {target}; curves: {curves_command(target.parent)}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 

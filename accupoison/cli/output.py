@@ -1,6 +1,7 @@
 """What the commands print."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,11 @@ class _Terminal:
         """Flush, if there still is a terminal."""
         with suppress(OSError):
             self._stream.flush()
+
+
+def curves_command(logs: Path, program: str = "tensorboard") -> str:
+    """Return how to see the curves of the runs in a directory: TensorBoard would average a drop over ten steps."""
+    return f"{program} --logdir {shlex.quote(str(logs))}, then http://localhost:6006/?smoothing=0"
 
 
 @contextmanager
