@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # takes seconds to load, which --help can do without
 
 LINES_EVERY, WORTH_SAYING = 30, 10
 """Seconds between lines of progress, and that must be left for the first one."""
+TENSORBOARD = "http://localhost:6006/?smoothing=0&runColorGroup=regex:(.*)-s"
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
@@ -44,8 +45,8 @@ class _Terminal:
 
 
 def curves_command(logs: Path, program: str = "tensorboard") -> str:
-    """Return how to see the curves of the runs in a directory: TensorBoard would average a drop over ten steps."""
-    return f"{program} --logdir {shlex.quote(str(logs))}, then http://localhost:6006/?smoothing=0"
+    """Return how to see the curves of the runs in a directory: not smoothed, one colour for all seeds of a setting."""
+    return f"{program} --logdir {shlex.quote(str(logs))}, then {TENSORBOARD}"
 
 
 @contextmanager

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from accupoison.types import Batch, ModelView, Step
 
-TILE, GAP, LINE = 112, 4, 18
-"""Pixels of an image's side at least, between images, and of a line of text."""
+TILE, GAP, LINE = 85, 2, 15
+"""Pixels of an image's width at least, between images, and of a line of text.
+
+Four images make up the 350 pixels of TensorBoard's cards, which would drop every third column of a wider picture.
+"""
 COLUMNS = ("clean", "sent", "seen", "difference x 8")
 
 
@@ -32,12 +35,12 @@ def strips(step: Step, view: ModelView, classes: Sequence[str], count: int) -> N
     from PIL import Image, ImageDraw, ImageFont  # here, as few commands draw
 
     clean, sent = step.clean.rows(slice(0, count)), step.sent.rows(slice(0, min(count, len(step.clean))))
-    scale = -(-TILE // clean.x.shape[-1])
-    width, height = (side * scale + GAP for side in (clean.x.shape[-1], clean.x.shape[-2]))
-    tall = height + 2 * LINE
+    scale = max(1.0, TILE / clean.x.shape[-1])
+    size = round(clean.x.shape[-1] * scale), round(clean.x.shape[-2] * scale)
+    width, height, tall = size[0] + GAP, size[1] + GAP, size[1] + GAP + 2 * LINE
     picture = Image.new("RGB", (len(COLUMNS) * width + GAP, LINE + GAP + len(clean) * tall), "white")
     pen = ImageDraw.Draw(picture)
-    pen.font = ImageFont.load_default(LINE - 4)
+    pen.font = ImageFont.load_default(LINE - 3)
     difference = (0.5 + 8 * (sent.x - clean.x)).clamp(0, 1)
     seen = dict(zip(step.seen.ids.tolist(), range(len(step.seen)), strict=True))
     kept = torch.tensor([seen[i] for i in sent.ids.tolist() if i in seen], dtype=torch.int64, device=clean.x.device)
@@ -55,7 +58,7 @@ def strips(step: Step, view: ModelView, classes: Sequence[str], count: int) -> N
         for row, cell in enumerate(cells):
             if cell is not None:
                 top = LINE + GAP + row * tall
-                picture.paste(Image.fromarray(_pixels(cell[0], scale)), (left, top))
+                picture.paste(Image.fromarray(_pixels(cell[0])).resize(size, Image.Resampling.NEAREST), (left, top))
                 for line, (text, colour) in enumerate(zip(cell[1], ("black", "red"), strict=True)):
                     pen.text((left, top + height - GAP + line * LINE), text, fill=colour)
     return np.asarray(picture)
@@ -69,7 +72,7 @@ def _captions(batch: Batch, view: ModelView, classes: Sequence[str]) -> Iterator
         yield classes[label], "" if label == guess else f"> {classes[guess]}"
 
 
-def _pixels(image: Tensor, scale: int) -> NDArray[np.uint8]:
-    """Return an image [C, H, W] in [0, 1] as bytes [H * scale, W * scale, 3]."""
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image [C, H, W] in [0, 1] as bytes [H, W, 3]."""
     pixels = image.detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte().cpu().permute(1, 2, 0).numpy()
-    return pixels.repeat(scale, axis=0).repeat(scale, axis=1).repeat(3 // pixels.shape[2], axis=2)
+    return pixels.repeat(3 // pixels.shape[2], axis=2)

@@ -62,13 +62,17 @@ def milestones(summary: Mapping[str, Any], config: OnlineConfig) -> dict[str, An
     """
     after = {name: found["after"]["acc"] for name, found in summary["branches"].items() if "after" in found}
     shared = {name: summary[name]["acc"] for name in ("before", "start") if name in summary}
-    return {"after": after, **shared, "of": f"{spoken(config.defense.name)}, {config.attack.name}"}
+    return {
+        **({"after": after} if after else {}),
+        **shared,
+        "of": f"{spoken(config.defense.name)}, {config.attack.name}",
+    }
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return settings, by section, as a Markdown table with a row for each section."""
-    rows = [f"| {name} | {', '.join(f'{k} {v}' for k, v in flatten(part))} |" for name, part in settings.items()]
-    return "\n".join(["| section | settings |", "|---|---|", *rows])
+    """Return settings, by section, as a Markdown list with a line for each section."""
+    parts = {name: ", ".join(f"{key} {value}" for key, value in flatten(part)) for name, part in settings.items()}
+    return "\n".join(f"- **{name}**: {text}" for name, text in parts.items())
 
 
 def as_used(config: OnlineConfig, splits: Splits, lr: float) -> dict[str, Any]:

@@ -30,14 +30,18 @@ class TensorBoard:
         directory: The run's directory.
         branches: The names of the branches, in the order they run.
         purge: The step from which on TensorBoard hides what an earlier process wrote; 0 is everything.
+        recorded: Tags that an earlier process has recorded.
     """
 
-    def __init__(self, directory: Path, branches: Sequence[str] = (), purge: int = 0) -> None:
+    def __init__(
+        self, directory: Path, branches: Sequence[str] = (), purge: int = 0, recorded: Iterable[str] = ()
+    ) -> None:
         self.directory = directory
         self._main = branches[-1] if branches else ""
         self._others = [name for name in branches if name not in ("", self._main)]
         self._described: set[str] = set()
-        self._charts: dict[str, dict[str, list[Any]]] = {}
+        self._recorded = {shown_as(tag) for tag in recorded}
+        self._charts = _layout(self._recorded)
         with writing(directory):
             # Always with a purge: TensorBoard takes the first in a directory for the start of the run and ignores it.
             self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=5)
@@ -62,7 +66,7 @@ class TensorBoard:
                 found |= {f"{names[t]}@{other}": (value, t) for t, value in metrics.items() if names[t] != t}
         with writing(self.directory):
             self._add(Summary(value=[self._value(name, *entry) for name, entry in found.items()]), step)
-            if (charts := _layout(self._described)) != self._charts:  # TensorBoard takes the last one
+            if (charts := _layout(self._described | self._recorded)) != self._charts:  # TensorBoard takes the last one
                 self._charts = charts
                 self._writer.add_custom_scalars(charts)
 
