@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, cli, command_line, tensorboard
+from accupoison.cli.group import CHECKPOINTS, LOGS, cli, command_line
 from accupoison.cli.options import (
     PATH,
     WHOLE,
@@ -24,7 +24,16 @@ from accupoison.cli.options import (
     training_options,
     update_options,
 )
-from accupoison.cli.output import STOPPING, json_text, note, online_text, percent, progress_bar, suspects_text
+from accupoison.cli.output import (
+    STOPPING,
+    curves_command,
+    json_text,
+    note,
+    online_text,
+    percent,
+    progress_bar,
+    suspects_text,
+)
 from accupoison.errors import InputError
 from accupoison.runs.interrupt import Interruption, StopRequest, exit_code, interruptible
 
@@ -178,7 +187,7 @@ def online(
             click.echo(json_text({"run": str(target), **summary}))
         else:
             click.echo(f"{online_text(summary)}\n{summary['verdict']}")
-            click.echo(f"wrote {target}; curves: {tensorboard(target.parent)}")
+            click.echo(f"wrote {target}; curves: {curves_command(target.parent)}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 

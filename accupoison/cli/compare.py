@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, tensorboard
+from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import (
     PATH,
     common_options,
@@ -21,7 +21,7 @@ from accupoison.cli.options import (
     stream_options,
     update_options,
 )
-from accupoison.cli.output import gather, note, progress_bar
+from accupoison.cli.output import curves_command, gather, note, progress_bar
 from accupoison.cli.study import failures
 from accupoison.errors import InputError
 
@@ -106,7 +106,7 @@ def compare(
     words = ("report", str(logs), "--trigger", trigger)
     made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=(PROGRAM, shlex.join(words)), say=note)
     files = write_report(made_report, logs, ("html", "md"))
-    click.echo(f"\nreport: {files[0]}\ncurves: {tensorboard(logs)}")
+    click.echo(f"\nreport: {files[0]}\ncurves: {curves_command(logs)}")
     click.get_current_context().exit(1 if failed else 0)
 
 

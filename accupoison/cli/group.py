@@ -42,11 +42,6 @@ def command_line(*words: object) -> str:
     return f"{PROGRAM} {shlex.join(map(str, words))}"
 
 
-def tensorboard(logs: Path) -> str:
-    """Return the command that shows the curves in a directory."""
-    return shlex.join(["tensorboard", "--logdir", str(logs)])
-
-
 LONGEST = 2000
 """Characters of an error message; what is longer quotes a value of that length, of which the ends are enough."""
 MEMORY = "there is not enough memory for this; use smaller batches, a smaller width, fewer steps or fewer --jobs"
@@ -143,7 +138,7 @@ HELP = f"""Poison a model that learns from a stream, defend it, and measure both
 First a base model, then a poisoned stream, then the curves:
   {command_line("burnin")}
   {command_line("online", "--med", "OURS")}
-  {tensorboard(LOGS)}
+  tensorboard --logdir {LOGS}
 
 \b
 Or defences side by side, with what is missing made first:

@@ -1,6 +1,7 @@
 """What the commands print."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # takes seconds to load, which --help can do without
 
 LINES_EVERY, WORTH_SAYING = 30, 10
 """Seconds between lines of progress, and that must be left for the first one."""
+TENSORBOARD = "http://localhost:6006/?smoothing=0&runColorGroup=regex:(.*)-s"
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
@@ -40,6 +42,11 @@ class _Terminal:
         """Flush, if there still is a terminal."""
         with suppress(OSError):
             self._stream.flush()
+
+
+def curves_command(logs: Path, program: str = "tensorboard") -> str:
+    """Return how to see the curves of the runs in a directory: not smoothed, one colour for all seeds of a setting."""
+    return f"{program} --logdir {shlex.quote(str(logs))}, then {TENSORBOARD}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import Splits
+from accupoison.records.files import flatten
 
 SIZE = 0.005
 """A difference of accuracy that is called none."""
@@ -50,11 +51,28 @@ def verdict(summary: Mapping[str, Any], config: OnlineConfig) -> str:
     return f"{told}. A step without any batch in its place ends at {coast:.1%}, so the trigger itself {does} {share}."
 
 
-def milestones(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the test accuracies of a summary: at the start, before the trigger, after it and at the end by branch."""
-    shared = {name: summary[name]["acc"] for name in ("start", "before") if name in summary}
-    branches = {name: {mark: at["acc"] for mark, at in found.items()} for name, found in summary["branches"].items()}
-    return {**shared, **branches}
+def milestones(summary: Mapping[str, Any], config: OnlineConfig) -> dict[str, Any]:
+    """Return the test accuracies of a summary, and whose they are.
+
+    TensorBoard sorts columns by name and shows five: those after up to three triggers, that before them, and "of".
+
+    Args:
+        summary: The run's.
+        config: Its settings.
+    """
+    after = {name: found["after"]["acc"] for name, found in summary["branches"].items() if "after" in found}
+    shared = {name: summary[name]["acc"] for name in ("before", "start") if name in summary}
+    return {
+        **({"after": after} if after else {}),
+        **shared,
+        "of": f"{spoken(config.defense.name)}, {config.attack.name}",
+    }
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings, by section, as a Markdown list with a line for each section."""
+    parts = {name: ", ".join(f"{key} {value}" for key, value in flatten(part)) for name, part in settings.items()}
+    return "\n".join(f"- **{name}**: {text}" for name, text in parts.items())
 
 
 def as_used(config: OnlineConfig, splits: Splits, lr: float) -> dict[str, Any]:

@@ -143,7 +143,8 @@ class RunRecorder:
             rows = [] if resume_at is None else read_metrics(run.path / METRICS)
             self.new = not any(run.path.glob("events.out.tfevents.*"))
             purge = 0 if self.new else _purge(rows, branches)
-            self._board = TensorBoard(run.path, branches, purge)
+            recorded = () if self.new else {tag for row in rows for tag in row}
+            self._board = TensorBoard(run.path, branches, purge, recorded)
             for row in rows:
                 if row["step"] >= purge:  # of another branch, and hidden together with what was lost
                     scalars = {tag: value for tag, value in row.items() if tag not in ("step", "branch")}

@@ -91,24 +91,29 @@ THIRD_PARTY = "x/"
 
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "accuracy": {
-        "monitor images, with 95% interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
         "test images, on the path of each trigger": ["test/acc"],
+        "monitor images, with 95% interval": ["monitor/acc", "monitor/acc_low", "monitor/acc_high"],
     },
     "discrepancy": {
         "memorization discrepancy, clean and sent": ["defense/discrepancy_clean", "defense/discrepancy_sent"],
     },
     "membership": {"AUC": ["audit/auc", "audit/auc_burnin"]},
 }
-"""Tags that belong in one chart of TensorBoard, by category and chart title; few enough for ten runs at once."""
+"""Tags that belong in one chart of TensorBoard, by category and chart title; few enough for ten runs at once.
+
+A run has the charts of which it has recorded a tag."""
 BANDS = frozenset({"monitor images, with 95% interval"})
 """Charts of a curve with a band: value, lower end, upper end."""
 
 
 def shown_as(tag: str) -> str:
-    """Return what TensorBoard calls a tag: accuracies come first there, "accuracy/test" for "test/acc"."""
+    """Return what TensorBoard calls a tag: accuracies come first there, "accuracy/test" for "test/acc".
+
+    That on the batch alone keeps its name: it is noise of few images, and would stand before that on the test set.
+    """
     where, _, name = tag.partition("/")
     words = name.split("_")
-    if "acc" not in words or tag not in TAGS:
+    if "acc" not in words or where == "stream" or tag not in TAGS:
         return tag
     return "/".join(["accuracy", "_".join([where, *(word for word in words if word != "acc")])])
 
@@ -129,8 +134,9 @@ change within a major version.
 The file is the truth, and TensorBoard a view of it with one entry a run. It has the same scalars, accuracies first
 under names of their own; the curve of a tag is that of the run's last trigger from step 0 to the end, and the
 accuracies of the other triggers are beside it, such as `accuracy/test@coast`, with the shared steps in each. HPARAMS
-has the settings as they were used and the accuracies at the start, before and after each trigger; TEXT the threat
-model, the settings and the verdict; IMAGES the first rows of a batch, clean, sent, seen and their difference.
+has the accuracies after each trigger, before it and at the start, and the settings as they were used; TEXT the
+verdict, the threat model and the settings; IMAGES the first rows of a batch, clean, sent, seen and their difference.
+[tensorboard.md](tensorboard.md) shows them.
 
 | tag | in TensorBoard | meaning; unit and range |
 |---|---|---|

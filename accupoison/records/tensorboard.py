@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,21 @@ class TensorBoard:
         directory: The run's directory.
         branches: The names of the branches, in the order they run.
         purge: The step from which on TensorBoard hides what an earlier process wrote; 0 is everything.
+        recorded: Tags that an earlier process has recorded.
     """
 
-    def __init__(self, directory: Path, branches: Sequence[str] = (), purge: int = 0) -> None:
+    def __init__(
+        self, directory: Path, branches: Sequence[str] = (), purge: int = 0, recorded: Iterable[str] = ()
+    ) -> None:
         self.directory = directory
         self._main = branches[-1] if branches else ""
         self._others = [name for name in branches if name not in ("", self._main)]
         self._described: set[str] = set()
+        self._recorded = {shown_as(tag) for tag in recorded}
+        self._charts = _layout(self._recorded)
         with writing(directory):
             # Always with a purge: TensorBoard takes the first in a directory for the start of the run and ignores it.
             self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=5)
-            if purge == 0:  # at a later step, the one of the first time is still there
-                self._writer.add_custom_scalars(_layout())
-                self._writer.flush()
 
     def log(self, metrics: Mapping[str, float], step: int, branch: str = "") -> None:
         """Add one value a tag.
@@ -64,6 +66,9 @@ class TensorBoard:
                 found |= {f"{names[t]}@{other}": (value, t) for t, value in metrics.items() if names[t] != t}
         with writing(self.directory):
             self._add(Summary(value=[self._value(name, *entry) for name, entry in found.items()]), step)
+            if (charts := _layout(self._described | self._recorded)) != self._charts:  # TensorBoard takes the last one
+                self._charts = charts
+                self._writer.add_custom_scalars(charts)
 
     def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Add a picture.
@@ -106,7 +111,8 @@ class TensorBoard:
     def _value(self, name: str, value: float, tag: str) -> Summary.Value:
         new = name not in self._described  # TensorBoard keeps the first description of a tag
         self._described.add(name)
-        metadata = create_summary_metadata(display_name="", description=TAGS.get(tag, "")) if new else SummaryMetadata()
+        meaning = TAGS.get(tag, "") if new else ""
+        metadata = create_summary_metadata(display_name="", description=meaning) if new else SummaryMetadata()
         tensor = TensorProto(dtype=DT_FLOAT, float_val=[float(value)])
         return Summary.Value(tag=name, metadata=metadata, tensor=tensor)
 
@@ -123,11 +129,13 @@ class TensorBoard:
             self._writer.file_writer.add_summary(summary, step)
 
 
-def _layout() -> dict[str, dict[str, list[Any]]]:
-    """Return LAYOUT as SummaryWriter wants it."""
-    return {
-        category: {title: _chart(title, tags) for title, tags in charts.items()} for category, charts in LAYOUT.items()
+def _layout(recorded: Collection[str]) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of LAYOUT that are not empty, as SummaryWriter wants them."""
+    layout = {
+        category: {title: _chart(title, tags) for title, tags in charts.items() if shown_as(tags[0]) in recorded}
+        for category, charts in LAYOUT.items()
     }
+    return {category: charts for category, charts in layout.items() if charts}
 
 
 def _chart(title: str, tags: Sequence[str]) -> list[Any]:

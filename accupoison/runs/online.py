@@ -1,6 +1,5 @@
 """An online run: a simulation with everything that watches it."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from accupoison.measure.membership import LIMIT, membership_auc, never_learnt, s
 from accupoison.measure.releases import fitted, known_to_defender, release_cost
 from accupoison.measure.strips import strips
 from accupoison.measure.suspects import write_suspects
-from accupoison.measure.verdict import as_used, milestones, verdict
+from accupoison.measure.verdict import as_used, milestones, settings_text, verdict
 from accupoison.records.checkpoint import reading_payload
 from accupoison.records.files import write_json, writing
 from accupoison.records.ledger import LEDGER, LEDGER_ROWS, Ledger
@@ -153,9 +152,8 @@ class OnlineRun:
             found = self.simulation.suspects() if status == "finished" else None
             suspects = {} if found is None else {"suspects": write_suspects(self.out, found, self.ledger)}
             summary = {**self.summary(status), **cost, **suspects, "metrics_digest": self.recorder.metrics_digest()}
-            self.recorder.text("run/verdict", summary["verdict"])
-            used = as_used(self.config, self.evaluator.splits, self.simulation.learner.lr)
-            self.recorder.close(summary, {"accuracy": milestones(summary), **used})
+            self.recorder.text("about/1 verdict", summary["verdict"])
+            self.recorder.close(summary, {"accuracy": milestones(summary, self.config), **self._used()})
         return summary
 
     def summary(self, status: str) -> dict[str, Any]:
@@ -167,6 +165,9 @@ class OnlineRun:
             **found,
             **({} if self._accountant is None else self._accountant.spent()),
         }
+
+    def _used(self) -> dict[str, Any]:
+        return as_used(self.config, self.evaluator.splits, self.simulation.learner.lr)
 
     def _cost_of_release(self) -> dict[str, Any]:
         """Fit the release to the last model, and return what it costs; nothing where it changes nothing."""
@@ -186,8 +187,9 @@ class OnlineRun:
 
     def _loop(self, progress: Progress, should_stop: Callable[[], bool]) -> str:
         if self.recorder.new:
-            self.recorder.text("run/threat model", threat_model(self.config, images=not self.evaluator.data.features))
-            self.recorder.text("run/settings", f"```\n{json.dumps(plain(self.config), indent=2)}\n```")
+            threat = threat_model(self.config, images=not self.evaluator.data.features)
+            self.recorder.text("about/2 threat model", threat)
+            self.recorder.text("about/3 settings", settings_text(self._used()))
         if self._fresh:
             self.recorder.log(self.evaluator.start(), 0)
         branches, after = len(self.config.trigger.types), self.config.stream.recovery_steps

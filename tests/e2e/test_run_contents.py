@@ -85,7 +85,7 @@ def test_the_verdict_is_shown_also_after_a_kill(work: Path) -> None:
         path.unlink()
     done("online", "--resume", "run")
     events = EventAccumulator("run").Reload()
-    assert "run/verdict/text_summary" in events.Tags()["tensors"]
+    assert "about/1 verdict/text_summary" in events.Tags()["tensors"]
     assert "_hparams_/session_end_info" in events.Tags()["tensors"]
 
 

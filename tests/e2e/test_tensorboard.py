@@ -35,7 +35,7 @@ def poisoned_run(path: Path) -> None:
     with RunDirectory.create(path, config, {}) as run:
         branches = ["coast", "clean"]
         with RunRecorder(run, branches) as recorder:
-            recorder.text("run/threat model", "attacker (accumulative) sees *everything*")
+            recorder.text("about/2 threat model", "attacker (accumulative) sees *everything*")
             for t in range(3):
                 recorder.log({"test/acc": 0.9 - t / 10, "test/acc_bn_reestimated": 0.95, "attack/linf": 0.0625}, t)
             recorder.image("images/rows", np.arange(8 * 32 * 3, dtype=np.uint8).reshape(8, 32, 3), 2)
@@ -59,7 +59,7 @@ def other_run(path: Path) -> None:
     config = {"seed": 2, "defense": {"name": "CLIP", "norm": 1.5}}
     with RunDirectory.create(path, config, {}) as run, RunRecorder(run, ["clean"]) as recorder:
         recorder.log({"test/acc": 0.75}, 0)
-        recorder.log({"test/acc": float("nan")}, 1, "clean")
+        recorder.log({"test/acc": float("nan"), "audit/auc": 0.5}, 1, "clean")
         recorder.close({"status": "diverged"}, config)
 
 
@@ -130,16 +130,15 @@ def test_each_trigger_has_a_curve_from_the_first_step_and_resume_hides_what_was_
     assert values(ask, "poisoned", "attack/linf") == [(0, 0.0625), (1, 0.0625), (2, 0.0625)]
 
 
-def test_the_layout_groups_tags_and_matches_no_others(ask: Ask) -> None:
+def test_the_layout_has_the_charts_that_are_not_empty_and_matches_no_other_tags(ask: Ask) -> None:
     layout = ask("plugin/custom_scalars/layout")
-    everything = {chart["title"]: chart for c in layout["category"] for chart in c["chart"]}
-    charts = {title: chart["multiline"]["tag"] for title, chart in everything.items() if "multiline" in chart}
-    assert everything["monitor images, with 95% interval"]["margin"]["series"] == [
-        {"value": "accuracy/monitor", "lower": "accuracy/monitor_low", "upper": "accuracy/monitor_high"}
-    ]
-    assert [c["title"] for c in layout["category"]] == ["accuracy", "discrepancy", "membership"]
-    assert max(len(tags) for tags in charts.values()) <= 2, "more are a tangle with ten runs"
-    (tag,) = charts["test images, on the path of each trigger"]
+    charts = {
+        c["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in c["chart"]} for c in layout["category"]
+    }
+    assert list(charts) == ["accuracy", "membership"], "the second is of the other run, which met its tag later"
+    assert charts["membership"] == {"AUC": ["^audit/auc(@.*)?$", "^audit/auc_burnin(@.*)?$"]}
+    ((title, (tag,)),) = charts["accuracy"].items()
+    assert title == "test images, on the path of each trigger"
     found = ask("plugin/custom_scalars/scalars", run="poisoned", tag=tag)
     assert found["regex_valid"]
     assert sorted(found["tag_to_events"]) == ["accuracy/test", "accuracy/test@coast"]
@@ -154,7 +153,7 @@ def test_images_and_texts_are_shown(ask: Ask) -> None:
         assert image.size == (32, 8)
         assert image.getpixel((0, 0)) == (0, 1, 2)
     texts = ask("plugin/text/tags")["poisoned"]
-    assert {name.removesuffix("/text_summary") for name in texts} == {"run/threat model", "audit/stream/tables"}
+    assert {name.removesuffix("/text_summary") for name in texts} == {"about/2 threat model", "audit/stream/tables"}
 
 
 def test_hyperparameters_of_all_runs_are_columns_accuracies_first(ask: Ask) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from accupoison.records.files import read_json
 from accupoison.records.recorder import TAGS, MetricsLog, RunRecorder, TensorBoard, read_metrics, tags_markdown
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import LAYOUT, shown_as
-from accupoison.records.tensorboard import _hparam
+from accupoison.records.tensorboard import _hparam, _layout
 from tests.clock import next_second
 from tests.messages import refuses
 
@@ -214,6 +215,29 @@ def test_every_path_is_one_curve_from_the_first_step(run: RunDirectory, monkeypa
     assert not [path for path in run.path.iterdir() if path.is_dir()], "one entry a run"
 
 
+def test_charts_come_when_there_is_something_in_them(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def titles() -> list[str]:
+        shown = EventAccumulator(str(run.path)).Reload().Tensors("custom_scalars__config__")
+        layout = Layout.FromString(shown[-1].tensor_proto.string_val[0])
+        return [chart.title for category in layout.category for chart in category.chart]
+
+    interval = {"monitor/acc": 0.5, "monitor/acc_low": 0.4, "monitor/acc_high": 0.6}
+    with RunRecorder(run, ["coast"]) as recorder:
+        recorder.log({"test/acc": 0.5}, 0)
+        recorder.log({"test/acc": 0.5, "audit/auc": 0.5}, 1)
+        position = recorder.sync()
+        assert titles() == ["test images, on the path of each trigger", "AUC"]
+    next_second(monkeypatch)
+    with RunRecorder(run, ["coast"], position) as recorder:
+        recorder.log({"test/acc": 0.5} | interval, 2)
+    assert titles() == ["test images, on the path of each trigger", "monitor images, with 95% interval", "AUC"]
+
+
+def test_a_band_has_a_curve_and_two_ends() -> None:
+    chart = _layout({"accuracy/monitor"})["accuracy"]["monitor images, with 95% interval"]
+    assert chart == ["Margin", ["accuracy/monitor", "accuracy/monitor_low", "accuracy/monitor_high"]]
+
+
 def test_without_a_summary_nothing_claims_that_the_run_ended(run: RunDirectory) -> None:
     with RunRecorder(run, []) as recorder:
         recorder.log({"test/acc": 0.5}, 7)
@@ -235,9 +259,9 @@ def test_accuracies_come_first_in_tensorboard() -> None:
         "accuracy/monitor",
         "accuracy/monitor_low",
         "accuracy/monitor_high",
-        "accuracy/stream",
     }
     assert shown_as("x/acc") == "x/acc", "of another package"
+    assert min(names[tag] for tag in TAGS if not tag.startswith("monitor/")) == "accuracy/test", "the first chart"
 
 
 def test_settings_become_hyperparameters_that_tensorboard_can_show() -> None:
