@@ -122,6 +122,7 @@ def test_the_page_opens_with_the_finding_and_the_threat_model() -> None:
     assert text.index(finding) < text.index("Threat model") < text.index("<svg")
     assert "no interval" not in finding
     assert "2 base models, too few for an interval" in report(study(2)).finding
+    assert "1 stream, too few for an interval" in report(study(1)).finding
 
 
 def test_without_a_control_or_a_trigger_the_finding_says_so() -> None:
