@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from accupoison.api import report
 from accupoison.audit.calibration import Calibration
 from accupoison.audit.curves import roc_rows, score_rows
 from accupoison.audit.results import Results, evaluate_attack
@@ -114,6 +115,10 @@ def test_an_audit_alone_is_a_report(folder: Path) -> None:
     before = (folder / "offline" / "report.html").read_bytes()
     done("report", folder / "offline")
     assert (folder / "offline" / "report.html").read_bytes() == before
+    assert report([folder / "offline"], folder / "typed", formats="csv") == [folder / "typed" / "report-audits.csv"]
+    assert (folder / "typed" / "report-audits.csv").read_bytes() == (
+        folder / "offline" / "report-audits.csv"
+    ).read_bytes()
 
 
 def test_what_older_versions_and_broken_disks_leave(folder: Path) -> None:
