@@ -102,7 +102,8 @@ def sentence(audits: Sequence[Audited]) -> str:
 
 def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
     """Yield the ROC curves and the histogram of scores of each audit."""
-    names = list(dict.fromkeys(attack for audit in audits for attack in list(audit.aucs)[:MOST]))
+    first = (attack for audit in audits for attack in list(audit.aucs)[:MOST])
+    names = list(dict.fromkeys([*first, *(attack for audit in audits for attack in _shown(audit))]))  # by colour
     for number, audit in enumerate(audits):
         roc, hist = f"audit-{number}-roc", f"audit-{number}-scores"
         titles = [f"{what}: {audit.title}" for what in ("Who can be told", "Scores of members and others")]
@@ -114,9 +115,17 @@ def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
         yield _histogram(audit, hist, titles[1])
 
 
+def _shown(audit: Audited) -> list[str]:
+    """Return the attacks that are drawn: of those with one and the same curve, the first."""
+    apart: dict[bytes, str] = {}
+    for attack in audit.aucs:
+        if attack in audit.curves:
+            apart.setdefault(audit.curves[attack]["tpr"].tobytes(), attack)
+    return list(apart.values())[:MOST]
+
+
 def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture:
-    apart = {audit.curves[attack]["tpr"].tobytes(): attack for attack in reversed(audit.aucs) if attack in audit.curves}
-    shown = sorted(apart.values(), key=list(audit.aucs).index)[:MOST]  # of those with one and the same curve, the first
+    shown = _shown(audit)
     several = "half" in audit.curves[shown[0]]
     means = f"Lines: means over {audit.models} models. Band: 95% t-interval over models, best attack. "
     note = f"{means if several else ''}Dotted: guessing. From {audit.path}."
