@@ -84,7 +84,7 @@ def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[
 
 def _name(experiment: Group) -> str:
     run = experiment.first
-    setting = f", {experiment.setting}" if experiment.setting else ""
+    setting = f" ({experiment.setting})" if experiment.setting else ""
     return f"{run.attack} poisoning of the {run.config.stream.kind} stream{setting}"
 
 
