@@ -36,6 +36,7 @@ class Audited:
         rows: Of its table.
         curves: By attack: ``fpr`` and ``tpr``, and of several models ``half``; empty in audits of older versions.
         scores: By attack: ``low`` and ``high`` of bins, and how many ``members`` and ``others`` are in each.
+        flags: A sentence for each control that fails.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Audited:
     rows: tuple[dict[str, str], ...]
     curves: dict[str, Table]
     scores: dict[str, Table]
+    flags: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -73,13 +75,15 @@ def read_audited(paths: Sequence[Path], leave_out: Callable[[str], None]) -> lis
 
 def _read(place: Path, content: dict[str, Any]) -> Audited:
     several = all(isinstance(attack, dict) and "target_models" in attack for attack in content["attacks"])
+    expect(place / AUDIT, content, {"controls?": {"flags?": list}})
     for attack in content["attacks"]:
         expect(place / AUDIT, attack, {"attack": str, **({"auc": list} if several else {"roc": {"auc": float}})})
     aucs = {one["attack"]: fmean(one["auc"]) if several else one["roc"]["auc"] for one in content["attacks"]}
     models = len(content["attacks"][0]["auc"]) if several else 1
     ordered = dict(sorted(aucs.items(), key=lambda entry: -entry[1]))
     rows = tuple(lines(place / "audit.csv"))
-    return Audited(place, models, ordered, rows, columns(place / "roc.csv"), columns(place / "scores.csv"))
+    flags = tuple(content.get("controls", {}).get("flags", ()))
+    return Audited(place, models, ordered, rows, columns(place / "roc.csv"), columns(place / "scores.csv"), flags)
 
 
 def audited_rows(audits: Sequence[Audited]) -> list[Row]:
@@ -97,7 +101,8 @@ def sentence(audits: Sequence[Audited]) -> str:
     best = max(audits, key=lambda audit: max(audit.aucs.values()))
     attack, auc = next(iter(best.aucs.items()))
     models = "one model" if best.models == 1 else f"mean over {best.models} models"
-    return f"Members are told best in {best.title}: by {attack} with an AUC of {auc:.3f} ({models})."
+    flagged = "".join(f" FLAGGED: {flag}." for flag in best.flags)
+    return f"Members are told best in {best.title}: by {attack} with an AUC of {auc:.3f} ({models}).{flagged}"
 
 
 def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
@@ -128,7 +133,8 @@ def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture
     shown = _shown(audit)
     several = "half" in audit.curves[shown[0]]
     means = f"Lines: means over {audit.models} models. Band: 95% t-interval over models, best attack. "
-    note = f"{means if several else ''}Dotted: guessing. From {audit.path}."
+    flagged = "".join(f" FLAGGED: {flag}." for flag in audit.flags)
+    note = f"{means if several else ''}Dotted: guessing. From {audit.path}.{flagged}"
     with drawing(name):
         picture = Picture(name, title, "", note, (5.4, 4.2))
         axes = rate_axes(picture)
