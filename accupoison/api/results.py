@@ -8,6 +8,7 @@ from typing import Any
 from accupoison.api.keywords import say
 from accupoison.api.runs import Base, Run
 from accupoison.config.flags import CHECKPOINTS
+from accupoison.errors import InputError
 
 Place = Run | Base | str | Path
 
@@ -51,13 +52,13 @@ def report(
     """Make a page, tables and figures from runs, as the command ``report`` does, and return the files.
 
     Args:
-        runs: Runs, or directories with runs right below them.
+        runs: Runs, or directories with runs right below them, or with audits.
         out: The directory to write; None is that of the first run.
         trigger: The path that figures and tests follow.
-        formats: html, md, csv, latex, json, svg, pdf; several with commas.
+        formats: html, md, csv, latex, json, svg, pdf, cyclonedx; several with commas.
 
     Raises:
-        InputError: There is no run, or a format is unknown.
+        InputError: There is no run and no audit, or a format is unknown.
 
     Example:
         >>> import accupoison as ap
@@ -68,12 +69,16 @@ def report(
     """
     from accupoison.study.collect import collect
     from accupoison.study.report.formats import parse_formats, write_report  # here, as figures take seconds to load
+    from accupoison.study.report.members import read_audited
     from accupoison.study.report.study import make_report
 
     names, paths = parse_formats(formats), [_place(run) for run in runs]
     words = ["report", *map(str, paths), "--trigger", trigger]
-    found = collect(paths, say)
-    made = make_report(found, paths, trigger=trigger, claims=[], commands=("accupoison", shlex.join(words)), say=say)
+    audits = read_audited(paths, say)
+    found, remake = collect(paths, say, needed=not audits), ("accupoison", shlex.join(words))
+    if not found and not audits:
+        raise InputError(f"no run is left in {', '.join(map(str, paths))}; the warnings say why")
+    made = make_report(found, paths, trigger=trigger, claims=[], commands=remake, say=say, audits=audits)
     return write_report(made, paths[0] if out is None else Path(out), names)
 
 

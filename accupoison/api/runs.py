@@ -162,8 +162,8 @@ class Loop:
         return self.simulation.learner.model
 
     def accuracy(self) -> float:
-        """Return the test accuracy of the model as it is now, in [0, 1]."""
-        return evaluate(self.simulation.learner.view(), self.data, self.splits.test)[0]
+        """Return the test accuracy, in [0, 1], of the model that users meet now, such as the average of EMA."""
+        return evaluate(self.simulation.served.view(), self.data, self.splits.test)[0]
 
     def __iter__(self) -> Iterator[Step]:
         """Yield each step once it is done; its metrics are those that a run records."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.audit_run import controls_text, show_models
+from accupoison.cli.audit_run import controls_text, say_withheld, show_models
 from accupoison.cli.group import CHECKPOINTS, LOGS, RenamingGroup, cli
 from accupoison.cli.options import (
     FROM_ZERO,
@@ -122,8 +122,7 @@ def predictions(file: Path, out: Path | None, release: str | None, seed: int, as
         click.echo(f"\n{change_text(content['release'])}")
     where = "the shadow model" if shadow else "a calibration half"
     click.echo(f"\n{content['samples']} samples, thresholds from {where}; intervals are 95%. Wrote {folder}")
-    for level, reason in content["attacks"][0]["roc"]["withheld"].items():
-        click.echo(f"TPR at {level:.1%} FPR is withheld: {reason}")
+    say_withheld(content["attacks"][0]["roc"])
 
 
 @audit.command()

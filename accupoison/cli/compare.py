@@ -78,6 +78,7 @@ def compare(
     from accupoison.study.cost import estimate
     from accupoison.study.grid import Grid
     from accupoison.study.report.formats import write_report
+    from accupoison.study.report.members import read_audited
     from accupoison.study.report.study import make_report
     from accupoison.study.sweep import run_grid
     from accupoison.study.verdict import verdict_text
@@ -103,8 +104,8 @@ def compare(
         click.get_current_context().exit(1)
     runs, trigger = gather(made), grid.runs[0].config.trigger.types[-1]
     click.echo(verdict_text(runs, trigger))
-    words = ("report", str(logs), "--trigger", trigger)
-    made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=(PROGRAM, shlex.join(words)), say=note)
+    remake, audits = (PROGRAM, shlex.join(("report", str(logs), "--trigger", trigger))), read_audited([logs], note)
+    made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=remake, say=note, audits=audits)
     files = write_report(made_report, logs, ("html", "md"))
     click.echo(f"\nreport: {files[0]}\ncurves: {curves_command(logs)}")
     click.get_current_context().exit(1 if failed else 0)

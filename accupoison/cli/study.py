@@ -62,7 +62,7 @@ def sweep(
             failed |= run_grid(plan, CHECKPOINTS, engine=engine, report=show)
         logs = (out or LOGS) / grid.stem
         made = sum(spec.out not in failed for spec in plan.runs)
-        click.echo(f"{made} runs in {logs}; tables: {command_line('report', logs)}")
+        click.echo(f"{made} runs in {logs}" + f"; tables: {command_line('report', logs)}" * (made > 0))
     for sentence in failures(failed):
         click.echo(sentence, err=True)
     click.get_current_context().exit(1 if failed else 0)

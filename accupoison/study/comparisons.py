@@ -1,6 +1,5 @@
 """Paired differences between defences, with what chance alone would do."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -8,14 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from accupoison.study.collect import Run
-from accupoison.study.groups import Group, group
+from accupoison.study.groups import DEFENCE, Group, group, settings_but
 from accupoison.study.outcomes import FEWEST, Estimate, estimate
 from accupoison.study.tables import Row, in_points
 
 EXACT = 2**14
 """Sign patterns that are all tried; of more, as many are drawn."""
-DEFENCE = ("defense.", "update.")
-"""Settings that defences differ in."""
 CAPTION = f"""\
 Accuracy after the trigger of the first defence minus that of the second, in points, paired by base model, seed and
 images; ± is half a 95% t-interval. p: two-sided sign-flip permutation test of the mean over base models (over streams
@@ -69,8 +66,7 @@ def compare(runs: Sequence[Run], trigger: str) -> list[Comparison]:
     """
     alike: dict[str, list[Group]] = {}
     for experiment in group(runs):
-        settings = {key: value for key, value in experiment.first.experiment.items() if not key.startswith(DEFENCE)}
-        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(experiment)
+        alike.setdefault(settings_but(experiment.first.experiment, *DEFENCE), []).append(experiment)
     return [found for groups in alike.values() for found in _pairs(groups, trigger)]
 
 

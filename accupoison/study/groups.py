@@ -1,15 +1,19 @@
 """Which runs replicate one experiment, and what tells the experiments of a set apart."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accupoison.config.layers import as_text
 from accupoison.study.collect import BUDGET, Run
 
-NAMED = ("stream.kind", "trigger.types", "update.clip_norm", "attack.", "defense.")
+NAMED = ("stream.kind", "update.clip_norm", "attack.", "defense.")
 """Settings that a label or a column shows already, except budgets."""
+TYPES = "trigger.types"
+DEFENCE = ("defense.", "update.")
+"""Settings that defences differ in."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,29 @@ def group(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         by_settings[json.dumps(run.experiment, sort_keys=True)].append(run)
     settings = [members[0].experiment for members in by_settings.values()]
-    return [Group(tuple(members), _setting(members[0].experiment, settings)) for members in by_settings.values()]
+    alike = Counter(settings_but(one, TYPES) for one in settings)
+    parted = {settings_but(one, TYPES, *DEFENCE) for one in settings if alike[settings_but(one, TYPES)] > 1}
+    return [
+        Group(tuple(members), _setting(one, settings, types=settings_but(one, TYPES, *DEFENCE) in parted))
+        for one, members in zip(settings, by_settings.values(), strict=True)
+    ]
 
 
-def _setting(experiment: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    shown = []
+def settings_but(experiment: dict[str, Any], *left_out: str) -> str:
+    """Return the settings of an experiment as text, without those whose names begin with one of ``left_out``."""
+    return json.dumps({key: value for key, value in experiment.items() if not key.startswith(left_out)}, sort_keys=True)
+
+
+def _setting(experiment: dict[str, Any], others: Sequence[dict[str, Any]], *, types: bool) -> str:
+    """Return what tells an experiment from others; its triggers where ``types``: these alone tell some apart."""
+    shown = [f"{TYPES} {as_text(experiment[TYPES])}"] if types else []
     for key, value in experiment.items():
         section, _, name = key.partition(".")
         if (
             section in ("attack", "defense") and name in BUDGET
         ):  # compared where the attack, or the defence, is the same
             peers = [other for other in others if other.get(f"{section}.name") == experiment[f"{section}.name"]]
-        elif key.startswith(NAMED):
+        elif key.startswith((TYPES, *NAMED)):
             continue
         else:
             peers = list(others)

@@ -133,7 +133,7 @@ def _make(out: Path, config: BurninConfig | OnlineConfig, fork: Path | None, roo
 
 
 def trained(place: Path, settings: BurninConfig) -> bool:
-    """Return whether a base model is there already.
+    """Return whether a base model is there already, on whatever device it was made.
 
     Args:
         place: Its directory.
@@ -144,7 +144,7 @@ def trained(place: Path, settings: BurninConfig) -> bool:
     """
     if not (place / FINAL).exists():
         return False
-    if changed := changes(settings, place):
+    if changed := [change for change in changes(settings, place) if not change.startswith("run.device:")]:
         raise InputError(f"{place} was trained with other settings ({changed[0]}); move it away, or change the grid")
     return True
 

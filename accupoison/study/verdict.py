@@ -8,6 +8,7 @@ from textwrap import wrap
 
 from accupoison.measure.verdict import SIZE, points, spoken
 from accupoison.study.collect import Run
+from accupoison.study.controls import THEMSELVES
 from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate
 from accupoison.study.report.finding import finding
@@ -30,7 +31,7 @@ def verdict_text(runs: Sequence[Run], trigger: str) -> str:
         trigger: The path whose end is shown; runs on clean streams follow the clean trigger, too.
     """
     groups = sorted(group(runs), key=_order)
-    poisoned = [one for one in groups if one.first.config.attack.name not in ("none", "noise")] or groups
+    poisoned = [one for one in groups if one.first.config.attack.name not in THEMSELVES] or groups
     attacker = poisoned[-1].first.summary["threat_model"].partition("; defender")[0]
     names = ", ".join(dict.fromkeys(spoken(one.first.config.defense.name) for one in poisoned))
     threat = f"{attacker}; defenders ({names}) own the training, never told which rows are poisoned"

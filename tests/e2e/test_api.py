@@ -25,6 +25,7 @@ from accupoison.cli import cli
 from accupoison.config.layers import read_toml
 from accupoison.data import load
 from accupoison.learner import view_of
+from accupoison.measure.accuracy import evaluate
 from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, done, outcome
 from tests.messages import refuses
 
@@ -122,14 +123,15 @@ def test_the_same_bytes_as_the_commands(work: Path) -> None:
 
 def test_steps_are_those_of_the_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream = flat(read_toml(Path("tiny.toml")))
-    run = ap.online(CHECKPOINT.parent, preset="demo", settings=stream, out="run")
-    loop = ap.steps(CHECKPOINT.parent, preset="demo", settings=stream)
+    run = ap.online(CHECKPOINT.parent, preset="demo", med="EMA", settings=stream, out="run")
+    loop = ap.steps(CHECKPOINT.parent, preset="demo", med="EMA", settings=stream)  # which serves another than learns
     assert loop.accuracy() == run.accuracy("start")
     rows = {(row["step"], row["branch"]): row for row in run.metrics}
     for step in loop:
         row = rows[step.t + 1, step.branch]
         assert {tag: v for tag, v in step.metrics.items() if not tag.startswith("time/")}.items() <= row.items()
     assert loop.accuracy() == run.accuracy("end")
+    assert evaluate(loop.simulation.learner.view(), loop.data, loop.splits.test)[0] != run.accuracy("end")
     assert isinstance(loop.model, nn.Module)
     assert capsys.readouterr() == ("", "")
     told: list[tuple[int, int]] = []

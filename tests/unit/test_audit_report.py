@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from accupoison.api import report
 from accupoison.audit.calibration import Calibration
 from accupoison.audit.curves import roc_rows, score_rows
 from accupoison.audit.results import Results, evaluate_attack
 from accupoison.audit.samples import Samples
 from accupoison.audit.writers import write_models, write_results
 from accupoison.study.pictures import Missing, Picture
-from accupoison.study.report.members import audited_pictures, read_audited
+from accupoison.study.report.members import Audited, audited_pictures, read_audited, sentence
 from tests.e2e.conftest import done, refused
 from tests.messages import says
 
@@ -114,6 +115,29 @@ def test_an_audit_alone_is_a_report(folder: Path) -> None:
     before = (folder / "offline" / "report.html").read_bytes()
     done("report", folder / "offline")
     assert (folder / "offline" / "report.html").read_bytes() == before
+    (again,) = report([folder / "offline"], folder / "again", formats="csv")
+    assert again.read_bytes() == (folder / "offline" / "report-audits.csv").read_bytes()
+
+
+def test_of_attacks_with_one_curve_the_first_is_drawn_and_room_is_left_for_others() -> None:
+    rates = np.linspace(0.01, 1, 5)
+    curves = {f"attack {k}": {"fpr": rates, "tpr": rates ** (0.2 + 0.1 * max(k, 3))} for k in range(12)}
+    bins = {name: {"low": rates, "high": rates + 1, "members": rates, "others": rates} for name in curves}
+    audit = Audited(Path("a/b"), 1, {name: 0.9 - 0.01 * k for k, name in enumerate(curves)}, (), curves, bins)
+    roc, _ = audited_pictures([audit])
+    assert isinstance(roc, Picture)
+    assert [series.label.partition(" (")[0] for series in roc.series] == [f"attack {k}" for k in (0, 4, 5, 6, 7, 8)]
+
+
+def test_a_control_that_fails_is_said_with_the_finding_and_the_figure(folder: Path) -> None:
+    content = json.loads((folder / "single" / "audit.json").read_text())
+    content["controls"]["flags"] = ["the blind baseline tells members"]
+    (folder / "single" / "audit.json").write_text(json.dumps(content))
+    audits = read_audited([folder / "single"], print)
+    roc, _ = audited_pictures(audits)
+    assert isinstance(roc, Picture)
+    for text in (roc.note, sentence(audits)):
+        assert text.endswith(" FLAGGED: the blind baseline tells members.")
 
 
 def test_what_older_versions_and_broken_disks_leave(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from accupoison.config.layers import Layer, plain, read_toml
 from accupoison.config.schema import OnlineConfig
 from accupoison.records.run_directory import RunDirectory
+from accupoison.runs.burnin import FINAL
 from accupoison.study.grid import find_grid, read_grid, shipped_grids
 from accupoison.study.grid_reference import EXAMPLE, grids_markdown
+from accupoison.study.sweep import trained
 from tests.messages import refuses
 
 GRIDS = [find_grid(Path(name)) for name in shipped_grids()]
@@ -122,6 +125,16 @@ def test_settings_go_over_a_grid() -> None:
         config = spec.config
         assert (config.model.width, config.data.dir, config.data.val, config.stream.steps) == (8, "there", 7, 4)
         assert {config.run.device, burnin.run.device} == {"cpu"}
+
+
+def test_a_base_model_serves_on_any_device_but_not_under_other_settings(tmp_path: Path) -> None:
+    ((_, burnin),) = read_grid(POISONED, Path("checkpoints"), Path("logs")).burnins
+    assert not trained(tmp_path / "base", burnin)
+    RunDirectory.create(tmp_path / "base", plain(burnin), {}).close()
+    (tmp_path / "base" / FINAL).touch()
+    assert trained(tmp_path / "base", replace(burnin, run=replace(burnin.run, device="cuda")))
+    with refuses("other settings train.epochs"):
+        trained(tmp_path / "base", replace(burnin, train=replace(burnin.train, epochs=3)))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from accupoison.study.groups import named
 from accupoison.study.outcomes import Estimate
 from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report.audits import read_audits, strongest
+from accupoison.study.report.draw import detectors
 from accupoison.study.report.formats import latex, parse_formats, write_report
 from accupoison.study.report.page import html_page
 from accupoison.study.report.sources import ELSEWHERE, command
@@ -122,6 +123,7 @@ def test_the_page_opens_with_the_finding_and_the_threat_model() -> None:
     assert text.index(finding) < text.index("Threat model") < text.index("<svg")
     assert "no interval" not in finding
     assert "2 base models, too few for an interval" in report(study(2)).finding
+    assert "1 stream, too few for an interval" in report(study(1)).finding
 
 
 def test_without_a_control_or_a_trigger_the_finding_says_so() -> None:
@@ -188,7 +190,7 @@ def test_every_figure_has_words_and_says_what_its_bands_are() -> None:
     assert all("accupoison audit --run logs/study" in reason for reason in missing.values())
 
 
-def test_detectors_stand_beside_the_discrepancy(tmp_path: Path) -> None:
+def test_detectors_stand_beside_the_discrepancy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = report(study())
     assert "detectors" not in {one.name for one in (*usual.pictures, *usual.tables)}
     runs = []
@@ -212,6 +214,10 @@ def test_detectors_stand_beside_the_discrepancy(tmp_path: Path) -> None:
     assert {"report-detectors.csv", "detectors.svg"} <= files
     told = json.loads((tmp_path / "report.json").read_text())["tables"]["detectors"]
     assert [row["AUC vs noise"] for row in told] == ["0.50", "0.71 ± 0.02"]
+    monkeypatch.setattr("accupoison.study.report.draw.MOST", 1)
+    (crowded,) = detectors(runs)
+    assert isinstance(crowded, Missing)
+    assert "too many" in crowded.reason
 
 
 @pytest.mark.parametrize(("seeds", "bands"), [(2, 0), (3, 9)])

@@ -11,6 +11,7 @@ from scipy import stats
 
 from accupoison.config.schema import online_config
 from accupoison.study.collect import Run, label
+from accupoison.study.comparisons import comparison_rows
 from accupoison.study.figures import curves
 from accupoison.study.groups import group
 from accupoison.study.outcomes import estimate, harm, retention, trigger_effect, yardstick
@@ -146,6 +147,16 @@ def test_experiments_with_other_budgets_or_horizons_are_rows_of_their_own() -> N
     runs = [made_up("accumulative", "ST", {"adversarial": 0.7}, eps=eps) for eps in ("8/255", "16/255", "16/255")]
     groups = group(runs)
     assert [(len(one.runs), one.setting) for one in groups] == [(1, "attack.eps 0.03137"), (2, "attack.eps 0.06275")]
+
+
+def test_experiments_that_differ_in_their_triggers_alone_are_told_apart() -> None:
+    both, one = {"coast": 0.7, "adversarial": 0.6}, {"coast": 0.7}
+    runs = [made_up("accumulative", "ST", both), made_up("accumulative", "ST", one)]
+    beside = [made_up("accumulative", "CLIP", both), made_up("none", "ST", {"clean": 0.8})]
+    settings = ["trigger.types coast,adversarial", "trigger.types coast"]
+    assert [one.setting for one in group([*runs, *beside])] == [*settings, settings[0], ""]
+    assert [one.setting for one in group([runs[0], *beside])] == ["", "", ""]
+    assert {row.cells["setting"] for row in comparison_rows([*runs, *beside], "adversarial")} == {settings[0]}
 
 
 def test_a_diverged_run_withholds_the_mean_and_is_counted() -> None:

@@ -21,7 +21,7 @@ from accupoison.runs.population import training_population
 from accupoison.types import Access
 
 Controls = dict[str, Any]
-KINDS = {True: "models, each attacked by the others", False: "models trained on a pool that no target learns from"}
+KINDS = {True: "other models attack each", False: "models trained on a pool that no target learns from"}
 """What the shadows are, by whether they attack each other."""
 
 

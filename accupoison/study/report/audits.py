@@ -7,6 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from accupoison.errors import InputError
 from accupoison.records.files import expect, read_json, reading
 from accupoison.study.collect import Run
@@ -16,8 +19,8 @@ from accupoison.study.outcomes import Estimate, estimate
 AUDIT, POOLED = "audit.json", "recency.json"
 GENERAL = ("burn-in", "stream", "never seen")
 """Groups of members that every audit has; others are those that a privacy attack is after."""
-Curve = tuple[tuple[float, ...], tuple[float, ...]]
-"""False and true positive rates."""
+Table = dict[str, NDArray[np.float64]]
+"""Columns of numbers by name."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class Audit:
         group: Whose membership: the samples that the attack is after, or those of the stream.
         trigger: Whose model.
         aucs: AUC by membership attack.
-        curves: ROC curve by membership attack; empty for audits of older versions.
+        curves: By membership attack ``fpr`` and ``tpr``; empty for audits of older versions.
     """
 
     group: str
     trigger: str
     aucs: dict[str, float]
-    curves: dict[str, Curve]
+    curves: dict[str, Table]
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,23 @@ def _read(folder: Path) -> Audit:
     for attack in groups[chosen]:
         expect(folder / AUDIT, attack, {"attack": str, "roc": {"auc": float}})
     aucs = {attack["attack"]: float(attack["roc"]["auc"]) for attack in groups[chosen]}
-    return Audit(chosen, content["trigger"], aucs, _curves(folder / chosen.replace(" ", "-") / "roc.csv"))
+    return Audit(chosen, content["trigger"], aucs, columns(folder / chosen.replace(" ", "-") / "roc.csv"))
 
 
-def _curves(path: Path) -> dict[str, Curve]:
-    if not path.exists():
-        return {}
+def lines(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none where it is not there."""
     with reading(path):
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    points: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        points.setdefault(row["attack"], []).append((float(row["fpr"]), float(row["tpr"])))
-    return {attack: (tuple(x for x, _ in both), tuple(y for _, y in both)) for attack, both in points.items()}
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def columns(path: Path) -> dict[str, Table]:
+    """Return the numbers of a CSV file by its column ``attack``."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in lines(path):
+        rows.setdefault(row.pop("attack"), []).append(row)
+    return {
+        attack: {key: np.array([float(row[key]) for row in some]) for key in some[0]} for attack, some in rows.items()
+    }
 
 
 def strongest(audits: Mapping[Path, Audit]) -> str:

@@ -123,16 +123,18 @@ def _arriving(experiment: Group) -> Estimate | None:
     return over(experiment, lambda run: run.summary["means"].get(tag))
 
 
-def detectors(runs: Sequence[Run]) -> Iterator[Picture]:
+def detectors(runs: Sequence[Run]) -> Iterator[Picture | Missing]:
     """Draw how well discrepancy and other detectors tell poison, where runs have asked for them."""
-    every = list(told(runs))
+    name, title, every = "detectors", "What tells poison from clean rows and from noise", list(told(runs))
+    if len(every) > MOST // 2:
+        yield Missing(name, title, _count([one for one, _ in every], ""))
     if not 0 < len(every) <= MOST // 2:
         return
     groups, names = [one for one, _ in every], list(dict.fromkeys(name for _, found in every for name in found))
     note = f"Circles: against clean rows; crosses: against noise of equal size. Dotted: guessing. {intervals_said()}"
-    with drawing("detectors"):
+    with drawing(name):
         size = (5.4, 1.1 + len(names) * max(0.3, 0.15 * len(every)))
-        picture = Picture("detectors", "What tells poison from clean rows and from noise", "", note, size)
+        picture = Picture(name, title, "", note, size)
         axes, said = picture.axes(xlabel="AUC, mean before the trigger"), []
         axes.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
         for k, (one, found) in enumerate(every):
@@ -140,8 +142,8 @@ def detectors(runs: Sequence[Run]) -> Iterator[Picture]:
                 series = picture.add(f"{label_of(one, groups)}, against {kind}", one.runs, marker)
                 y = 0.7 * ((2 * k + (kind == "noise") + 0.5) / (2 * len(every)) - 0.5)
                 shown = {name: aucs[kind] for name, aucs in found.items() if kind in aucs}
-                for name, value in shown.items():
-                    picture.cross(axes, series, value, Estimate(names.index(name) + y, np.nan, 1, 1, ""))
+                for row, value in shown.items():
+                    picture.cross(axes, series, value, Estimate(names.index(row) + y, np.nan, 1, 1, ""))
                 said.append(f"{series.label}: {', '.join(f'{name} {v.text(2)}' for name, v in shown.items())}")
         _rows(axes, names)
     picture.alt = f"AUC by detector. {'; '.join(said)}."

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
 
 from accupoison.study.collect import Run
 from accupoison.study.groups import Group, group, label_of
@@ -85,20 +86,41 @@ def rate_axes(picture: Picture) -> Axes:
     return axes
 
 
+def rate_line(
+    picture: Picture,
+    axes: Axes,
+    series: Series,
+    curve: tuple[NDArray[np.float64], NDArray[np.float64]],
+    half: NDArray[np.float64] | None = None,
+) -> None:
+    """Draw a ROC curve on the axes of :func:`rate_axes`.
+
+    Args:
+        picture: The figure.
+        axes: Its axes.
+        series: Whose curve it is.
+        curve: False and true positive rates, [K] each.
+        half: Half the width of the band around it [K]; None draws none.
+    """
+    shown = curve[0] >= FLOOR
+    fpr, tpr = (rates[shown] for rates in curve)
+    style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
+    axes.plot(fpr, np.maximum(tpr, FLOOR), gid=picture.mark(series), **style)
+    if half is not None:
+        low, high = (np.clip(tpr + sign * half[shown], FLOOR, 1) for sign in (-1, 1))
+        axes.fill_between(fpr, low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
+
+
 def _curve(
     picture: Picture, axes: Axes, series: Series, experiment: Group, audits: Mapping[Path, Audit], attack: str
 ) -> None:
     curves = {run.path: audits[run.path].curves[attack] for run in experiment.runs}
-    rates = np.array(next(iter(curves.values()))[0])
-    shown = rates >= FLOOR
-    found = [estimate((run.burnin, curves[run.path][1][k]) for run in experiment.runs) for k in range(len(rates))]
+    fpr = next(iter(curves.values()))["fpr"]
+    found = [estimate((run.burnin, curves[run.path]["tpr"][k]) for run in experiment.runs) for k in range(len(fpr))]
     units = [one for one in found if one is not None]
-    style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
     if len(units[0].values) < FEWEST:
         for curve in curves.values():
-            axes.plot(rates[shown], np.maximum(curve[1], FLOOR)[shown], gid=picture.mark(series), **style)
+            rate_line(picture, axes, series, (fpr, curve["tpr"]))
         return
     mean, half = np.array([one.mean for one in units]), np.array([one.half for one in units])
-    axes.plot(rates[shown], np.maximum(mean, FLOOR)[shown], gid=picture.mark(series), **style)
-    low, high = (np.clip(mean + sign * half, FLOOR, 1)[shown] for sign in (-1, 1))
-    axes.fill_between(rates[shown], low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
+    rate_line(picture, axes, series, (fpr, mean), half)

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from accupoison.study.collect import Run
+from accupoison.study.controls import THEMSELVES
 from accupoison.study.groups import Group, group, label_of
 from accupoison.study.outcomes import Estimate, Pair, harm, trigger_effect, yardstick
 from accupoison.study.report.audits import Exposure
 from accupoison.study.tables import Value, in_points, over
-
-CONTROLS = ("none", "noise")
-"""Attacks that are none: what the harm of the others is held to."""
 
 
 def finding(runs: Sequence[Run], trigger: str) -> str:
@@ -21,7 +19,7 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     """
     clean = yardstick(runs)
     harms = [(one, found) for one in group(runs) if (found := _harm(one, trigger, clean)) is not None]
-    attacked = [(one, found) for one, found in harms if one.first.config.attack.name not in CONTROLS]
+    attacked = [(one, found) for one, found in harms if one.first.config.attack.name not in THEMSELVES]
     if not attacked:
         return _without_harm(runs, trigger)
     undefended = [entry for entry in attacked if entry[0].first.defense == "ST"]
@@ -86,7 +84,7 @@ def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[
 
 def _name(experiment: Group) -> str:
     run = experiment.first
-    setting = f", {experiment.setting}" if experiment.setting else ""
+    setting = f" ({experiment.setting})" if experiment.setting else ""
     return f"{run.attack} poisoning of the {run.config.stream.kind} stream{setting}"
 
 
@@ -96,7 +94,8 @@ def _points(value: Estimate) -> str:
 
 def how_sure(value: Estimate) -> str:
     """Return what an estimate is over, in words."""
-    replicates = f"{len(value.values)} {'base models' if value.over == 'burn-ins' else value.over}"
+    unit, count = "base model" if value.over == "burn-ins" else "stream", len(value.values)
+    replicates = f"{count} {unit}{'s' * (count != 1)}"
     return f"mean and 95% t-interval over {replicates}" if value.half >= 0 else f"{replicates}, too few for an interval"
 
 
@@ -104,7 +103,7 @@ def _without_harm(runs: Sequence[Run], trigger: str) -> str:
     """Return accuracies alone, where there is no clean control or nobody attacks: after the trigger, or without one."""
     for when, value in (("after the trigger", _after(trigger)), ("at the end of the stream", _before)):
         found = [(one, mean) for one in group(runs) if (mean := over(one, value)) is not None]
-        poisoned = [entry for entry in found if entry[0].first.config.attack.name not in CONTROLS]
+        poisoned = [entry for entry in found if entry[0].first.config.attack.name not in THEMSELVES]
         if found:
             worst, mean = min(poisoned or found, key=lambda entry: entry[1].mean)
             run, reached = worst.first, f"{in_points(mean)}% ({how_sure(mean)})"

@@ -1,6 +1,5 @@
 """Audits that are no run's own: shadow models, replays, files of predictions, the cells of the challenge."""
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from accupoison.errors import InputError
-from accupoison.records.files import expect, read_json, reading
+from accupoison.records.files import expect, read_json
 from accupoison.study.colors import OTHERS
 from accupoison.study.pictures import Missing, Picture, Series, drawing
-from accupoison.study.report.audits import AUDIT
-from accupoison.study.report.exposure import FLOOR, rate_axes
+from accupoison.study.report.audits import AUDIT, Table, columns, lines
+from accupoison.study.report.exposure import rate_axes, rate_line
 from accupoison.study.tables import Row
 
 MOST = len(OTHERS)
@@ -26,8 +23,6 @@ Members told by attacks on models whose training set is known: means and standar
 audit, or of one model with 95% intervals. The figures show the attacks with the highest AUC."""
 BELOW = ("*", "*/shadow-replays-*", "*/worlds-*", "results/*")
 """Where below a directory audits may be, beside the directory itself."""
-Table = dict[str, NDArray[np.float64]]
-"""Columns of numbers by name."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Audited:
         rows: Of its table.
         curves: By attack: ``fpr`` and ``tpr``, and of several models ``half``; empty in audits of older versions.
         scores: By attack: ``low`` and ``high`` of bins, and how many ``members`` and ``others`` are in each.
+        flags: A sentence for each control that fails.
     """
 
     path: Path
@@ -49,6 +45,7 @@ class Audited:
     rows: tuple[dict[str, str], ...]
     curves: dict[str, Table]
     scores: dict[str, Table]
+    flags: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -78,34 +75,22 @@ def read_audited(paths: Sequence[Path], leave_out: Callable[[str], None]) -> lis
 
 def _read(place: Path, content: dict[str, Any]) -> Audited:
     several = all(isinstance(attack, dict) and "target_models" in attack for attack in content["attacks"])
+    expect(place / AUDIT, content, {"controls?": {"flags?": list}})
     for attack in content["attacks"]:
         expect(place / AUDIT, attack, {"attack": str, **({"auc": list} if several else {"roc": {"auc": float}})})
     aucs = {one["attack"]: fmean(one["auc"]) if several else one["roc"]["auc"] for one in content["attacks"]}
     models = len(content["attacks"][0]["auc"]) if several else 1
     ordered = dict(sorted(aucs.items(), key=lambda entry: -entry[1]))
-    rows = tuple(_lines(place / "audit.csv"))
-    return Audited(place, models, ordered, rows, _numbers(place / "roc.csv"), _numbers(place / "scores.csv"))
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    with reading(path):
-        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-
-
-def _numbers(path: Path) -> dict[str, Table]:
-    rows: dict[str, list[dict[str, str]]] = {}
-    for row in _lines(path):
-        rows.setdefault(row.pop("attack"), []).append(row)
-    return {
-        attack: {key: np.array([float(row[key]) for row in some]) for key in some[0]} for attack, some in rows.items()
-    }
+    rows = tuple(lines(place / "audit.csv"))
+    flags = tuple(content.get("controls", {}).get("flags", ()))
+    return Audited(place, models, ordered, rows, columns(place / "roc.csv"), columns(place / "scores.csv"), flags)
 
 
 def audited_rows(audits: Sequence[Audited]) -> list[Row]:
     """Return a row for each attack of each audit, with the columns of all of them."""
-    columns = list(dict.fromkeys(key for audit in audits for row in audit.rows for key in row))
+    keys = list(dict.fromkeys(key for audit in audits for row in audit.rows for key in row))
     return [
-        Row({"audit": audit.title, **{key: row.get(key, "") for key in columns}}, ())
+        Row({"audit": audit.title, **{key: row.get(key, "") for key in keys}}, ())
         for audit in audits
         for row in audit.rows
     ]
@@ -116,12 +101,14 @@ def sentence(audits: Sequence[Audited]) -> str:
     best = max(audits, key=lambda audit: max(audit.aucs.values()))
     attack, auc = next(iter(best.aucs.items()))
     models = "one model" if best.models == 1 else f"mean over {best.models} models"
-    return f"Members are told best in {best.title}: by {attack} with an AUC of {auc:.3f} ({models})."
+    flagged = "".join(f" FLAGGED: {flag}." for flag in best.flags)
+    return f"Members are told best in {best.title}: by {attack} with an AUC of {auc:.3f} ({models}).{flagged}"
 
 
 def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
     """Yield the ROC curves and the histogram of scores of each audit."""
-    names = list(dict.fromkeys(attack for audit in audits for attack in list(audit.aucs)[:MOST]))
+    first = (attack for audit in audits for attack in list(audit.aucs)[:MOST])
+    names = list(dict.fromkeys([*first, *(attack for audit in audits for attack in _shown(audit))]))  # by colour
     for number, audit in enumerate(audits):
         roc, hist = f"audit-{number}-roc", f"audit-{number}-scores"
         titles = [f"{what}: {audit.title}" for what in ("Who can be told", "Scores of members and others")]
@@ -133,12 +120,21 @@ def audited_pictures(audits: Sequence[Audited]) -> Iterator[Picture | Missing]:
         yield _histogram(audit, hist, titles[1])
 
 
+def _shown(audit: Audited) -> list[str]:
+    """Return the attacks that are drawn: of those with one and the same curve, the first."""
+    apart: dict[bytes, str] = {}
+    for attack in audit.aucs:
+        if attack in audit.curves:
+            apart.setdefault(audit.curves[attack]["tpr"].tobytes(), attack)
+    return list(apart.values())[:MOST]
+
+
 def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture:
-    apart = {audit.curves[attack]["tpr"].tobytes(): attack for attack in reversed(audit.aucs) if attack in audit.curves}
-    shown = sorted(apart.values(), key=list(audit.aucs).index)[:MOST]  # of those with one and the same curve, the first
+    shown = _shown(audit)
     several = "half" in audit.curves[shown[0]]
     means = f"Lines: means over {audit.models} models. Band: 95% t-interval over models, best attack. "
-    note = f"{means if several else ''}Dotted: guessing. From {audit.path}."
+    flagged = "".join(f" FLAGGED: {flag}." for flag in audit.flags)
+    note = f"{means if several else ''}Dotted: guessing. From {audit.path}.{flagged}"
     with drawing(name):
         picture = Picture(name, title, "", note, (5.4, 4.2))
         axes = rate_axes(picture)
@@ -146,20 +142,12 @@ def _roc(audit: Audited, name: str, title: str, names: Sequence[str]) -> Picture
             place = names.index(attack)
             style = ("-", "--", ":")[place // MOST % 3]
             series = picture.enter(Series(f"{attack} ({audit.aucs[attack]:.3f})", OTHERS[place % MOST], style, "", ()))
-            _line(picture, axes, series, audit.curves[attack], band=attack == shown[0])
+            curve = audit.curves[attack]
+            half = curve.get("half") if attack == shown[0] else None
+            rate_line(picture, axes, series, (curve["fpr"], curve["tpr"]), half)
     said = "; ".join(f"{attack}: AUC {audit.aucs[attack]:.3f}" for attack in shown)
     picture.alt = f"ROC curves of {audit.title} on logarithmic axes. {said}."
     return picture
-
-
-def _line(picture: Picture, axes: Axes, series: Series, curve: Table, *, band: bool) -> None:
-    shown = curve["fpr"] >= FLOOR
-    fpr, tpr = curve["fpr"][shown], curve["tpr"][shown]
-    style: dict[str, Any] = {"color": series.color, "linestyle": series.style, "linewidth": 1.3}
-    axes.plot(fpr, np.maximum(tpr, FLOOR), gid=picture.mark(series), **style)
-    if band and "half" in curve:
-        low, high = (np.clip(tpr + sign * curve["half"][shown], FLOOR, 1) for sign in (-1, 1))
-        axes.fill_between(fpr, low, high, color=series.color, alpha=0.12, linewidth=0, gid=picture.mark(series))
 
 
 def _histogram(audit: Audited, name: str, title: str) -> Picture:

@@ -129,7 +129,7 @@ def make_report(
         exposed, of_audits = _audited(runs, of_runs, paths, program)
         said = finding(runs, trigger) + exposed
         first = [
-            _curves(runs, trigger, paths[0].name, say),
+            _curves(runs, trigger, say),
             draw.before_after(runs, trigger),
             draw.discrepancy(runs),
             *draw.detectors(runs),
@@ -209,7 +209,7 @@ holds if the 95% t-interval over base models lies above zero, and fails if it li
     ]
 
 
-def _curves(runs: Sequence[Run], trigger: str, title: str, say: Callable[[str], None]) -> Picture | Missing:
+def _curves(runs: Sequence[Run], trigger: str, say: Callable[[str], None]) -> Picture | Missing:
     name = "Accuracy as the stream goes on"
     steady = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
     if not any(trigger in run.summary["branches"] for run in steady):
