@@ -131,9 +131,10 @@ def permuted_null(
         seed: Of them.
 
     Returns:
-        By attack: the mean ``auc`` over permutations, its t-``interval``, of 95% for all attacks together (Bonferroni),
-        and whether it is ``flagged`` because that does not cover a half: then the attack sees membership on a way that
-        is not the model's.
+        By attack: the mean ``auc`` over permutations, the ``interval`` in which one more lies, of 95% for all attacks
+        together (Bonferroni), and whether it is ``flagged`` because that does not cover a half: then the attack sees
+        membership on a way that is not the model's. An interval of the mean would be too narrow: what the permutations
+        share, such as who is in how many models, moves it by chance as well.
     """
     from scipy.stats import t  # here, as it takes seconds to load
 
@@ -144,7 +145,9 @@ def permuted_null(
     for name in found[0]:
         values = np.array([one[name] for one in found])
         mean = float(values.mean())
-        half = max(quantile * float(values.std(ddof=1)) / repeats**0.5, 1e-9)  # of rounding, where all are equal
+        half = max(
+            quantile * float(values.std(ddof=1)) * (1 + 1 / repeats) ** 0.5, 1e-9
+        )  # of rounding, where all are equal
         null[name] = {"auc": mean, "interval": (mean - half, mean + half), "flagged": abs(mean - 0.5) > half}
     return null
 

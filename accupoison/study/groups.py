@@ -89,7 +89,7 @@ def named(runs: Sequence[Run]) -> dict[str, Group]:
     """Return the experiments among runs by what tells them apart, in words."""
     groups, names = group(runs), {}
     streams = {experiment.first.config.stream.kind for experiment in groups}
-    triggers = {_audited(experiment) for experiment in groups}
+    triggers = {_audited(experiment) for experiment in groups if "trigger.types" not in experiment.setting}
     for experiment in groups:
         run = experiment.first
         parts = [run.attack, run.defense, experiment.setting]

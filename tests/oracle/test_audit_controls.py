@@ -91,7 +91,7 @@ def test_a_null_covers_a_half_and_a_broken_one_is_flagged() -> None:
         score = np.random.default_rng(3).normal(size=COUNT)
         return {
             "honest": auc_of(score, MEMBER[order])[0],
-            "peeks": auc_of(score + 0.1 * MEMBER[order], MEMBER[order])[0],
+            "peeks": auc_of(score + 0.5 * MEMBER[order], MEMBER[order])[0],
         }
 
     broken = permuted_null(peeking, COUNT)
