@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,10 +75,10 @@ class Browser:
             self.events.append(found)
         return found
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait until it is there."""
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait until it is there."""
         self.events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._next()
 
@@ -118,13 +119,22 @@ class Browser:
         os.close(self._write)
 
 
-def photograph(page: Path, target: Path, height: int) -> None:
-    """Write the first pixels of a page, 1400 wide, as a small PNG: the pictures of reports in docs/."""
+def photograph(page: Path | str, target: Path, height: int, script: str = "", patience: float = 0) -> None:
+    """Write the first pixels of a page, 1400 wide, as a small PNG: the pictures of reports and TensorBoard in docs/.
+
+    A page with a ``script`` is loaded again after it has run there. One that goes on loading by itself is given
+    ``patience``, in seconds.
+    """
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
-        browser.size(1400)
+        browser.size(1400, height)
         browser.open(page)
+        if script:
+            browser.run(script)
+            browser.open("about:blank")  # else a mere fragment of the same page would be another one, never loaded
+            browser.open(page)
+        time.sleep(patience)
         browser.picture(target, height)
     with Image.open(target) as picture:
         small = picture.convert("RGB").resize((1000, height * 1000 // 1400), Image.Resampling.LANCZOS)

@@ -145,9 +145,8 @@ def permuted_null(
     for name in found[0]:
         values = np.array([one[name] for one in found])
         mean = float(values.mean())
-        half = max(
-            quantile * float(values.std(ddof=1)) * (1 + 1 / repeats) ** 0.5, 1e-9
-        )  # of rounding, where all are equal
+        spread = float(values.std(ddof=1)) * (1 + 1 / repeats) ** 0.5
+        half = max(quantile * spread, 1e-9)  # of rounding, where all are equal
         null[name] = {"auc": mean, "interval": (mean - half, mean + half), "flagged": abs(mean - 0.5) > half}
     return null
 

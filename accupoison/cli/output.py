@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # takes seconds to load, which --help can do without
 LINES_EVERY, WORTH_SAYING = 30, 10
 """Seconds between lines of progress, and that must be left for the first one."""
 TENSORBOARD = "http://localhost:6006/?smoothing=0&runColorGroup=regex:(.*)-s"
+UNTICK = 'untick "Ignore outliers in chart scaling", which cuts off a drop'
 STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
@@ -46,7 +47,7 @@ class _Terminal:
 
 def curves_command(logs: Path, program: str = "tensorboard") -> str:
     """Return how to see the curves of the runs in a directory: not smoothed, one colour for all seeds of a setting."""
-    return f"{program} --logdir {shlex.quote(str(logs))}, then {TENSORBOARD}"
+    return f"{program} --logdir {shlex.quote(str(logs))}, then {TENSORBOARD}; {UNTICK}"
 
 
 @contextmanager

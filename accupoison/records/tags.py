@@ -109,11 +109,11 @@ BANDS = frozenset({"monitor images, with 95% interval"})
 def shown_as(tag: str) -> str:
     """Return what TensorBoard calls a tag: accuracies come first there, "accuracy/test" for "test/acc".
 
-    That on the batch alone keeps its name: it is noise of few images, and would stand before that on the test set.
+    That on the batch alone and the ends of an interval keep their names: they would stand before that on the test set.
     """
     where, _, name = tag.partition("/")
     words = name.split("_")
-    if "acc" not in words or where == "stream" or tag not in TAGS:
+    if "acc" not in words or where == "stream" or {"low", "high"} & {*words} or tag not in TAGS:
         return tag
     return "/".join(["accuracy", "_".join([where, *(word for word in words if word != "acc")])])
 

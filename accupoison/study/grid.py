@@ -225,7 +225,8 @@ def _runs(
                     f"the run {out.name!r} has a name of over {LONGEST} letters; give runs.name a shorter one"
                 )
             out = made if holds(made.exists) and not holds(out.exists) else out
-            layers = [*common, plan.settings, varied, *over, _start(*burnins[burnin], seed)]
+            layers = [*common, _base_place(*burnins[burnin]), plan.settings, varied, *over]
+            layers += [_start(burnins[burnin][1], seed)]
             yield RunSpec(out, online_config(layers, say))
 
 
@@ -234,12 +235,11 @@ def _label(key: str, value: str) -> str:
     return value.rpartition(":")[2] if key in ("attack.name", "defense.name") else value
 
 
-def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:
+def _start(burnin: BurninConfig, seed: int) -> dict[str, dict[str, Any]]:
     return {
         "start": {
             "recipe": burnin.train.recipe,
             "seed": burnin.run.seed,
-            **({} if place == _usual(place.parent, burnin) else {"checkpoint": str(place)}),
         },
         "data": {"name": burnin.data.name},
         "model": {key: value for key, value in vars(burnin.model).items() if value is not None},
@@ -247,9 +247,10 @@ def _start(place: Path, burnin: BurninConfig, seed: int) -> dict[str, dict[str, 
     }
 
 
-def _usual(root: Path, burnin: BurninConfig) -> Path:
-    """Return where a run looks for its base model by itself."""
-    return default_place(root, burnin.data.name, burnin.model, burnin.train.recipe, burnin.run.seed)
+def _base_place(place: Path, burnin: BurninConfig) -> config.Layer:
+    """Return the setting that names the base model, where a run would look for it somewhere else."""
+    usual = default_place(place.parent, burnin.data.name, burnin.model, burnin.train.recipe, burnin.run.seed)
+    return {} if place == usual else {"start": {"checkpoint": str(place)}}
 
 
 def _text(value: object) -> str:

@@ -126,7 +126,7 @@ def test_a_name_taken_in_the_meantime_is_numbered(work: Path, monkeypatch: pytes
     monkeypatch.setattr("accupoison.runs.online.build_simulation", slowly)
     found = json.loads(done(*ONLINE, "--json").stdout)
     assert found["run"] == f"{first}-2"
-    says(refused(*ONLINE, "--out", first), f"{first} in use")
+    says(refused(*ONLINE, "--out", first), f"{first} already holds a run")
     others[0].close()
     (work / "logs/demo").mkdir()
     with lock_directory(Path("logs/demo")):

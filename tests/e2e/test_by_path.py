@@ -110,7 +110,7 @@ def test_it_runs_resumes_and_is_reported(mine: Path, monkeypatch: pytest.MonkeyP
     command = [*ONLINE, "--med", "mine:Paler", "--attack", "mine:Darker", "--release", "mine:Even:share=0.25"]
     command += ["--update", "mine:Slow", "--stream", "mine:Stream", SET, "defense.amount=0.4", SET, "update.rate=0.25"]
     said = done(*command, SET, "run.save_every=1").stdout
-    run = Path("logs/digits-resnet8-w4-Darker-Paler-seed0")
+    run = Path("logs/digits-resnet8-w4-Darker-eps25.5-Paler-seed0")
     for words in ("attacker (Darker)", "defender (Paler)", "released by mine:Even:share=0.25"):
         assert words in said
     stored = json.loads((run / "config.json").read_text())

@@ -14,7 +14,7 @@ import pytest
 from accupoison.cli import cli
 from accupoison.cli.docs import cli_markdown
 from accupoison.cli.group import started
-from accupoison.cli.output import TENSORBOARD, json_text, progress_bar
+from accupoison.cli.output import TENSORBOARD, UNTICK, json_text, progress_bar
 from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, call, done
 
 
@@ -245,7 +245,7 @@ def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
     assert "A step without any batch in its place ends at" in lines[7]
     wrote, _, curves = lines[8].partition("; ")
     assert wrote == "wrote logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0"
-    assert curves == f"curves: tensorboard --logdir logs, then {TENSORBOARD}"
+    assert curves == f"curves: tensorboard --logdir logs, then {TENSORBOARD}; {UNTICK}"
     assert result.stderr == ""
 
 

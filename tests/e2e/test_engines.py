@@ -29,6 +29,7 @@ from accupoison.records.run_directory import RunDirectory
 from accupoison.runs.engines import Engine, Local, Ray, Slurm, engine, orders, outcomes, results
 from accupoison.runs.engines.orders import Order
 from accupoison.runs.workers import Outcome, Task
+from accupoison.study.cost import duration
 from accupoison.study.grid import read_grid
 from accupoison.study.sweep import run_grid
 from tests.e2e.conftest import STREAM, TINY, TRAIN, call, done, outcome, refused
@@ -219,18 +220,18 @@ def test_what_a_sweep_will_cost(grid: Path) -> None:
     )
     assert done(*asked).stdout.splitlines()[-1] == unknown
     tried = done(*asked, "--trial").stdout.splitlines()[-1]
-    says(tried, "left to do: 1 base models and 2 runs; about hours of one process, by a trial 1 kinds")
+    says(tried, "left to do: 1 base models and 2 runs; about s of one process, by a trial 1 kinds")
     assert not Path("logs").exists()
     assert not Path("checkpoints").exists()
     Path("kept").rename("checkpoints")
     done("sweep", grid, "--quiet")
-    says(done(*asked).stdout.splitlines()[-1], "0 base models and 0 runs; about 0 hours what 2 finished runs took")
+    says(done(*asked).stdout.splitlines()[-1], "0 base models and 0 runs; about 0 s what 2 finished runs took")
     grid.write_text(grid.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
     known = done(*asked).stdout.splitlines()[-1]
     rows = [row for name in NAMES for row in read_metrics(Path("logs/grid", name, "metrics.jsonl"))]
     took = sum(row.get("time/step_s", 0) + row.get("time/evaluate_s", 0) for row in rows) / 2
     assert known == (
-        f"left to do: 0 base models and 1 runs; about {took / 3600:.2g} hours of one process, by what 2 finished runs "
+        f"left to do: 0 base models and 1 runs; about {duration(took)} of one process, by what 2 finished runs "
         "and their base models took"
     )
     says(refused("sweep", grid, "--trial"), "--trial --dry-run")

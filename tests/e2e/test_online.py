@@ -28,7 +28,7 @@ def test_what_a_run_records(work: Path) -> None:
     assert summary["run"] == str(run)
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.iterdir()}
     files = {"config.json", "env.json", "lock", "metrics.jsonl", "state.pt", "summary.json", "events.out.tfevents"}
-    assert names == files | {"ledger.npz"}
+    assert names == files | {"ledger.npz", "threat.json"}
     stored = json.loads((run / "summary.json").read_text())
     assert {"run": str(run), **stored} == summary
     assert (summary["status"], summary["horizon"], summary["test_images"]) == ("finished", 3, 250)

@@ -90,7 +90,7 @@ def test_neutral_settings_train_the_same_weights(neutral: tuple[str, ...], work:
 def test_the_clean_place_is_not_taken_by_a_poisoned_burn_in(work: Path) -> None:
     before = CHECKPOINT.read_bytes()
     text = done(*BURNIN, *PLAIN, "--attack", "dirty-label").stdout
-    assert "demo-dirty-label-ST-seed0" in text
+    assert "demo-2epochs-dirty-label-ST-seed0" in text
     assert CHECKPOINT.read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def _closed_forms(study: dict[str, Any]) -> None:
     assert study["tuned"] == "dpsgd:0.5"
 
 
+@dataclass(kw_only=True)
 class Turned(Release):
     """A release that gives every answer to the next class, and says that it keeps labels."""
 
