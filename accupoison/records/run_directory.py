@@ -56,7 +56,8 @@ class RunDirectory:
         Raises:
             InputError: The directory holds a run or other files, is in use, or cannot be written.
         """
-        cls.check_free(path)
+        if not cls.holds_run(path):
+            cls.check_free(path)
         lock = lock_directory(path)
         run = cls(path, as_json(config), lock)
         try:
