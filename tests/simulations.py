@@ -14,7 +14,7 @@ from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.simulation import Simulation
-from accupoison.types import Population, Step
+from accupoison.types import Batch, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
 from tests.nets import random_net
 
@@ -142,3 +142,28 @@ def weights_and_statistics(learner: Learner) -> dict[str, Tensor]:
     """Return a copy of the model's state dict."""
     model: dict[str, Tensor] = learner.state()["model"]
     return model
+
+
+def step_of(
+    clean: Batch,
+    sent: Batch,
+    seen: Batch,
+    *,
+    t: int = 0,
+    branch: str = "",
+    phase: Phase = Phase.ORDINARY,
+    verdict: Verdict = Verdict.COMMIT,
+) -> Step:
+    """Return a step of these batches, as the loop yields it; the defence has passed on what was learnt."""
+    return Step(
+        t=t,
+        branch=branch,
+        phase=phase,
+        clean=clean,
+        sent=sent,
+        passed=seen,
+        seen=seen,
+        wire=sent,
+        metrics={},
+        verdict=verdict,
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accupoison.api.given import Array, component
+from accupoison.api.objects import Array, component
 from accupoison.attacks import ATTACKS, Accumulative, Attack
 from accupoison.config.layers import resolve
 from accupoison.errors import InputError, RangeError, first_line

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from torch import nn
 
-from accupoison.api.given import Data, Model, component, data_section, model_name
+from accupoison.api.objects import Data, Model, component, data_section, model_name
 from accupoison.attacks import Attack
 from accupoison.config.flags import FLAGS, data_place, layers
 from accupoison.config.layers import Layer, as_text

@@ -69,7 +69,7 @@ def report(
     """
     from accupoison.study.collect import collect
     from accupoison.study.report.formats import parse_formats, write_report  # here, as figures take seconds to load
-    from accupoison.study.report.members import read_audited
+    from accupoison.study.report.other_audits import read_audited
     from accupoison.study.report.study import make_report
 
     names, paths = parse_formats(formats), [_place(run) for run in runs]

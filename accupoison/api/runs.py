@@ -7,8 +7,8 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from accupoison.api.given import checkpoint, model_name
 from accupoison.api.keywords import BurninKeywords, OnlineKeywords, Settings, Watched, keyword_layers, say, told
+from accupoison.api.objects import checkpoint, model_name
 from accupoison.config.flags import CHECKPOINTS, LOGS
 from accupoison.config.layers import Layer, preset
 from accupoison.config.schema import OnlineConfig, burnin_config, online_config

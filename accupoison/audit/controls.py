@@ -120,21 +120,28 @@ def _apart(x: NDArray[Any], y: NDArray[np.bool_]) -> Floats:
 
 
 def permuted_null(
-    aucs: Callable[[Order], Mapping[str, float]], count: int, *, repeats: int = PERMUTATIONS, seed: int = 0
+    aucs: Callable[[Order], Mapping[str, float]],
+    count: int,
+    *,
+    shared: bool = False,
+    repeats: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Return what attacks achieve where membership is permuted among the samples, so that nothing can be told.
 
     Args:
         aucs: Returns the AUC of each attack, carried out anew, where sample i has the membership of sample order[i].
         count: Of the samples.
+        shared: Several models are permuted alike. What the permutations then have in common, such as how many models
+            have a sample, moves their mean by chance, so the interval is that in which one more permutation lies; else
+            it is that of the mean.
         repeats: Permutations, at least 2.
         seed: Of them.
 
     Returns:
-        By attack: the mean ``auc`` over permutations, the ``interval`` in which one more lies, of 95% for all attacks
-        together (Bonferroni), and whether it is ``flagged`` because that does not cover a half: then the attack sees
-        membership on a way that is not the model's. An interval of the mean would be too narrow: what the permutations
-        share, such as who is in how many models, moves it by chance as well.
+        By attack: the mean ``auc`` over permutations, its t-``interval``, of 95% for all attacks together (Bonferroni),
+        and whether it is ``flagged`` because that does not cover a half: then the attack sees membership on a way that
+        is not the model's.
     """
     from scipy.stats import t  # here, as it takes seconds to load
 
@@ -145,7 +152,7 @@ def permuted_null(
     for name in found[0]:
         values = np.array([one[name] for one in found])
         mean = float(values.mean())
-        spread = float(values.std(ddof=1)) * (1 + 1 / repeats) ** 0.5
+        spread = float(values.std(ddof=1)) * (shared + 1 / repeats) ** 0.5
         half = max(quantile * spread, 1e-9)  # of rounding, where all are equal
         null[name] = {"auc": mean, "interval": (mean - half, mean + half), "flagged": abs(mean - 0.5) > half}
     return null

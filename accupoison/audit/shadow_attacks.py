@@ -133,7 +133,7 @@ def _shadow_null(shadows: Sequence[ModelSignals], target: ModelSignals) -> dict[
         one, *rest = [replace(m, samples=replace(m.samples, member=m.samples.member[order])) for m in models]
         return {name: auc_of(score, one.samples.member)[0] for name, score in fitted_scores(rest, one).items()}
 
-    return permuted_null(aucs, count)
+    return permuted_null(aucs, count, shared=True)
 
 
 def _lira(shadows: Sequence[ModelSignals], target: ModelSignals, variant: str) -> Floats:

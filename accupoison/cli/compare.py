@@ -11,13 +11,13 @@ import click
 from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import (
     PATH,
-    common_options,
     data_options,
     data_place,
     engine_options,
     layers,
     model_options,
     release_option,
+    settings_options,
     stream_options,
     update_options,
 )
@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 @data_options
 @model_options
 @update_options
-@common_options
+@settings_options
 @engine_options
 @click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]")
+@click.option("--dry-run", is_flag=True, help="List base models and runs, and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def compare(
     med: str,
@@ -59,7 +60,6 @@ def compare(
     burnins: str,
     recipe: str | None,
     preset: str | None,
-    seed: int | None,
     out: Path | None,
     engine: "Engine",
     dry_run: bool,
@@ -78,13 +78,11 @@ def compare(
     from accupoison.study.cost import estimate
     from accupoison.study.grid import Grid
     from accupoison.study.report.formats import write_report
-    from accupoison.study.report.members import read_audited
+    from accupoison.study.report.other_audits import read_audited
     from accupoison.study.report.study import make_report
     from accupoison.study.sweep import run_grid
     from accupoison.study.verdict import verdict_text
 
-    if seed is not None:
-        raise InputError(f"--seed {seed} would be of one stream; give --seeds, and --burnins for base models")
     given = layers(flags)
     grid, logs = _grid(med, _numbers("--seeds", seeds), _numbers("--burnins", burnins), recipe, preset, given, out)
     if dry_run:

@@ -186,8 +186,7 @@ update_options = options(
     click.option("--max-grad-norm", metavar="NORM", help="Where dpsgd clips each sample's gradient.  [default: 1]"),
 )
 
-common_options = options(
-    click.option("--seed", type=FROM_ZERO, help="Seed of all randomness.  [default: 0]"),
+settings_options = options(
     click.option(
         "--device",
         metavar="NAME",
@@ -207,6 +206,11 @@ common_options = options(
         metavar="SECTION.KEY=VALUE",
         help="Any setting (docs/settings.md); repeatable.",
     ),
+)
+
+common_options = options(
+    click.option("--seed", type=FROM_ZERO, help="Seed of all randomness.  [default: 0]"),
+    settings_options,
     click.option("--dry-run", is_flag=True, help="Check the settings, print them resolved, and stop."),
 )
 

@@ -124,7 +124,7 @@ def report(
     from accupoison.study.claims import read_claims
     from accupoison.study.grid import find_grid
     from accupoison.study.report.formats import parse_formats, write_report
-    from accupoison.study.report.members import read_audited
+    from accupoison.study.report.other_audits import read_audited
     from accupoison.study.report.study import make_report
 
     names = parse_formats(formats or "html,md")

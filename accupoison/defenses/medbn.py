@@ -93,14 +93,14 @@ class MedianBatchNorm(Defense):
 
     The spread is the mean of the squared deviations from the median, which one far value still moves; the running
     statistics follow both, so what is served has them, too. Where batch norm uses its running statistics in the update
-    (``optim.bn_mode`` eval), nothing is estimated, and it equals standard training. Rows share statistics as they do in
-    ordinary batch norm, which DP-SGD refuses; but for that they do not depend on each other.
+    (``optim.bn_mode`` eval), nothing is estimated, and it equals standard training. Rows share statistics, as they do in
+    ordinary batch norm.
 
     Attributes:
         amount: Weight of the median's statistics beside those of the mean; 0 is ordinary batch norm.
     """
 
-    couples: ClassVar[bool] = False
+    couples: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any]] = {"amount": 0.0}
 
     amount: float = 1.0

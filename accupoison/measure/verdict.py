@@ -1,4 +1,4 @@
-"""What one run shows, in a sentence."""
+"""What one run comes to: a sentence, and what TensorBoard shows of it beside the curves."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -61,14 +61,16 @@ class TensorBoard:
         check_tags(metrics)
         names = {tag: shown_as(tag) for tag in metrics}
         found = {names[tag]: (value, tag) for tag, value in metrics.items()} if branch in ("", self._main) else {}
-        for other in self._others if branch in ("", *self._others) else ():
+        for other in self._others:
             if branch in ("", other):
                 found |= {f"{names[t]}@{other}": (value, t) for t, value in metrics.items() if names[t] != t}
         with writing(self.directory):
             self._add(Summary(value=[self._value(name, *entry) for name, entry in found.items()]), step)
-            if (charts := _layout(self._described | self._recorded)) != self._charts:  # TensorBoard takes the last one
-                self._charts = charts
-                self._writer.add_custom_scalars(charts)
+            if not self._recorded >= self._described:
+                self._recorded |= self._described
+                if (charts := _layout(self._recorded)) != self._charts:  # TensorBoard takes the last one
+                    self._charts = charts
+                    self._writer.add_custom_scalars(charts)
 
     def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Add a picture.

@@ -22,7 +22,7 @@ from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.runs.base_model import IDENTITY, BaseModel, open_data, parts_of
 from accupoison.runs.burnin import EARLY
 from accupoison.runs.model_check import check_images
-from accupoison.runs.places import find_checkpoint
+from accupoison.runs.places import default_place, find_checkpoint
 from accupoison.runs.population import stream_population
 from accupoison.runs.replay import replay_of
 from accupoison.runs.streams import fitting, stream_of
@@ -106,7 +106,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     model = f"{base.spec.name}, width {base.spec.width}, {base.spec.norm} norm"
     if s.batch_size < asked.stream.batch_size:
         note += f" Batches have {s.batch_size} samples in place of {asked.stream.batch_size}, so that all of them fit."
-    note = " ".join(filter(None, (note.strip(), *_notes(config, base, path))))
+    note = " ".join(filter(None, (note.strip(), *_notes(config, base, path, root))))
     return Built(simulation, data, splits, _trained_on(base, data, path), model, note)
 
 
@@ -127,7 +127,11 @@ def _twins(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (fabricated_id("twin", source_ids(made)) == made).numpy()
 
 
-def _notes(config: OnlineConfig, base: BaseModel, path: Path) -> Iterator[str]:
+def _notes(config: OnlineConfig, base: BaseModel, path: Path, root: Path) -> Iterator[str]:
+    start = config.start
+    usual = default_place(root, config.data.name, config.model, start.recipe, start.seed)
+    if start.checkpoint is None and path.parent != usual:
+        yield f"There is no {usual}; the stream starts from {path.parent}, of another number of epochs."
     if not base.data and config.data.splits != "released_split":
         yield f"{path} does not say which images it was trained on, so the stream may hold some of them."
     if base.optimizer is None and config.optim.restore_momentum and config.optim.momentum:

@@ -1,9 +1,7 @@
 """A few runs on one screen: the table of ``demo`` and ``compare``, and what it comes to."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from math import isnan
-from statistics import fmean
+from math import isnan, nan
 from textwrap import wrap
 
 from accupoison.measure.verdict import SIZE, points, spoken
@@ -73,7 +71,7 @@ def _label(one: Group, groups: Sequence[Group]) -> str:
 
 
 def _moved(value: Estimate | None) -> str:
-    return "" if value is None else replace(value, half=float("nan"), values=()).text(2)
+    return "" if value is None else f"{value.mean:.2f}"
 
 
 COLUMNS: dict[str, tuple[Callable[[str], Value], Callable[[Estimate | None], str]]] = {
@@ -108,5 +106,5 @@ def _learners(poisoned: Sequence[Group], groups: Sequence[Group], trigger: str) 
 
 
 def _mean(one: Group, trigger: str, key: str = "acc") -> float:
-    values = [value for run in one.runs if (value := run.after(trigger, key)) is not None]
-    return fmean(values) if values else float("nan")
+    found = over(one, lambda run: run.after(trigger, key))
+    return nan if found is None else found.mean

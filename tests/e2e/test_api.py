@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import accupoison as ap
-from accupoison.api.given import data_section
 from accupoison.api.keywords import BurninKeywords, OnlineKeywords
+from accupoison.api.objects import data_section
 from accupoison.attacks.accumulative import craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.cli import cli

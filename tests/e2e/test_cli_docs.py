@@ -15,7 +15,7 @@ from accupoison.cli import cli
 from accupoison.cli.docs import cli_markdown
 from accupoison.cli.group import started
 from accupoison.cli.output import TENSORBOARD, UNTICK, json_text, progress_bar
-from tests.e2e.conftest import BURNIN, ENVIRONMENT, ONLINE, ROOT, call, done
+from tests.e2e.conftest import BURNIN, CHECKPOINT, ENVIRONMENT, ONLINE, ROOT, call, done
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -246,7 +246,9 @@ def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
     wrote, _, curves = lines[8].partition("; ")
     assert wrote == "wrote logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0"
     assert curves == f"curves: tensorboard --logdir logs, then {TENSORBOARD}; {UNTICK}"
-    assert result.stderr == ""
+    usual = str(CHECKPOINT.parent).replace("-2epochs", "")
+    said = f"There is no {usual}; the stream starts from {CHECKPOINT.parent}, of another number of epochs."
+    assert result.stderr == f"note: {said}\n"
 
 
 @pytest.mark.parametrize("words", [ONLINE, BURNIN])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from accupoison.cli.output import TENSORBOARD, UNTICK
 from accupoison.records.files import read_json
 from tests.e2e.conftest import call, done, refused
 from tests.messages import says
@@ -48,7 +49,7 @@ def test_one_base_model_of_ones_own(both: Path) -> None:
     base.rename("mine")
     few = ("--med", "FREEZE", "--seeds", "0", "--set", "stream.steps=1", "--quiet")
     result = done("compare", "--checkpoint", "mine", *few, "--out", "side by side")
-    assert result.stdout.endswith("\ncurves: tensorboard --logdir 'side by side'\n")
+    assert result.stdout.endswith(f"\ncurves: tensorboard --logdir 'side by side', then {TENSORBOARD}; {UNTICK}\n")
     assert not list(Path("checkpoints").iterdir())
     run = Path("side by side/accumulative-FREEZE-b0-s0")
     config = read_json(run / "config.json")
@@ -60,7 +61,7 @@ def test_what_is_no_comparison(both: Path) -> None:
     says(refused("compare", "--seeds", "0;1"), "--seeds 0;1 0,1,2")
     says(refused("compare", "--med", ","), "--med ST,OURS")
     says(refused("compare", "--med", "OUR"), "OUR ours")
-    says(refused("compare", "--seed", "1"), "--seed 1 --seeds")
+    says(refused("compare", "--seed", "1"), "--seed --seeds")
     failed = call(*COMPARE, "--med", "ST", "--seeds", "0", "--set", "stream.batch_size=10000")
     assert failed.exit_code in (1, 2)
     assert "10000" in failed.stderr

@@ -167,9 +167,8 @@ def test_other_commands_say_that_the_same_command_goes_on(
 
     monkeypatch.chdir(tmp_path)
     Path("grid.toml").touch()
-    import_module("accupoison.audit.online.recency")  # else it would be loaded with what stands in, and keep it
     monkeypatch.setattr(import_module("accupoison.study.collect"), "collect", interrupt)
-    for function in ("audit.online.run.audit_run", "study.grid.read_grid", "config.layers.read_toml"):
+    for function in ("audit.directory.audit_directory", "study.grid.read_grid", "config.layers.read_toml"):
         monkeypatch.setattr(f"accupoison.{function}", interrupt)
     result = call(*words)
     assert (result.exit_code, result.stderr) == (130, ON)

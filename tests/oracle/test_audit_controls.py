@@ -91,12 +91,16 @@ def test_a_null_covers_a_half_and_a_broken_one_is_flagged() -> None:
         score = np.random.default_rng(3).normal(size=COUNT)
         return {
             "honest": auc_of(score, MEMBER[order])[0],
-            "peeks": auc_of(score + 0.5 * MEMBER[order], MEMBER[order])[0],
+            "peeks": auc_of(score + 0.1 * MEMBER[order], MEMBER[order])[0],
         }
 
     broken = permuted_null(peeking, COUNT)
     assert [broken[name]["flagged"] for name in ("honest", "peeks")] == [False, True]
     assert "peeks" in flags({"null": broken})[0]
+    alike = permuted_null(peeking, COUNT, shared=True)
+    assert alike["peeks"]["auc"] == broken["peeks"]["auc"]
+    widths = [one["peeks"]["interval"][1] - one["peeks"]["interval"][0] for one in (alike, broken)]
+    assert widths[0] == pytest.approx(widths[1] * 21**0.5), "of one more permutation, not of the mean of twenty"
     assert [row["verdict"] for row in control_rows({"null": broken})] == ["FLAGGED"]
 
 

@@ -16,7 +16,7 @@ from accupoison.audit.results import Results, evaluate_attack
 from accupoison.audit.samples import Samples
 from accupoison.audit.writers import write_models, write_results
 from accupoison.study.pictures import Missing, Picture
-from accupoison.study.report.members import Audited, audited_pictures, read_audited, sentence
+from accupoison.study.report.other_audits import Audited, audited_pictures, read_audited, sentence
 from tests.e2e.conftest import done, refused
 from tests.messages import says
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.records.ledger import PHASES, ROW, Ledger
-from accupoison.types import FABRICATED, FIRST_FABRICATED, Batch, Phase, Step, Verdict, fabricated_id, source_ids
+from accupoison.types import FABRICATED, FIRST_FABRICATED, Batch, Phase, Verdict, fabricated_id, source_ids
 from tests.messages import refuses
+from tests.simulations import step_of
 
 FLAGS = ("offered", "sent", "changed", "corrected", "used")
 
@@ -22,30 +23,6 @@ def batch(ids: list[int], seed: int = 0) -> Batch:
     return Batch(x, torch.tensor([i % 10 for i in ids], dtype=torch.int64), torch.tensor(ids, dtype=torch.int64))
 
 
-def step(
-    clean: Batch,
-    sent: Batch,
-    seen: Batch,
-    *,
-    t: int = 0,
-    branch: str = "",
-    phase: Phase = Phase.ORDINARY,
-    verdict: Verdict = Verdict.COMMIT,
-) -> Step:
-    return Step(
-        t=t,
-        branch=branch,
-        phase=phase,
-        clean=clean,
-        sent=sent,
-        passed=seen,
-        seen=seen,
-        wire=sent,
-        metrics={},
-        verdict=verdict,
-    )
-
-
 def flags(ledger: Ledger) -> dict[int, str]:
     """The flags of each id, as the first letters of those that are set ("h" for changed)."""
     letters = {"offered": "o", "sent": "s", "changed": "h", "corrected": "c", "used": "u"}
@@ -54,7 +31,7 @@ def flags(ledger: Ledger) -> dict[int, str]:
 
 def test_a_clean_step() -> None:
     ledger, b = Ledger(), batch([5, 6, 17])
-    ledger.add(step(b, b, b, t=3, phase=Phase.TRIGGER, branch="clean"))
+    ledger.add(step_of(b, b, b, t=3, phase=Phase.TRIGGER, branch="clean"))
     assert ledger.rows["id"].tolist() == [5, 6, 17]
     assert ledger.rows["label"].tolist() == [5, 6, 7]
     assert ledger.rows["step"].tolist() == [3, 3, 3]
@@ -71,20 +48,20 @@ def test_who_was_changed_corrected_and_used() -> None:
     seen = Batch(sent.x.clone(), sent.y, sent.ids).rows(torch.tensor([3, 0, 1]))  # drops 3, reorders the rest
     seen.x[2] += 0.1
     ledger = Ledger()
-    ledger.add(step(clean, sent, seen))
+    ledger.add(step_of(clean, sent, seen))
     assert flags(ledger) == {1: "osu", 2: "oshcu", 3: "osh", 4: "osu"}
     assert ledger.rows["label"].tolist() == [1, 2, 9, 4]
 
 
 def test_nothing_is_used_unless_committed() -> None:
     ledger, b = Ledger(), batch([1, 2])
-    ledger.add(step(b, b, b, verdict=Verdict.SKIP))
+    ledger.add(step_of(b, b, b, verdict=Verdict.SKIP))
     assert flags(ledger) == {1: "os", 2: "os"}
 
 
 def test_a_defence_may_drop_everything() -> None:
     ledger, b = Ledger(), batch([1, 2])
-    ledger.add(step(b, b, b.rows(slice(0, 0)), verdict=Verdict.SKIP))
+    ledger.add(step_of(b, b, b.rows(slice(0, 0)), verdict=Verdict.SKIP))
     assert flags(ledger) == {1: "os", 2: "os"}
 
 
@@ -92,7 +69,7 @@ def test_fabricated_and_withheld_samples() -> None:
     clean = batch([1, 2, 3])
     sent = Batch.concat([clean.rows(torch.tensor([0, 2])), batch([-7])])
     ledger = Ledger()
-    ledger.add(step(clean, sent, sent))
+    ledger.add(step_of(clean, sent, sent))
     assert flags(ledger) == {1: "osu", 3: "osu", -7: "shu", 2: "o"}
 
 
@@ -100,7 +77,7 @@ def test_repeated_ids_are_matched_in_order() -> None:
     clean = batch([4, 4, 5])
     sent = clean.with_x(clean.x + torch.tensor([0.0, 0.1, 0.0]).reshape(3, 1, 1, 1))
     ledger = Ledger()
-    ledger.add(step(clean, sent, sent.rows(torch.tensor([0, 2]))))
+    ledger.add(step_of(clean, sent, sent.rows(torch.tensor([0, 2]))))
     assert ledger.rows["changed"].tolist() == [False, True, False]
     assert ledger.rows["used"].tolist() == [True, False, True]
 
@@ -109,13 +86,13 @@ def test_not_a_number_counts_as_a_change() -> None:
     clean = batch([1])
     sent = clean.with_x(torch.full_like(clean.x, float("nan")))
     ledger = Ledger()
-    ledger.add(step(clean, sent, sent))
+    ledger.add(step_of(clean, sent, sent))
     assert flags(ledger) == {1: "oshcu"}  # a NaN differs from itself too: nobody can say that it passed unaltered
 
 
 def test_a_step_without_a_batch_adds_nothing() -> None:
     ledger, none = Ledger(), batch([])
-    ledger.add(step(none, none, none, branch="coast"))
+    ledger.add(step_of(none, none, none, branch="coast"))
     assert len(ledger) == 0
     assert ledger.branches == ()
 
@@ -124,7 +101,7 @@ def test_it_grows_and_stays_small() -> None:
     ledger = Ledger()
     for t in range(60):
         b = batch(list(range(100 * t, 100 * t + 100)))
-        ledger.add(step(b, b, b, t=t))
+        ledger.add(step_of(b, b, b, t=t))
     assert ledger.rows["id"].tolist() == list(range(6000))
     assert ledger.rows["step"].tolist() == [t for t in range(60) for _ in range(100)]
     assert ROW.itemsize <= 24
@@ -138,7 +115,7 @@ def branched(ledger: Ledger, start: int, end: int) -> None:
         b = batch([10 * t, 10 * t + 1])
         empty = names[t] == "coast" and t == 2
         b = b.rows(slice(0, 0)) if empty else b
-        ledger.add(step(b, b, b, t=t, branch=names[t]))
+        ledger.add(step_of(b, b, b, t=t, branch=names[t]))
 
 
 @pytest.mark.parametrize("ended", [False, True])

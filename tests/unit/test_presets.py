@@ -44,7 +44,7 @@ STREAM = [
 ]
 CLI_FLAGS: dict[str, list[str]] = {
     "compare": [
-        *(flag for flag in SHARED if flag not in ("--resume", "--resume-or-start", "--json")),
+        *(flag for flag in SHARED if flag not in ("--seed", "--resume", "--resume-or-start", "--json")),
         *STREAM,
         *ENGINE,
         *("--seeds", "--burnins", "--recipe", "--checkpoint", "--reference", "--release", "--preset", "--audit-every"),

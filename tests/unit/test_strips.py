@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from accupoison.learner import view_of
 from accupoison.measure.strips import COLUMNS, GAP, LINE, TILE, strips
-from accupoison.types import Batch, Phase, Step, Verdict
+from accupoison.types import Batch
+from tests.simulations import step_of
 
 CARD = 350
 """Pixels of TensorBoard's card."""
@@ -26,19 +27,7 @@ class First(nn.Module):
 
 
 def drawn(clean: Batch, sent: Batch, seen: Batch) -> NDArray[np.uint8]:
-    step = Step(
-        t=0,
-        branch="",
-        phase=Phase.ORDINARY,
-        clean=clean,
-        sent=sent,
-        passed=seen,
-        seen=seen,
-        wire=sent,
-        metrics={},
-        verdict=Verdict.COMMIT,
-    )
-    return strips(step, view_of(First()), ["cat", "automobile"], 8)
+    return strips(step_of(clean, sent, seen), view_of(First()), ["cat", "automobile"], 8)
 
 
 def cell(picture: NDArray[np.uint8], row: int, column: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -19,8 +19,8 @@ from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report import draw, exposure
 from accupoison.study.report.audits import Audit, exposures, pooled_exposures, read_audits, strongest
 from accupoison.study.report.finding import finding, most_exposed
-from accupoison.study.report.members import CAPTION as TOLD
-from accupoison.study.report.members import Audited, audited_pictures, audited_rows, sentence
+from accupoison.study.report.other_audits import CAPTION as TOLD
+from accupoison.study.report.other_audits import Audited, audited_pictures, audited_rows, sentence
 from accupoison.study.report.sources import command
 from accupoison.study.tables import (
     CAPTION,
