@@ -93,7 +93,7 @@ class MedianBatchNorm(Defense):
 
     The spread is the mean of the squared deviations from the median, which one far value still moves; the running
     statistics follow both, so what is served has them, too. Where batch norm uses its running statistics in the update
-    (``optim.bn_mode`` eval), nothing is estimated, and it equals standard training. Rows share statistics, as they do in
+    (``optim.bn_mode`` eval), nothing is estimated, and it equals standard training. Rows share statistics as in
     ordinary batch norm.
 
     Attributes:

@@ -39,7 +39,7 @@ def sending(method: Callable[..., Any], number: int, times: int, when: Callable[
     return send
 
 
-STREAM = (*ONLINE, SET, "run.save_every=2")
+STREAM = (*ONLINE, "--checkpoint", CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def whole(base: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
         patch.delenv("ACCUPOISON_DATA", raising=False)
-        done(*STREAM, "--out", "whole")
+        done(*STREAM, SET, "run.save_every=2", "--out", "whole")
     return outcome(base / "whole")
 
 
@@ -69,7 +69,7 @@ def test_a_stream(
             "_record",
             sending(OnlineRun._record, number, times, lambda run: run.evaluator.summary.steps == 3),
         )
-        result = call(*STREAM, "--out", "run")
+        result = call(*STREAM, SET, "run.save_every=2", "--out", "run")
     assert [signal.getsignal(n) for n in SIGNALS] == before
     assert result.exit_code == code
     assert "stopping after this step; press Ctrl-C again to stop at once" in capfd.readouterr().err
@@ -209,7 +209,7 @@ def test_nohup_stays_in_force() -> None:
     assert child.stdout == "True True\n"
 
 
-@pytest.mark.parametrize("command", [BURNIN, ONLINE])
+@pytest.mark.parametrize("command", [BURNIN, STREAM])
 def test_a_job_that_is_restarted_by_the_same_command(command: tuple[str, ...], work: Path) -> None:
     done(*command, "--out", "whole")
     words = (*command, "--out", "run", "--resume-or-start")
