@@ -69,13 +69,17 @@ class Ascent(PixelAttack):
 
     Attributes:
         restarts: Starts of the search: the clean batch, then random ones in the ball.
+        trigger_steps: Steps that craft the trigger, apart from ``steps``: with another trigger, accumulative poison
+            would prepare for something else.
     """
 
     restarts: int = 1
+    trigger_steps: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least("attack.restarts", self.restarts, 1, "the number of starts")
+        check_least("attack.trigger_steps", self.trigger_steps, 1, "the number of gradient steps of the trigger")
 
     @property
     def known(self) -> DefenseView | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from accupoison.attacks.ascent import Ascent, Problem, ascending
 from accupoison.attacks.base import ATTACKS, DEFENCE
-from accupoison.discrepancy import memorization_discrepancy
+from accupoison.discrepancy import frozen_discrepancy
 from accupoison.errors import InputError
 from accupoison.types import Access, Batch, Context, ModelView
 
@@ -50,11 +50,7 @@ class Denial(Ascent):
         known = self.access.defense
         assert known is not None
         assert known.reference is not None
-        reference, share = known.reference, self._share(len(batch))
-
-        def each(x: Tensor) -> Tensor:
-            return memorization_discrepancy(view, reference, x)
-
+        each, share = frozen_discrepancy(view, known.reference), self._share(len(batch))
         with torch.no_grad():
             before = each(batch.x)
 

@@ -89,6 +89,11 @@ class PixelAttack(Attack):
         return self.channel == "code"
 
     @property
+    def trigger_steps(self) -> int:
+        """Steps that craft the trigger."""
+        return self.steps
+
+    @property
     def needs_trigger(self) -> bool:
         """The attack needs the crafted trigger while it poisons."""
         return False
@@ -181,7 +186,7 @@ class PixelAttack(Attack):
             clean,
             self.val(ctx),
             eps=self.eps,
-            steps=self.steps,
+            steps=self.trigger_steps,
             train=self.bn_mode == "train",
             round_sign=self.round_sign,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from accupoison.attacks.accumulative import Accumulative
 from accupoison.attacks.ascent import Ascent, Problem, ascending
 from accupoison.attacks.base import ATTACKS, DEFENCE
-from accupoison.discrepancy import memorization_discrepancy
+from accupoison.discrepancy import frozen_discrepancy
 from accupoison.errors import InputError, check_choice
 from accupoison.types import Batch, Context, DefenseView, ModelView
 
@@ -63,9 +63,10 @@ class ThroughDSC(Ascent, Accumulative):
         reference, threshold = known.reference, known.threshold(t)
         if self.backward == "identity" or reference is None or threshold == float("inf"):
             return lambda x: x.new_ones(())
+        discrepancy = frozen_discrepancy(view, reference)
 
         def gate(x: Tensor) -> Tensor:
-            over = memorization_discrepancy(view, reference, x).mean() - threshold
+            over = discrepancy(x).mean() - threshold
             soft = torch.sigmoid(over / self.temperature)
             return 1 + soft - soft.detach()
 

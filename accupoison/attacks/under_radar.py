@@ -10,7 +10,7 @@ from torch import Tensor
 from accupoison.attacks.accumulative import Accumulative
 from accupoison.attacks.ascent import Ascent, Harm, Problem, Slope, ascending, sendable
 from accupoison.attacks.base import ATTACKS, DEFENCE
-from accupoison.discrepancy import memorization_discrepancy
+from accupoison.discrepancy import frozen_discrepancy
 from accupoison.errors import InputError, check_choice
 from accupoison.types import Batch, Context, ModelView
 
@@ -58,10 +58,10 @@ class Hidden(Ascent):
         known = self.known
         if known is None or known.reference is None or known.threshold(ctx.t) == float("inf"):
             return None
-        budget, reference = self.kappa * known.threshold(ctx.t), known.reference
+        budget, discrepancy = self.kappa * known.threshold(ctx.t), frozen_discrepancy(view, known.reference)
 
         def each(x: Tensor) -> Tensor:
-            return memorization_discrepancy(view, reference, x) - budget
+            return discrepancy(x) - budget
 
         return each if self.spend == "sample" else lambda x: each(x).mean(0, keepdim=True), each
 
@@ -92,7 +92,7 @@ class Hidden(Ascent):
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
         """Return the crafted trigger, drawn back below the threshold of now."""
         sent, limits = super().trigger(view, clean, ctx), self.over(view, ctx)
-        if limits is None or not self.hide_trigger or not kept(limits[0], clean.x):
+        if limits is None or not self.hide_trigger or kept(limits[0], sent.x) or not kept(limits[0], clean.x):
             return sent
         every = torch.ones(len(clean), dtype=torch.bool, device=clean.x.device)
         return clean.with_x(drawn_back(sent.x, clean, every, limits[0]))

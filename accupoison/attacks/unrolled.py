@@ -17,9 +17,10 @@ from accupoison.types import Access, Batch, Context, Grads, ModelView
 
 Now = tuple[tuple[Grads, Grads] | None, Statistics | None]
 """Weights with momentum, and running statistics; None is the victim's own."""
+Then = tuple[tuple[Grads, Grads], Statistics]
 
 
-def updated(view: ModelView, access: Access, x: Tensor, y: Tensor, now: Now = (None, None)) -> Now:
+def updated(view: ModelView, access: Access, x: Tensor, y: Tensor, now: Now = (None, None)) -> Then:
     """Return weights, momentum and running statistics after one full update U, differentiable; nothing changes.
 
     Args:
@@ -59,8 +60,9 @@ class Unrolled(Hidden):
     """Maximise the loss after the trigger, and keep it before, below the threshold (A2).
 
     max L_val(U(trigger) after U(x_t)) - mu max(0, L_val(after U(x_t)) - L_val(at the start) - delta) with mean
-    MD <= kappa tau_t. U is the victim's update with its momentum, weight decay, clipping and running statistics, on the batch as it is
-    sent; what a defence, a crop or the noise of DP-SGD would change is not in it. The trigger is the crafted one.
+    MD <= kappa tau_t. U is the victim's update with its momentum, weight decay, clipping and running statistics, on the
+    batch as it is sent; what a defence, a crop or the noise of DP-SGD would change is not in it. The trigger is the
+    crafted one.
 
     Attributes:
         mu: Weight of the loss before the trigger beyond delta.

@@ -34,7 +34,6 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
     ],
     "under-radar": [
         {"steps": 2, "kappa": 100.0},
-        {"steps": 1, "kappa": 0.8, "spend": "sample"},
         {"steps": 1, "kappa": 0.8, "spend": "knapsack"},
     ],
     "statistics": [{"steps": 2}],
