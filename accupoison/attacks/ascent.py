@@ -132,15 +132,15 @@ class Ascent(PixelAttack):
         return sendable(noisy(batch.x, "uniform", self.eps, rng, bounded=batch.bounded), batch, movable)
 
     def _step(self, x: Tensor, slope: Tensor, batch: Batch, movable: Tensor, k: int) -> Tensor:
-        size = max(self.eps / (2 * (1 + k // 4)), 1 / 255 if on_grid(batch.x) else 0)  # less would be rounded away
+        size = max(self.eps / (2 * (1 + k // 4)), 1 / 255 if on_grid(batch) else 0)  # less would be rounded away
         slope = torch.round(ROUND_SIGN * slope) if self.round_sign else slope
         moved = project_linf(x.detach() + size * slope.sign(), batch.x, self.eps, bounded=batch.bounded)
         return sendable(moved, batch, movable)
 
 
-def on_grid(x: Tensor) -> bool:
-    """Return whether all values of ``x`` [B, ...] are multiples of 1/255."""
-    return torch.equal(quantise(x, x), x)
+def on_grid(batch: Batch) -> bool:
+    """Return whether all values of a batch are 8-bit pixels, multiples of 1/255."""
+    return batch.bounded and torch.equal(quantise(batch.x, batch.x), batch.x)
 
 
 def sendable(x: Tensor, clean: Batch, movable: Tensor) -> Tensor:
@@ -151,5 +151,5 @@ def sendable(x: Tensor, clean: Batch, movable: Tensor) -> Tensor:
         clean: The clean batch.
         movable: Which rows may move, bool [B].
     """
-    x = quantise(x, clean.x) if on_grid(clean.x) else x
+    x = quantise(x, clean.x) if on_grid(clean) else x
     return torch.where(movable.view(-1, *(1 for _ in x.shape[1:])), x, clean.x)
