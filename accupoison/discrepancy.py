@@ -1,5 +1,7 @@
 """Memorization discrepancy: how far the live model's answer has moved from the early model's."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +27,19 @@ def memorization_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -
         Discrepancies [B] in nats, at least 0 up to rounding; differentiable in ``x``.
     """
     return divergence(reference.logits(x), live.logits(x))
+
+
+def frozen_discrepancy(live: ModelView, reference: ModelView) -> Callable[[Tensor], Tensor]:
+    """Return :func:`memorization_discrepancy` of inputs [B, ...], [B], with the weights of now, as DSC itself measures.
+
+    The weights need no gradient, so that who differentiates by them does not by these.
+
+    Args:
+        live: The model as it is now.
+        reference: The early model.
+    """
+    answer, early = live.frozen(), reference.frozen()
+    return lambda x: divergence(early(x), answer(x))
 
 
 def batch_discrepancy(live: ModelView, reference: ModelView, x: Tensor) -> float:

@@ -260,23 +260,14 @@ class Learner:
         changes.
         """
         group = self.optimizer.param_groups[0]
-        stepped, settled = [], []
-        for parameter, grad, buffer in zip(self.parameters, grads, self.momentum(), strict=True):
-            slope = grad + group["weight_decay"] * parameter
-            speed = group["momentum"] * buffer + slope
-            step = slope + group["momentum"] * speed if group["nesterov"] else speed
-            stepped.append(parameter - group["lr"] * step)
-            rest = group["momentum"] * speed * (group["momentum"] if group["nesterov"] else 1)
-            settled.append(stepped[-1] - group["lr"] * rest / (1 - group["momentum"]))
-        return tuple(stepped), tuple(settled)
+        rolls = group["momentum"] * (group["momentum"] if group["nesterov"] else 1)
+        stepped, speeds = self.optimizer.stepped(grads, self.parameters, self.momentum())
+        rest = [rolls * speed / (1 - group["momentum"]) for speed in speeds]
+        return stepped, tuple(weight - group["lr"] * way for weight, way in zip(stepped, rest, strict=True))
 
     def momentum(self) -> Grads:
         """Return the momentum buffers in parameter order, zeros where there is none yet."""
-        buffers = (self.optimizer.state.get(p, {}).get("momentum_buffer") for p in self.parameters)
-        return tuple(
-            torch.zeros_like(p) if buffer is None else buffer
-            for p, buffer in zip(self.parameters, buffers, strict=True)
-        )
+        return self.optimizer.buffers()
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy [B] and the correctness [B] (bool) of each row, in eval mode."""

@@ -49,6 +49,27 @@ class MomentumSGD:
         for parameter, buffer in zip(parameters, buffers, strict=False):  # none without momentum
             self.state[parameter]["momentum_buffer"] = buffer
 
+    def buffers(self) -> Grads:
+        """Return the momentum buffers in parameter order, zeros where there is none yet."""
+        found = [(p, self.state.get(p, {}).get("momentum_buffer")) for p in self.param_groups[0]["params"]]
+        return tuple(torch.zeros_like(p) if buffer is None else buffer for p, buffer in found)
+
+    def stepped(self, grads: Grads, weights: Grads, momentum: Grads) -> tuple[Grads, Grads]:
+        """Return the weights and the momentum after a step from others; differentiable, and nothing changes.
+
+        Args:
+            grads: The gradients, in parameter order.
+            weights: Where the step begins.
+            momentum: The buffers there.
+        """
+        group, after, speeds = self.param_groups[0], [], []
+        for weight, grad, buffer in zip(weights, grads, momentum, strict=True):
+            slope = grad + group["weight_decay"] * weight
+            speeds.append(group["momentum"] * buffer + slope)
+            step = slope + group["momentum"] * speeds[-1] if group["nesterov"] else speeds[-1]
+            after.append(weight - group["lr"] * step)
+        return tuple(after), tuple(speeds)
+
     def state_dict(self) -> dict[str, Any]:
         """Return settings and buffers by the number of their parameter; the buffers are not copied."""
         (group,) = self.param_groups

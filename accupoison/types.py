@@ -224,6 +224,20 @@ class Population:
     rehearse: Callable[[Tensor, Tensor, Tensor, int], ModelView] | None = None
 
 
+class DefenseView(Protocol):
+    """What an attacker who knows the defence sees of it; nothing about it changes through it."""
+
+    @property
+    def reference(self) -> ModelView | None:
+        """The early model; None where the run has none."""
+
+    def threshold(self, t: int) -> float:
+        """Return the mean discrepancy above which it acts at step ``t``, in nats; infinite where it never looks."""
+
+    def correct(self, batch: Batch, ctx: Context) -> Batch:
+        """Return what it would pass on of ``batch``, [B, ...]; its random numbers are not the defence's own."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
     """What the attacker holds besides the model.
@@ -237,6 +251,9 @@ class Access:
             then runs out, for an attacker who knows the procedure; nothing changes through it.
         trains: Batch norm uses batch statistics in the victim's update.
         population: The samples that may be poisoned; None where nobody has said.
+        defense: The defence, for an attack that ``knows`` it; before the first step it is not yet calibrated.
+        step: Weights and momentum after the victim's optimiser has taken gradients, from a pair of them or, without
+            one, from now on; differentiable, and only for an attack that ``knows`` the optimiser.
     """
 
     val: Batch
@@ -247,6 +264,8 @@ class Access:
     preview: Callable[[Grads], tuple[Grads, Grads]] | None = None
     trains: bool = True
     population: Population | None = None
+    defense: DefenseView | None = None
+    step: Callable[[Grads, tuple[Grads, Grads] | None], tuple[Grads, Grads]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,11 +20,13 @@ Sizes = tuple[int, ...]
 def is_transformed() -> bool:
     """Return whether ``torch.func`` or forward mode is at work, for which the functions here have no rules.
 
-    Asked of private parts of PyTorch, which refuses our functions there
-    (https://github.com/pytorch/pytorch/pull/91452); where they are gone, the refusal is PyTorch's.
+    The same goes for a ``TorchFunctionMode``, which waits for PyTorch's own functions. Asked of private parts of
+    PyTorch, which refuses our functions there (https://github.com/pytorch/pytorch/pull/91452); where they are gone, the
+    refusal is PyTorch's.
     """
     try:
-        return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+        watched = torch._C._len_torch_function_stack() > 0
+        return watched or bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
     except AttributeError:
         return False
 

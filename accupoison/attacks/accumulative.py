@@ -61,6 +61,61 @@ def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bo
     return tuple(a + b for a, b in zip(by_trigger, by_val, strict=True)), float(inner(unit_trigger, unit_val))
 
 
+def accumulative_goal(
+    view: ModelView,
+    trigger: Batch,
+    batch: Batch,
+    val: Batch,
+    *,
+    objective: str = "both",
+    gamma: float = 1.0,
+    train: bool = False,
+    on_alignment: Callable[[float], None] | None = None,
+) -> Grads:
+    """Return the direction that the gradient of a poisoned batch is to have; see :func:`craft_accumulative`.
+
+    Args:
+        view: The model under attack.
+        trigger: The trigger that the attack prepares for, [B, ...].
+        batch: The clean batch, [B, ...].
+        val: The attacker's own images, [V, ...].
+        objective: One of :data:`OBJECTIVES`.
+        gamma: Weight of the clean batch's term.
+        train: Use batch statistics in place of the running ones.
+        on_alignment: Told the alignment.
+
+    Raises:
+        ValueError: There is no such objective.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
+    parts: list[Grads] = []
+    if objective != "second_order":
+        parts.append(tuple(gamma * g for g in normalize_each(gradient(view, batch.x, batch.y, train=train))))
+    if objective != "first_order":
+        second, value = alignment_gradient(view, trigger, val, train=train)
+        parts.append(normalize_each(second))
+        if on_alignment is not None:
+            on_alignment(value)
+    return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+
+
+def agreement(view: ModelView, x: Tensor, y: Tensor, goal: Grads, *, train: bool = False) -> Tensor:
+    """Return the accumulative objective J: the inner product, tensor by tensor normalised, of gradient and goal.
+
+    Args:
+        view: The model under attack.
+        x: Images [B, ...].
+        y: Their labels [B].
+        goal: What :func:`accumulative_goal` returned.
+        train: Use batch statistics in place of the running ones.
+
+    Returns:
+        A scalar, differentiable in ``x``.
+    """
+    return inner(normalize_each(gradient(view, x, y, train=train, graph=True)), goal)
+
+
 def craft_accumulative(
     view: ModelView,
     trigger: Batch,
@@ -100,22 +155,21 @@ def craft_accumulative(
     Raises:
         ValueError: There is no such objective.
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
-    parts: list[Grads] = []
-    if objective != "second_order":
-        parts.append(tuple(gamma * g for g in normalize_each(gradient(view, batch.x, batch.y, train=train))))
-    if objective != "first_order":
-        second, value = alignment_gradient(view, trigger, val, train=train)
-        parts.append(normalize_each(second))
-        if on_alignment is not None:
-            on_alignment(value)
-    goal = tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+    goal = accumulative_goal(
+        view,
+        trigger,
+        batch,
+        val,
+        objective=objective,
+        gamma=gamma,
+        train=train,
+        on_alignment=on_alignment,
+    )
 
-    def agreement(x: Tensor) -> Tensor:
-        return inner(normalize_each(gradient(view, x, batch.y, train=train, graph=True)), goal)
+    def agreeing(x: Tensor) -> Tensor:
+        return agreement(view, x, batch.y, goal, train=train)
 
-    return pgd_linf(batch.x, agreement, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
+    return pgd_linf(batch.x, agreeing, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
 
 
 @ATTACKS.register("accumulative")
@@ -145,18 +199,44 @@ class Accumulative(PixelAttack):
         """Unless it aims at the clean trigger, it needs the crafted one while it poisons."""
         return self.aim == "crafted"
 
-    def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
-        """Return the images moved toward the trigger's purpose; logs the alignment it works on."""
-        return craft_accumulative(
+    def goal(self, view: ModelView, batch: Batch, ctx: Context) -> Grads:
+        """Return the direction that the gradient of a poisoned batch is to have; logs the alignment it works on.
+
+        Args:
+            view: The model as it is now.
+            batch: The clean batch, [B, ...].
+            ctx: Of this step.
+        """
+        return accumulative_goal(
             view,
             self.access.trigger if self.aim == "clean" else self.crafted_trigger(view, ctx),
             batch,
             self.val(ctx),
-            eps=self.eps,
-            steps=self.steps,
             objective=self.objective,
             gamma=self.gamma,
             train=self.bn_mode == "train",
-            round_sign=self.round_sign,
             on_alignment=lambda value: ctx.log("attack/alignment", value),
+        )
+
+    def agreeing(self, view: ModelView, batch: Batch, ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the objective J as a function of images [B, ...] and their labels [B].
+
+        Args:
+            view: The model as it is now.
+            batch: The clean batch, [B, ...].
+            ctx: Of this step.
+        """
+        goal, train = self.goal(view, batch, ctx), self.bn_mode == "train"
+        return lambda x, y: agreement(view, x, y, goal, train=train)
+
+    def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
+        """Return the images moved toward the trigger's purpose."""
+        agreeing = self.agreeing(view, batch, ctx)
+        return pgd_linf(
+            batch.x,
+            lambda x: agreeing(x, batch.y),
+            eps=self.eps,
+            steps=self.steps,
+            round_sign=self.round_sign,
+            bounded=batch.bounded,
         )

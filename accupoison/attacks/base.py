@@ -14,6 +14,10 @@ GOALS = ("unstated", "availability", "targeted", "backdoor", "privacy", "control
 wherever a pattern is; who was a member; or nothing, as noise that others are compared with."""
 
 
+DEFENCE, OPTIMISER = "the defence", "the optimiser"
+"""What an attacker may know of the victim: what it then holds is ``Access.defense`` and ``Access.step``."""
+
+
 @dataclass(kw_only=True)
 class Attack(Component, ABC):
     """The base of all attacks: what the loop asks of them.
@@ -22,7 +26,8 @@ class Attack(Component, ABC):
     pixels within a ball derive from :class:`~accupoison.attacks.pixel.PixelAttack`, which has the settings for that.
 
     Attributes:
-        knows: What the attacker knows beyond the model's weights and its own images.
+        knows: What the attacker knows beyond the model's weights and its own images; of :data:`DEFENCE` and
+            :data:`OPTIMISER` it is given a view.
         keeps_labels: Labels stay as they are.
         keeps_ids: No rows are added; False where samples of its own may come after those of the batch.
         offline: It can also poison the training set of a burn-in.

@@ -89,6 +89,11 @@ class PixelAttack(Attack):
         return self.channel == "code"
 
     @property
+    def trigger_steps(self) -> int:
+        """Steps that craft the trigger."""
+        return self.steps
+
+    @property
     def needs_trigger(self) -> bool:
         """The attack needs the crafted trigger while it poisons."""
         return False
@@ -117,11 +122,23 @@ class PixelAttack(Attack):
         rows = self.rows(len(batch), ctx)
         if not len(rows):
             return batch
-        rows, x = rows.to(batch.x.device), batch.x.clone()
-        x[rows] = self.perturb(view, batch if self.ratio == 1 else batch.rows(rows), ctx)
+        x = self.moved(view, batch, rows.to(batch.x.device), ctx)
         if self.max_loss_increase is not None and self.start_loss is not None:
             x = hide(view, batch, x, self.access, self.start_loss + self.max_loss_increase, ctx)
         return batch.with_x(x)
+
+    def moved(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Tensor:
+        """Return the images of a batch [B, ...] with some of them perturbed.
+
+        Args:
+            view: The model as it is now.
+            batch: The whole batch.
+            rows: Which rows are poisoned, int64 [N].
+            ctx: Of this step.
+        """
+        x = batch.x.clone()
+        x[rows] = self.perturb(view, batch if self.ratio == 1 else batch.rows(rows), ctx)
+        return x
 
     def rows(self, count: int, ctx: Context) -> Tensor:
         """Return which of the ``count`` rows of a batch are poisoned, int64 [N] on the CPU."""
@@ -169,7 +186,7 @@ class PixelAttack(Attack):
             clean,
             self.val(ctx),
             eps=self.eps,
-            steps=self.steps,
+            steps=self.trigger_steps,
             train=self.bn_mode == "train",
             round_sign=self.round_sign,
         )

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accupoison.attacks import Attack, Clean, PixelAttack
+from accupoison.attacks.base import DEFENCE
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.attacks.twins import CodePoisoning
 from accupoison.config.schema import BurninConfig, OnlineConfig
@@ -183,8 +184,16 @@ def _attacker(config: OnlineConfig, images: bool) -> Attacker | None:
         capability=f"perturbs {what} within {limit} ({_order(config, images)})",
         label_limit="keeps labels" if attack.keeps_labels else "may change labels",
         data=f"has {held}",
-        defence="sees what the defence passes on" if attack.in_code else "does not know the defence",
+        defence=_of_defence(attack),
     )
+
+
+def _of_defence(attack: Attack) -> str:
+    if attack.in_code:
+        return "sees what the defence passes on"
+    if DEFENCE in attack.knows:
+        return "knows the defence, its threshold and its early model"
+    return "does not know the defence"
 
 
 def _planner(attack: Attack, noun: str) -> Attacker:
@@ -204,7 +213,8 @@ def _knowledge(config: OnlineConfig, crafted: bool) -> str:
         return f"sees nothing of this model and sends what it made in {config.stream.replay}"
     if not attack.sees_model and not crafted:
         return "sees nothing of the model"
-    extra = f" and {', '.join(sorted(attack.knows))}" if attack.knows else ""
+    seen = sorted(attack.knows - {DEFENCE})
+    extra = f" and {', '.join(seen)}" if seen else ""
     if isinstance(attack, PixelAttack) and attack.max_loss_increase is not None:
         extra += f" and the optimiser, tries to keep its loss within {attack.max_loss_increase:g} nats of the start"
     return f"sees the weights at every step{extra}"

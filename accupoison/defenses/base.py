@@ -1,5 +1,6 @@
 """What a defence is; the base class is standard training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -95,6 +96,13 @@ class Defense(Component):
             ctx: Of this step.
         """
         return Verdict.COMMIT
+
+    def discrepancy_limit(self, t: int) -> float:
+        """Return the mean memorization discrepancy above which it acts at step ``t``, in nats; infinite if never.
+
+        Only told: to attackers who know the defence, and to those who ask what it does.
+        """
+        return math.inf
 
     @property
     def judges(self) -> bool:

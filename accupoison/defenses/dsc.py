@@ -105,7 +105,7 @@ class DiscrepancyCorrection(Defense):
 
     def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
         """Return the corrected batch."""
-        threshold = self.base + self.slope * ctx.t
+        threshold = self.discrepancy_limit(ctx.t)
         x, taken = correct(
             view,
             self.reference,
@@ -119,6 +119,10 @@ class DiscrepancyCorrection(Defense):
         ctx.log("defense/threshold", threshold)
         ctx.log("defense/inner_steps", taken)
         return batch.with_x(x)
+
+    def discrepancy_limit(self, t: int) -> float:
+        """Return the threshold of step ``t``."""
+        return self.base + self.slope * t
 
     def restore(self, state: State, reference: ModelView | None) -> None:
         """Put back the calibrated threshold and the early model."""

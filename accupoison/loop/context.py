@@ -1,10 +1,12 @@
 """What a hook of an attack, defence or update rule receives."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 
 from accupoison.rng import generator
 
@@ -64,3 +66,8 @@ def clock(metrics: dict[str, float], tag: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     metrics[tag] = time.perf_counter() - started
+
+
+def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a component's state with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

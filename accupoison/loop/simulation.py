@@ -14,17 +14,18 @@ from accupoison.data import DataStream, quantise
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
 from accupoison.learner import Learner, score
+from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.after_update import Judge, Served
 from accupoison.loop.augmentation import Augmentation
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name, farthest
-from accupoison.loop.context import StepContext, clock
+from accupoison.loop.context import StepContext, clock, placed
 from accupoison.loop.detectors import Detectors
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.twins import beside_twins
 from accupoison.rng import generator, global_seed
-from accupoison.types import Access, Batch, ModelView, Phase, Population, Step, Verdict
+from accupoison.types import Batch, ModelView, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
 
 
@@ -77,13 +78,15 @@ class Simulation:
         self.served = Served(self.learner, self.defense)
         self._augment = Augmentation(active=self.schedule.augment != "none", seed=self.seed, flip=self.flip)
         batch = self.stream.trigger(self.schedule.steps)
-        self.access = Access(
+        known = KnownDefense(self.learner, self.defense, self.reference, self.seed, self.horizon)
+        self.access = access_for(
+            self.attack,
+            self.update,
+            known,
             val=self.val,
             trigger=self._augment(batch, "trigger") if self.schedule.augment == "before" else batch,
             crafted=bool(self.trigger.crafted),
             reoptimise="optimised" in self.trigger.types,
-            preview=lambda grads: self.learner.preview(self.update.clipped(grads)),
-            trains=self.learner.bn_mode == "train",
             population=self.population,
         )
 
@@ -175,8 +178,8 @@ class Simulation:
     def _restore_parts(self, parts: Mapping[str, Any]) -> None:
         device = self.learner.device
         self.learner.restore(parts["learner"])
-        self.attack.restore(_placed(parts["attack"], device), self.access)
-        self.defense.restore(_placed(parts["defense"], device), self.reference)
+        self.attack.restore(placed(parts["attack"], device), self.access)
+        self.defense.restore(placed(parts["defense"], device), self.reference)
 
     def _advance(self, phase: Phase) -> Step:
         metrics: dict[str, float] = {}
@@ -293,7 +296,3 @@ class Simulation:
         metrics["optim/update_norm"] = float((now - weights).norm())
         metrics["optim/distance_from_start"] = float((now - self._start).norm())
         return verdict
-
-
-def _placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -41,8 +41,9 @@ TAGS: dict[str, str] = {
     "attack/linf": "largest distance by which the attacker moved a pixel or a feature; in [0, 1]",
     "attack/alignment": "sum over parameter tensors of the cosine between the gradients of trigger and val; "
     "no unit, at most the number of tensors either way",
-    "attack/feasible": "the stealth constraint holds for the batch, as the attacker predicts its update; 1 or 0",
+    "attack/feasible": "the attacker's own constraint holds for the batch, as it predicts it; 1 or 0",
     "attack/scale": "share of the perturbation that the stealth constraint left; fraction in [0, 1]",
+    "attack/objective": "what an adaptive attack maximises, at the batch that it sends; unit its own",
     "attack/poisoned_rows": "rows whose label the attacker changed, or that are its own; count, of attacks that do so",
     "defense/noisy_auc": "AUC of the defence's belief that a label is wrong, the attacker's rows against the others; "
     "in [0, 1]",

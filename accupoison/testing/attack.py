@@ -6,8 +6,11 @@ from functools import partial
 
 from accupoison.attacks import Attack, PixelAttack
 from accupoison.attacks.planned import PlannedAttack
+from accupoison.defenses import DiscrepancyCorrection
+from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.checks import SLACK
 from accupoison.testing.bench import (
+    SEED,
     Bench,
     BenchContext,
     Trial,
@@ -20,6 +23,7 @@ from accupoison.testing.bench import (
     unchanged,
 )
 from accupoison.types import FIRST_FABRICATED, Access, Batch, State
+from accupoison.updates import SGD
 
 
 def check_attack(make: Callable[[], Attack]) -> None:
@@ -49,6 +53,13 @@ def check_attack(make: Callable[[], Attack]) -> None:
     _check_plan(make)
 
 
+def known_defense(bench: Bench) -> KnownDefense:
+    """Return what an attacker who knows the defence sees of a calibrated DSC."""
+    defense = DiscrepancyCorrection(steps=2)
+    defense.setup(bench.learner.view(), bench.reference, bench.trusted, BenchContext("known", 0))
+    return KnownDefense(bench.learner, defense, bench.reference, SEED, 2)
+
+
 def _crafts(attack: Attack) -> bool:
     return type(attack).trigger is not Attack.trigger
 
@@ -60,13 +71,14 @@ class _Trial(Trial):
         self.component = self.attack = make()
         self.name = f"attack {type(self.attack).__name__}"
         self.bench = bench = Bench.make()
-        preview = bench.learner.preview
-        self.access = Access(
+        self.access = access_for(
+            self.attack,
+            SGD(),
+            known_defense(bench),
             val=bench.val,
             trigger=bench.trigger,
             crafted=_crafts(self.attack),
             reoptimise=reoptimise,
-            preview=preview,
             population=bench.population,
         )
         self.context = BenchContext("attack-setup", 0)

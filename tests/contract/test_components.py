@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 
-from accupoison.attacks import ATTACKS, PixelAttack
+from accupoison.attacks import ATTACKS, Attack, PixelAttack
 from accupoison.defenses import DEFENSES, Defense
+from accupoison.loop.access import access_for
 from accupoison.loop.after_update import Judge, Served
 from accupoison.release import RELEASES
 from accupoison.release.base import MEMBERS
 from accupoison.testing import check_attack, check_defense, check_release
+from accupoison.testing.attack import known_defense
 from accupoison.testing.bench import Bench, BenchContext, learn, same
 from accupoison.testing.release import SHARPER
 from accupoison.types import Access, Batch, Verdict
+from accupoison.updates import SGD
 
 Settings = dict[str, Any]
 
@@ -29,6 +32,15 @@ ATTACK_SETTINGS: dict[str, list[Settings]] = {
         {"steps": 1, "ratio": 0.5, "val_size": 3, "bn_mode": "train"},
         {"steps": 1, "ratio": 0.5, "resample_rows": False, "aim": "clean", "round_sign": True},
     ],
+    "under-radar": [
+        {"steps": 2, "kappa": 100.0},
+        {"steps": 1, "kappa": 0.8, "spend": "knapsack"},
+    ],
+    "statistics": [{"steps": 2}],
+    "accumulative-statistics": [{"steps": 2, "ratio": 0.5, "objective": "second_order"}],
+    "denial": [{"ratio": 0.5, "steps": 2}],
+    "through-dsc": [{"steps": 2, "backward": "smooth", "gamma": 0.5}],
+    "unrolled": [{"steps": 2, "kappa": 100.0}],
     "dirty-label": [
         {"target_class": 1, "ratio": 0.1},
         {"target_class": None, "ratio": 0.5},
@@ -92,12 +104,13 @@ MOVING = [
     if case[0] != "none"
     and case[0] in CRAFTING
     and "max_loss_increase" not in case[1]
-    and "resample_rows" not in case[1]
+    and not {"resample_rows", "spend"} & set(case[1])
 ]
 
 
-def access(bench: Bench, *, crafted: bool) -> Access:
-    return Access(bench.val, bench.trigger, crafted=crafted, reoptimise=False, population=bench.population)
+def access(attack: Attack, bench: Bench, *, crafted: bool) -> Access:
+    given = {"val": bench.val, "trigger": bench.trigger, "crafted": crafted, "population": bench.population}
+    return access_for(attack, SGD(), known_defense(bench), reoptimise=False, **given)
 
 
 @pytest.mark.parametrize(("name", "settings"), ATTACK_CASES)
@@ -129,7 +142,7 @@ def test_release_changes_answers(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize(("name", "settings"), MOVING)
 def test_attack_moves_images(name: str, settings: Settings) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, settings)
-    attack.setup(bench.learner.view(), access(bench, crafted=False), BenchContext("attack", 0))
+    attack.setup(bench.learner.view(), access(attack, bench, crafted=False), BenchContext("attack", 0))
     assert isinstance(attack, PixelAttack)
     sent = attack.poison(bench.learner.view(), bench.batches[0], BenchContext("attack", 0))
     distance = (sent.x - bench.batches[0].x).abs()
@@ -140,7 +153,7 @@ def test_attack_moves_images(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize(("name", "settings"), [case for case in ATTACK_CASES if case[0] not in CRAFTING])
 def test_attack_of_another_kind_changes_batches(name: str, settings: Settings) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, settings)
-    attack.setup(bench.learner.view(), access(bench, crafted=False), BenchContext("attack", 0))
+    attack.setup(bench.learner.view(), access(attack, bench, crafted=False), BenchContext("attack", 0))
     changed = [
         not same(attack.poison(bench.learner.view(), batch, BenchContext("attack", t)), batch)
         for t, batch in enumerate(bench.batches)
@@ -151,7 +164,7 @@ def test_attack_of_another_kind_changes_batches(name: str, settings: Settings) -
 @pytest.mark.parametrize("name", CRAFTING)
 def test_crafted_trigger_uses_its_budget(name: str) -> None:
     bench, attack = Bench.make(), ATTACKS.build(name, {"eps": 0.05, "steps": 2})
-    attack.setup(bench.learner.view(), access(bench, crafted=True), BenchContext("attack", 0))
+    attack.setup(bench.learner.view(), access(attack, bench, crafted=True), BenchContext("attack", 0))
     crafted = attack.trigger(bench.learner.view(), bench.trigger, BenchContext("attack", 3))
     assert float((crafted.x - bench.trigger.x).abs().max()) == pytest.approx(0.05, rel=1e-5)
 

@@ -22,7 +22,7 @@ DECIDED = """
     test/acc test/acc_bn_reestimated test/loss test/shifted_acc test/shifted_acc_bn_reestimated
     monitor/acc stream/acc monitor/acc_low monitor/acc_high test/novel_classes_acc dp/epsilon
     audit/auc audit/auc_burnin stream/loss attack/poisoned_rows
-    defense/noisy_auc attack/trigger_step attack/linf attack/alignment attack/feasible
+    defense/noisy_auc attack/trigger_step attack/linf attack/alignment attack/feasible attack/objective
     attack/scale defense/discrepancy_clean defense/discrepancy_sent defense/discrepancy_seen
     defense/discrepancy_auc_clean defense/discrepancy_auc_noise defense/threshold defense/inner_steps
     detectors/kd_auc_clean detectors/kd_auc_noise detectors/lid_auc_clean detectors/lid_auc_noise

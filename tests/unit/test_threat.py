@@ -127,11 +127,13 @@ AVAILABILITY = "NISTAML.01 NISTAML.012 NISTAML.013 AML.T0020 AML.T0031 ML02:2023
 MEMBERSHIP = "NISTAML.03 NISTAML.033 AML.T0024.000 ML04:2023"
 IN_CODE = "NISTAML.05 NISTAML.051 AML.T0010 AML.T0018.000 ML06:2023"
 POISON = "AML.T0020 ML02:2023"
+ADAPTIVE = ["accumulative-statistics", "denial", "statistics", "through-dsc", "under-radar", "unrolled"]
 OF_STREAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "none": ((), ""),
     "noise": (("control",), ""),
     "accumulative": (("availability",), AVAILABILITY),
     "direct": (("availability",), AVAILABILITY),
+    **dict.fromkeys(ADAPTIVE, (("availability",), AVAILABILITY)),
     "backdoor": (("backdoor",), f"NISTAML.02 NISTAML.023 AML.T0018.000 {POISON} ML08:2023"),
     "dirty-label": (("privacy",), f"NISTAML.013 {MEMBERSHIP} {POISON} ML08:2023"),
     "targeted": (("privacy",), f"NISTAML.013 {MEMBERSHIP} {POISON} ML08:2023"),

@@ -1,0 +1,88 @@
+"""Batch norm's running statistics as something that an attack can differentiate and follow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from accupoison.types import Grads, ModelView
+
+Statistics = list[tuple[Tensor, Tensor]]
+"""Running mean [C] and variance [C] of each batch norm, in the order in which a pass meets them."""
+
+
+class RunningNorm(TorchFunctionMode):
+    """Within it, batch norm is done in operations that can be differentiated by the running statistics, too.
+
+    Every batch norm of PyTorch comes to ``F.batch_norm``, so no module is touched.
+
+    Attributes:
+        met: Of each batch norm with running statistics: in eval mode those it used, in train mode those after the pass.
+
+    Args:
+        given: Use these in place of the model's; None uses the model's.
+    """
+
+    def __init__(self, given: Statistics | None = None) -> None:
+        super().__init__()
+        self.met: Statistics = []
+        self._given = given
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Call ``func``, or what stands for it."""
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        return self._batch_norm(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if running_mean is None or running_var is None:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        mean, var = (running_mean, running_var) if self._given is None else self._given[len(self.met)]
+        if training:
+            now, centre = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+            count = x.numel() // x.shape[1]
+            unbiased = now * (count / max(1, count - 1))  # as batch norm keeps it
+            self.met.append((mean + momentum * (centre - mean), var + momentum * (unbiased - var)))
+            mean, var = centre, now
+        else:
+            self.met.append((mean, var))
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+        out = (x - mean.view(shape)) * scale.view(shape)
+        return out if bias is None else out + bias.view(shape)
+
+
+def followed(
+    view: ModelView, x: Tensor, *, train: bool, weights: Grads | None = None, given: Statistics | None = None
+) -> tuple[Tensor, Statistics]:
+    """Return logits [B, classes] and the running statistics after the pass; both differentiable, nothing changes.
+
+    Args:
+        view: The model.
+        x: Inputs [B, ...].
+        train: The pass of an update: by the batch's statistics, which the running ones then follow.
+        weights: In place of the model's own, in parameter order.
+        given: Running statistics in place of the model's.
+    """
+    with RunningNorm(given) as norm:
+        logits = view.logits(x, train=train, params=weights)
+    return logits, norm.met

@@ -1,0 +1,114 @@
+"""Poison that follows the victim's updates through to the loss after the trigger."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accupoison.attacks.ascent import Harm, Problem
+from accupoison.attacks.base import ATTACKS, DEFENCE, OPTIMISER
+from accupoison.attacks.running_norm import Statistics, followed
+from accupoison.attacks.stealth import loss_on
+from accupoison.attacks.under_radar import Hidden
+from accupoison.errors import InputError
+from accupoison.types import Access, Batch, Context, Grads, ModelView
+
+Now = tuple[tuple[Grads, Grads] | None, Statistics | None]
+"""Weights with momentum, and running statistics; None is the victim's own."""
+Then = tuple[tuple[Grads, Grads], Statistics]
+
+
+def updated(view: ModelView, access: Access, x: Tensor, y: Tensor, now: Now = (None, None)) -> Then:
+    """Return weights, momentum and running statistics after one full update U, differentiable; nothing changes.
+
+    Args:
+        view: The model.
+        access: Has the victim's optimiser step.
+        x: The batch, [B, ...].
+        y: Its labels [B].
+        now: Where the update begins.
+
+    Raises:
+        ValueError: ``access`` has no step.
+    """
+    if access.step is None:
+        raise ValueError("an unrolled attack predicts updates, so it needs Access.step")
+    start, given = now
+    weights = view.params() if start is None else start[0]
+    logits, after = followed(view, x, train=access.trains, weights=weights, given=given)
+    grads = torch.autograd.grad(F.cross_entropy(logits, y), weights, create_graph=True)
+    return access.step(grads, start), after
+
+
+def loss_at(view: ModelView, batch: Batch, now: Now) -> Tensor:
+    """Return the mean cross-entropy of a batch in eval mode, a scalar in nats, at other weights and statistics.
+
+    Args:
+        view: The model.
+        batch: Images [B, ...] and labels.
+        now: The weights and statistics.
+    """
+    weights = None if now[0] is None else now[0][0]
+    return F.cross_entropy(followed(view, batch.x, train=False, weights=weights, given=now[1])[0], batch.y)
+
+
+@ATTACKS.register("unrolled")
+@dataclass(kw_only=True)
+class Unrolled(Hidden):
+    """Maximise the loss after the trigger, and keep it before, below the threshold (A2).
+
+    max L_val(U(trigger) after U(x_t)) - mu max(0, L_val(after U(x_t)) - L_val(at the start) - delta) with mean
+    MD <= kappa tau_t. U is the victim's update with its momentum, weight decay, clipping and running statistics, on the
+    batch as it is sent; what a defence, a crop or the noise of DP-SGD would change is not in it. The trigger is the
+    crafted one.
+
+    Attributes:
+        mu: Weight of the loss before the trigger beyond delta.
+        delta: What that may rise by from the start of the stream, in nats.
+    """
+
+    knows: ClassVar[frozenset[str]] = frozenset({DEFENCE, OPTIMISER})
+    threat: ClassVar[tuple[str, ...]] = ("availability",)
+
+    mu: float = 1.0
+    delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mu", "delta"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"attack.{name} {getattr(self, name)} is not 0 or more; give a number such as 1")
+
+    @property
+    def needs_trigger(self) -> bool:
+        """It does, to know what it prepares for."""
+        return True
+
+    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
+        """Start a run: craft the trigger, and note the loss.
+
+        Raises:
+            InputError: There is no stream whose updates could be predicted.
+        """
+        if access.step is None:
+            raise InputError("the attack unrolled predicts the updates of a stream; use online")
+        super().setup(view, access, ctx)
+        self.start_loss = loss_on(view, access.val)
+
+    def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
+        """Return the predicted harm within the budget."""
+        return self.hidden(self._predicted(view, batch, ctx), view, batch, rows, ctx)
+
+    def _predicted(self, view: ModelView, batch: Batch, ctx: Context) -> Harm:
+        trigger, val, start = self.crafted_trigger(view, ctx), self.val(ctx), self.start_loss
+        assert start is not None
+
+        def harm(x: Tensor) -> Tensor:
+            prepared = updated(view, self.access, x, batch.y)
+            fired = updated(view, self.access, trigger.x, trigger.y, prepared)
+            risen = loss_at(view, val, prepared) - start - self.delta
+            return loss_at(view, val, fired) - self.mu * risen.clamp_min(0)
+
+        return harm
