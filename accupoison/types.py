@@ -160,6 +160,12 @@ class ModelView(Protocol):
     def state(self) -> Mapping[str, Tensor]:
         """Return parameters and buffers by name, detached."""
 
+    def reestimated(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """Return the buffers by name, with batch-norm statistics made afresh from batches of images [B, ...].
+
+        They are those of :func:`accupoison.models.copies.reestimate_batchnorm`; without batch norm all stay.
+        """
+
 
 class Forward(Protocol):
     """The trainable forward pass of one update step; exactly one call a step moves the running statistics."""
