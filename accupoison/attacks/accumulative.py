@@ -130,6 +130,7 @@ class Accumulative(PixelAttack):
     """
 
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A-unaware"
 
     objective: str = "both"
     gamma: float = 1.0

@@ -119,13 +119,7 @@ release_option = click.option(
     "...: see list.",
 )
 
-stream_options = options(
-    click.option(
-        "--attack",
-        metavar="NAME",
-        help="none (before the trigger), noise, accumulative (default), targeted, ... (see list), or "
-        "package.module:CLASS.",
-    ),
+protocol_options = options(
     click.option("--eps", metavar="EPS", help="The attack's l_inf radius, such as 8/255.  [default: 16/255]"),
     click.option(
         "--trigger",
@@ -153,6 +147,16 @@ stream_options = options(
     click.option(
         "--audit-every", type=WHOLE, metavar="K", help="Every K steps, how well members can be told by their loss."
     ),
+)
+
+stream_options = options(
+    click.option(
+        "--attack",
+        metavar="NAME",
+        help="none (before the trigger), noise, accumulative (default), targeted, ... (see list), or "
+        "package.module:CLASS.",
+    ),
+    protocol_options,
 )
 
 training_options = options(

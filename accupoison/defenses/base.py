@@ -102,7 +102,7 @@ class Defense(Component):
     def amend(self, view: ModelView, ctx: Context) -> Mapping[str, Tensor] | None:
         """Return weights and buffers, by name, that the model that learns gets after a step; None leaves its own.
 
-        Called in a stream alone, before :meth:`after` judges the step.
+        Called in a stream alone, before :meth:`after` judges the step. A pure function, like :meth:`gradients`.
 
         Args:
             view: The model after the step's updates.

@@ -54,9 +54,7 @@ class Gate(Defense):
     def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
         """Keep the canaries."""
         if self.gates:
-            rows = trusted_rows(trusted, self.canaries, type(self).name)
-            if len(rows) < 2:
-                raise InputError(f"the defence {type(self).name} needs 2 canaries; give data.trusted 4 or more")
+            rows = trusted_rows(trusted, self.canaries, type(self).name, least=2)
             self.canaries_x, self.canaries_y = rows.x, rows.y
 
     def after(self, before: ModelView, view: ModelView, ctx: Context) -> Verdict:

@@ -31,8 +31,8 @@ class Stack(TrustedStatistics, TrustedProjection, Gate):
     def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
         """Set the parts up, on halves of the trusted images where two of them need labels."""
         ours = theirs = trusted
-        if self.projects and self.gates and trusted:
-            rows = trusted_rows(trusted, sum(map(len, trusted)), type(self).name)
+        if self.projects and self.gates:
+            rows = trusted_rows(trusted, sum(map(len, trusted)), type(self).name, least=4)
             half = len(rows) // 2
             ours, theirs = [rows.rows(slice(0, half))], [rows.rows(slice(half, None))]
         TrustedStatistics.setup(self, live, reference, trusted, ctx)

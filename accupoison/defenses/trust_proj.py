@@ -14,24 +14,24 @@ from accupoison.gradients import gradient
 from accupoison.types import Batch, Context, Grads, ModelView
 
 
-def trusted_rows(trusted: Sequence[Batch], most: int, name: str) -> Batch:
+def trusted_rows(trusted: Sequence[Batch], most: int, name: str, *, least: int = 1) -> Batch:
     """Return the first ``most`` trusted images [N, ...], each once: batches go round again where there are few.
 
     Args:
         trusted: The batches.
         most: How many.
         name: The defence that needs them.
+        least: How many there must be.
 
     Raises:
-        InputError: There are none.
+        InputError: There are fewer.
     """
-    if not trusted:
-        raise InputError(f"the defence {name} needs trusted images and there are none; give data.trusted 1 or more")
-    every = Batch.concat(trusted)
     first: dict[int, int] = {}
-    for row, number in enumerate(every.ids.tolist()):
+    for row, number in enumerate(number for batch in trusted for number in batch.ids.tolist()):
         first.setdefault(number, row)
-    return every.rows(torch.tensor(list(first.values())[:most], device=every.ids.device))
+    if len(first) < least:
+        raise InputError(f"the defence {name} gets {len(first)} trusted images, too few; give data.trusted 4 or more")
+    return Batch.concat(trusted).rows(torch.tensor(list(first.values())[:most], device=trusted[0].x.device))
 
 
 @torch.no_grad()

@@ -207,6 +207,8 @@ class _Trial(Trial):
         _check_names(who, amended, view)
         check_logged(who, context)
         self._judge.amend(context)
+        again = {name: tensor for name, tensor in view.state().items() if name in (amended or {})}
+        expect(same(dict(amended or {}), again), f"{who} gave two different values on one model")
 
     def _watch(self, who: str, *given: object, buffers: bool = True) -> AbstractContextManager[None]:
         return unchanged(self.bench.learner, who, *given, self.bench.reference.state(), buffers=buffers)
