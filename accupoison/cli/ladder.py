@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models.")
 @click.option("--recipe", metavar="NAME", help="Of the base models, where they are missing.")
 @click.option(
-    "--floor", metavar="KIND", default="shift:contrast", show_default=True, help="The clean stream it has to learn on."
+    "--floor", metavar="KIND", default="shift:blur", show_default=True, help="The clean stream it has to learn on."
 )
 @protocol_options
 @data_options
