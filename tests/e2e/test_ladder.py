@@ -141,5 +141,5 @@ def test_what_no_ladder_can_be_asked(both: Path) -> None:
     says(refused("ladder", "--seed", "1"), "--seed 1 --seeds")
     says(refused("ladder", "--floor", "shift:blurr"), "shift:blurr shift:blur")
     says(refused(*LADDER, "--trigger", "none"), "--trigger none clean")
-    says(refused(*LADDER, "--set", "attack.name=direct"), "attack.name varies drop")
+    says(refused(*LADDER, "--set", "attack.name=direct"), "varies attack.name drop")
     assert "Mine" not in call(*LADDER, "--med", "STACK", "--dry-run").stdout
