@@ -74,7 +74,9 @@ def ladder(
 
     def asked(settings: "OnlineConfig") -> dict[str, Any]:
         if settings.trigger.types[-1] == "none":
-            raise InputError("<trigger.types> ends with none and the ladder measures harm after a trigger; end it with clean")
+            raise InputError(
+                "<trigger.types> ends with none and the ladder measures harm after a trigger; end it with clean"
+            )
         return {"name": settings.defense.name, "seeds": streams, "each": {"attack.name": names}}
 
     with_others = partial(beside, shift=kind)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from statistics import fmean
+from textwrap import fill
 
 from accupoison.attacks import ATTACKS
 from accupoison.config.layers import plain
@@ -15,6 +16,7 @@ from accupoison.study.collect import Run
 from accupoison.study.controls import RunSpec, like
 from accupoison.study.outcomes import Estimate, Pair, estimate, harm, one_sided
 from accupoison.study.tables import in_points, retained_by, table_text
+from accupoison.study.verdict import WIDTH
 
 FALLS = 0.02
 """Net harm, in accuracy, beyond which a defence has fallen."""
@@ -145,8 +147,8 @@ def ladder_text(runs: Sequence[Run], trigger: str, shift: str) -> str:
     name, unit = spoken(one.config.defense.name), "streams" if len({run.burnin for run in runs}) == 1 else "base models"
     legend = LEGEND.format(trigger=trigger, control=control, unit=unit, least=100 * FALLS)
     floor = [run for run in runs if run.config.attack.name == "none" and run.config.stream.kind == shift]
-    said = [table_text([step.row() for step in steps]), legend, _where(name, steps), _floor(floor, one.defense, name)]
-    return "\n\n".join(said)
+    said = [legend, _where(name, steps), _floor(floor, one.defense, name)]
+    return "\n\n".join([table_text([step.row() for step in steps]), *(fill(text, WIDTH) for text in said)])
 
 
 def _difference(control: float | None, here: float | None) -> float | None:

@@ -84,7 +84,7 @@ def test_a_defence_of_ones_own_goes_up_by_its_path(both: Path, only: None, monke
     assert (config["stream"]["kind"], config["attack"]["name"]) == ("shift:blur", "none")
     assert "| rung | attack | accuracy | H | net | bounds |" in first.stdout
     assert "\n| A-unaware | accumulative |" in first.stdout
-    assert "Learning floor: on the clean stream shift:blur Mine learns" in first.stdout
+    assert "Learning floor: on the clean stream shift:blur Mine learns" in " ".join(first.stdout.split())
     stamps = {path: path.stat().st_mtime_ns for path in logs.glob("*/summary.json")}
     assert done(*words).stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is finished is left alone"
@@ -116,7 +116,7 @@ def _by_hand(runs: list[Run], said: str) -> None:
     # without runs, or with too few, it does not make things up
     assert "No run under attack" in ladder_text([], "adversarial", "shift:blur")
     few = [run for run in runs if run.path.name.endswith("s0") and "floor" not in run.path.name]
-    text = ladder_text(few, "adversarial", "shift:blur")
+    text = " ".join(ladder_text(few, "adversarial", "shift:blur").split())
     assert "is not shown to fall or to hold at A-unaware (accumulative); give more --seeds or --burnins" in text
     assert "Learning floor: not known" in text
     _verdicts(runs[0])
