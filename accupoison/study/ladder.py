@@ -40,19 +40,23 @@ def rungs() -> dict[str, str]:
 def beside(specs: Sequence[RunSpec], shift: str) -> list[RunSpec]:
     """Return runs against a defence, then its controls and, on a clean stream that shifts, its learning floor.
 
-    The controls are the defence's own: the clean stream, and noise of the same size, each with the triggers coast and
-    clean. The floor has standard training and FREEZE on the same stream.
+    The controls are the defence's own: the clean stream, and noise of the size of the lowest rung's poison, each with
+    the triggers coast and clean. The floor has standard training and FREEZE on the same stream.
 
     Args:
         specs: Runs of one defence under attacks.
         shift: The kind of the stream of the floor.
     """
-    every = {_key(spec.config): spec for spec in specs}
-    for spec in specs:
+    every = list(specs)
+    places, known = {spec.out for spec in specs}, {_key(spec.config) for spec in specs}
+    for spec in specs:  # attacks of other budgets have the controls of the lowest rung
         for name, config in _more(spec.config, shift):
-            place = f"{name}-b{config.start.seed}-s{config.run.seed}"
-            every.setdefault(_key(config), RunSpec(spec.out.with_name(place), config))
-    return list(every.values())
+            out, key = spec.out.with_name(f"{name}-b{config.start.seed}-s{config.run.seed}"), _key(config)
+            if out not in places and key not in known:
+                every.append(RunSpec(out, config))
+            places.add(out)
+            known.add(key)
+    return every
 
 
 def _key(config: OnlineConfig) -> str:
@@ -160,7 +164,7 @@ def _costliest(own: Sequence[Run]) -> tuple[str, Mapping[Pair, float]]:
     controls: dict[str, tuple[str, str]] = {
         "a clean trigger on the clean stream": ("none", "clean"),
         "a step without a batch on the clean stream": ("none", "coast"),
-        "a clean trigger after noise of the same size": ("noise", "clean"),
+        "a clean trigger after noise of the lowest rung's size": ("noise", "clean"),
     }
     found: dict[str, dict[Pair, float]] = {}
     for words, (attack, path) in controls.items():

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from accupoison.attacks import ATTACKS
 from accupoison.attacks.accumulative import Accumulative
+from accupoison.config.schema import online_config
 from accupoison.records.files import read_json
 from accupoison.study.collect import Run, collect
-from accupoison.study.ladder import FALLS, Step, _costliest, ladder_text, rungs
+from accupoison.study.controls import RunSpec
+from accupoison.study.ladder import FALLS, Step, _costliest, beside, ladder_text, rungs
 from accupoison.study.outcomes import estimate, one_sided
 from tests.e2e.conftest import call, done, refused
 from tests.messages import says
@@ -68,6 +71,24 @@ def test_a_rung_is_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ATTACKS, "names", lambda: ["same"])
     monkeypatch.setattr(ATTACKS, "get", lambda name: Same)
     assert rungs() == {}
+
+
+def test_attacks_of_other_budgets_share_the_controls() -> None:
+    def spec(attack: str, seed: int, **settings: object) -> RunSpec:
+        attacker = {"name": attack, **settings}
+        layer: dict[str, dict[str, Any]] = {"attack": attacker, "run": {"seed": seed}, "defense": {"name": "CLIP"}}
+        return RunSpec(Path(f"CLIP-{attack}-b0-s{seed}"), online_config([layer]))
+
+    asked = [spec(*one) for one in (("accumulative", 0), ("accumulative", 1))] + [
+        spec("direct", 0, ratio=0.05, eps=0.01)
+    ]
+    specs = beside(asked, "shift:fog")
+    assert specs[:3] == asked
+    kinds = ("CLIP-clean", "CLIP-noise", "CLIP-floor", "ST-floor", "FREEZE-floor")
+    assert {one.out.name for one in specs[3:]} == {f"{kind}-b0-s{seed}" for kind in kinds for seed in (0, 1)}
+    assert len(specs) == 13
+    assert all(one.config.attack.settings["ratio"] == 1 for one in specs[3:])
+    assert len(beside(asked, "iid")) == 11, "a floor that is the clean control is run once"
 
 
 def test_a_defence_of_ones_own_goes_up_by_its_path(both: Path, only: None, monkeypatch: pytest.MonkeyPatch) -> None:
