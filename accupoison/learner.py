@@ -1,10 +1,9 @@
 """The model that learns, and the read-only views that attacks and defences get of it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accupoison.accel.folding import Pairs, fold_norms, fold_tensors
 from accupoison.accel.layers import substitute, uses_own_kernels
+from accupoison.models.copies import copy_of as copy_of
+from accupoison.models.copies import reestimate_batchnorm
 from accupoison.optimizer import MomentumSGD
 from accupoison.types import Batch, Grads, ModelView
 
@@ -28,6 +29,7 @@ class _View:
     """
 
     def __init__(self, module: nn.Module, *, training: bool, kernels: str = "auto") -> None:
+        self._module = module
         self._own = uses_own_kernels(kernels, next(module.parameters()).device)
         self._skeletons = {train: self._skeleton(module).train(train) for train in (False, True)}
         self._training = training
@@ -81,6 +83,9 @@ class _View:
         trained = {name: p.detach() for name, p in zip(self._names, self._leaves, strict=True)}
         return trained | self._frozen | self._buffers
 
+    def reestimated(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        return dict(reestimate_batchnorm(self._module, images).named_buffers())
+
     def _call(self, x: Tensor, train: bool, params: tuple[Tensor, ...]) -> Tensor:
         # in train mode batch norm writes its running statistics: into a copy
         buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
@@ -93,21 +98,6 @@ def _hollow(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device; a parameter in two places stays one, which ``.to("meta")`` would undo."""
     hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
     return copy_of(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
-
-
-def copy_of(module: nn.Module, memo: Mapping[int, Any] = MappingProxyType({})) -> nn.Module:
-    """Return a deep copy, in which what a pass has left behind with a graph has none.
-
-    That is the weight that ``torch.nn.utils.weight_norm`` makes, for example; ``copy.deepcopy`` refuses it.
-
-    Args:
-        module: The module.
-        memo: For the identities of parts, what the copy has in their place.
-    """
-    held = [value for part in module.modules() for value in vars(part).values()]
-    held += [item for value in held if isinstance(value, list | tuple) for item in value]
-    left = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
-    return copy.deepcopy(module, {**left, **memo})
 
 
 def view_of(model: nn.Module, kernels: str = "auto") -> ModelView:
@@ -244,13 +234,13 @@ class Learner:
         own = uses_own_kernels(self.kernels, self.device)
         return substitute(_hollow(self.model), twice=False) if own else None
 
-    def apply(self, grads: Grads) -> None:
-        """Take one optimiser step with these gradients, one a parameter, in parameter order."""
-        self.optimizer.step(grads)
+    def apply(self, grads: Grads, direct: Callable[[Grads], Grads] | None = None) -> None:
+        """Take one optimiser step with these gradients, one a parameter; see :meth:`MomentumSGD.step`."""
+        self.optimizer.step(grads, direct)
 
-    def coast(self) -> None:
-        """Take one optimiser step with zero gradients: momentum and weight decay act, nothing else."""
-        self.apply(tuple(torch.zeros_like(p) for p in self.parameters))
+    def coast(self, direct: Callable[[Grads], Grads] | None = None) -> None:
+        """Take one optimiser step with zero gradients: momentum and weight decay act, and ``direct``, nothing else."""
+        self.apply(tuple(torch.zeros_like(p) for p in self.parameters), direct)
 
     @torch.no_grad()
     def preview(self, grads: Grads) -> tuple[Grads, Grads]:

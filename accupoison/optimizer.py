@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -38,15 +38,30 @@ class MomentumSGD:
         self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **settings, **switches}]
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
 
-    @torch.no_grad()
-    def step(self, grads: Grads) -> None:
-        """Move the parameters by these gradients, in parameter order."""
+    def step(self, grads: Grads, direct: Callable[[Grads], Grads] | None = None) -> None:
+        """Move the parameters by these gradients, in parameter order.
+
+        Args:
+            grads: One tensor a parameter.
+            direct: Gets what the momentum buffers would become, :meth:`speed`, and returns what they become instead,
+                which is then also what the parameters move along.
+
+        Raises:
+            ValueError: There is a ``direct``, and Nesterov's step is not along the buffers.
+        """
         (group,) = self.param_groups
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "fused")
         parameters, settings = group["params"], {name: group[name] for name in names}
-        buffers = [self.state[p].get("momentum_buffer") for p in parameters] if group["momentum"] else []
-        sgd(parameters, list(grads), buffers, **settings)
-        for parameter, buffer in zip(parameters, buffers, strict=False):  # none without momentum
+        held: list[Any] = [self.state[p].get("momentum_buffer") for p in parameters] if group["momentum"] else []
+        moved, buffers = list(grads), held
+        if direct is not None:
+            if group["nesterov"]:
+                raise ValueError("nesterov=True steps beside the momentum, so there is no one direction to change")
+            moved = buffers = [tensor.detach().clone() for tensor in direct(self.speed(grads))]
+            held, settings = [], {**settings, "momentum": 0, "weight_decay": 0}
+        with torch.no_grad():
+            sgd(parameters, moved, held, **settings)
+        for parameter, buffer in zip(parameters, buffers if group["momentum"] else [], strict=False):
             self.state[parameter]["momentum_buffer"] = buffer
 
     def buffers(self) -> Grads:
@@ -69,6 +84,17 @@ class MomentumSGD:
             step = slope + group["momentum"] * speeds[-1] if group["nesterov"] else speeds[-1]
             after.append(weight - group["lr"] * step)
         return tuple(after), tuple(speeds)
+
+    @torch.no_grad()
+    def speed(self, grads: Grads) -> Grads:
+        """Return momentum times its buffers plus gradients plus weight decay, in parameter order; nothing changes."""
+        (group,) = self.param_groups
+        decay, found = group["weight_decay"], []
+        for parameter, grad in zip(group["params"], grads, strict=True):
+            slope = grad.add(parameter, alpha=decay) if decay else grad
+            buffer = self.state[parameter].get("momentum_buffer") if group["momentum"] else None
+            found.append(slope if buffer is None else buffer.mul(group["momentum"]).add_(slope))
+        return tuple(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return settings and buffers by the number of their parameter; the buffers are not copied."""

@@ -160,6 +160,9 @@ class ModelView(Protocol):
     def state(self) -> Mapping[str, Tensor]:
         """Return parameters and buffers by name, detached."""
 
+    def reestimated(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """Return the buffers by name, batch norm's (if any) made afresh from batches of images [B, ...]."""
+
 
 class Forward(Protocol):
     """The trainable forward pass of one update step; exactly one call a step moves the running statistics."""
@@ -186,10 +189,7 @@ def fabricated_id(kind: str, sources: Tensor, copies: Tensor | int = 0) -> Tenso
 
 
 def source_ids(ids: Tensor) -> Tensor:
-    """Return what the samples ``ids``, int64 [N], were made from; ordinary ids stay as they are.
-
-    Negative ids that :func:`fabricated_id` has not made stand for no sample and stay, too.
-    """
+    """Return what the samples ``ids``, int64 [N], were made from; those not of :func:`fabricated_id` stay."""
     return torch.where(ids <= -FIRST_FABRICATED, (-ids - FIRST_FABRICATED) % SOURCES, ids)
 
 

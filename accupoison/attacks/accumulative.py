@@ -184,6 +184,7 @@ class Accumulative(PixelAttack):
     """
 
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A-unaware"
 
     objective: str = "both"
     gamma: float = 1.0

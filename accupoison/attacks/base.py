@@ -33,6 +33,8 @@ class Attack(Component, ABC):
         offline: It can also poison the training set of a burn-in.
         threat: What it is after, of :data:`GOALS`, and then any ids of NIST, ATLAS or OWASP that apply to it beside
             those that follow from its settings.
+        rung: Where it stands on the ladder of :mod:`accupoison.study.ladder`, in the order of the alphabet: "A-unaware"
+            of the defence, then "A0" and on, the more an attacker knows or does; "" is not on it. Not inherited.
         access: What the attacker holds, from :meth:`setup` on.
     """
 
@@ -41,6 +43,7 @@ class Attack(Component, ABC):
     keeps_ids: ClassVar[bool] = True
     offline: ClassVar[bool] = False
     threat: ClassVar[tuple[str, ...]] = ("unstated",)
+    rung: ClassVar[str] = ""
 
     access: Access = field(init=False, repr=False, compare=False)
 

@@ -24,6 +24,7 @@ class Denial(Ascent):
 
     knows: ClassVar[frozenset[str]] = frozenset({DEFENCE})
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A1"
 
     eps: float = 2 / 255
     ratio: float = 0.05

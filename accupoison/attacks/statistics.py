@@ -73,6 +73,7 @@ class RunningStatistics(Ascent):
     """Move the running statistics alone toward a larger loss (A3): max <grad_r L_val, r+(x) - r>."""
 
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A3"
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
         """Start a run.
@@ -100,6 +101,7 @@ class AccumulativeStatistics(Ascent, Accumulative):
     """
 
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A4"
 
     rho: float = 10.0
 

@@ -181,6 +181,7 @@ class UnderRadar(Hidden, Accumulative):
     """Accumulative poisoning whose discrepancy stays below the threshold (A0): max J(x) with mean MD <= kappa tau_t."""
 
     threat: ClassVar[tuple[str, ...]] = ("availability",)
+    rung: ClassVar[str] = "A0"
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
         """Return the accumulative objective within the budget."""

@@ -1,7 +1,7 @@
 """Defences side by side with their controls: ``compare``."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from accupoison.config.layers import Layer
     from accupoison.config.schema import OnlineConfig
     from accupoison.runs.engines import Engine
+    from accupoison.study.controls import RunSpec
     from accupoison.study.grid import Grid
 
 
@@ -75,28 +76,24 @@ def compare(
     What is finished is left alone: after an interruption the same command goes on, and one with another defence adds
     that.
     """
-    from accupoison.study.cost import estimate
-    from accupoison.study.grid import Grid
     from accupoison.study.report.formats import write_report
     from accupoison.study.report.other_audits import read_audited
     from accupoison.study.report.study import make_report
-    from accupoison.study.sweep import run_grid
     from accupoison.study.verdict import verdict_text
 
-    given = layers(flags)
-    grid, logs = _grid(med, _numbers("--seeds", seeds), _numbers("--burnins", burnins), recipe, preset, given, out)
+    given, streams = layers(flags), numbers("--seeds", seeds)
+    names = [name for name in med.replace(" ", "").split(",") if name]
+    if not names:
+        raise InputError("--med names no defence; give some with commas, such as ST,OURS,CLIP")
+
+    def asked(settings: "OnlineConfig") -> dict[str, Any]:
+        return {"name": settings.attack.name, "seeds": streams, "each": {"defense.name": names}}
+
+    grid, logs = planned("compare", asked, numbers("--burnins", burnins), recipe, preset, given, out)
     if dry_run:
-        click.echo("\n".join([str(place) for place, _ in grid.burnins] + [str(spec.out) for spec in grid.runs]))
+        click.echo(listed(grid))
         return
-    with progress_bar("base models", hidden=quiet) as show:
-        failed = run_grid(Grid(grid.burnins, ()), CHECKPOINTS, engine=engine, report=show)
-    if not failed:
-        todo = Grid((), grid.runs)
-        note(estimate(todo, CHECKPOINTS, trial=True))
-        with progress_bar("runs", hidden=quiet) as show:
-            failed = run_grid(todo, CHECKPOINTS, engine=engine, report=show)
-    for sentence in failures(failed):
-        note(sentence)
+    failed = carry_out(grid, engine, quiet=quiet)
     made = [spec.out for spec in grid.runs if spec.out not in failed and spec.out.exists()]
     if not made:
         click.get_current_context().exit(1)
@@ -109,23 +106,70 @@ def compare(
     click.get_current_context().exit(1 if failed else 0)
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def listed(grid: "Grid") -> str:
+    """Return the directories of what is to be done, a line each."""
+    return "\n".join([str(place) for place, _ in grid.burnins] + [str(spec.out) for spec in grid.runs])
+
+
+def carry_out(grid: "Grid", engine: "Engine", *, quiet: bool) -> dict[Path, Exception]:
+    """Make what a grid lacks, say what it costs and what could not be made, and return that.
+
+    Args:
+        grid: What to do.
+        engine: What does it.
+        quiet: Without a progress bar.
+    """
+    from accupoison.study.cost import estimate
+    from accupoison.study.grid import Grid
+    from accupoison.study.sweep import run_grid
+
+    with progress_bar("base models", hidden=quiet) as show:
+        failed = run_grid(Grid(grid.burnins, ()), CHECKPOINTS, engine=engine, report=show)
+    if not failed:
+        todo = Grid((), grid.runs)
+        note(estimate(todo, CHECKPOINTS, trial=True))
+        with progress_bar("runs", hidden=quiet) as show:
+            failed = run_grid(todo, CHECKPOINTS, engine=engine, report=show)
+    for sentence in failures(failed):
+        note(sentence)
+    return failed
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers in the value of an option.
+
+    Raises:
+        InputError: It has something else.
+    """
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text!r} is not a list of whole numbers such as 0,1,2; write one") from None
 
 
-def _grid(
-    med: str,
-    seeds: list[int],
+def planned(
+    command: str,
+    asked: "Callable[[OnlineConfig], dict[str, Any]]",
     burnins: list[int],
     recipe: str | None,
     preset: str | None,
     given: "Sequence[Layer]",
     out: Path | None,
+    *,
+    beside: "Callable[[Sequence[RunSpec]], list[RunSpec]] | None" = None,
 ) -> "tuple[Grid, Path]":
-    """Return what is to be done, and the directory of its runs: the first that is new or has the same settings."""
+    """Return what is to be done, and the directory of its runs: the first that is new or has the same settings.
+
+    Args:
+        command: The directory's name ends with it.
+        asked: Returns the table of the runs, given the settings of one.
+        burnins: Seeds of base models.
+        recipe: Of the base models; None is the usual one.
+        preset: Of the runs; None is the usual one.
+        given: Settings over those.
+        out: The directory, if not one named by the settings.
+        beside: Returns the runs with those that are to be set beside them; None adds the usual controls.
+    """
     from accupoison.config import layers as config
     from accupoison.config.schema import changes, online_config
     from accupoison.records.run_directory import RunDirectory
@@ -133,9 +177,6 @@ def _grid(
     from accupoison.study.grid import Grid, divided, read_grid
 
     say = cache(note)
-    names = [name for name in med.replace(" ", "").split(",") if name]
-    if not names:
-        raise InputError("--med names no defence; give some with commas, such as ST,OURS,CLIP")
     base = [data_place(), config.preset("online", preset or "fresh", say)]
     settings: OnlineConfig = online_config([*base, *divided(given)[1]], say)
     over = [data_place(), *given]
@@ -143,15 +184,17 @@ def _grid(
         over = [data_place(), division_of(settings, CHECKPOINTS), *given]
         settings = online_config([*base, *divided(over)[1]], say)
     text = {
+        "controls": beside is None,
         "burnin": {"preset": recipe or settings.start.recipe, "seeds": burnins},
         "online": {"preset": preset or "fresh"},
-        "runs": [{"name": settings.attack.name, "seeds": seeds, "each": {"defense.name": names}}],
+        "runs": [asked(settings)],
     }
-    number, name = 1, run_name(settings, "compare").rpartition("-seed")[0]
+    number, name = 1, run_name(settings, command).rpartition("-seed")[0]
     while True:
         logs = out or LOGS / (f"{name}-{number}" if number > 1 else name)
         grid = read_grid(text, CHECKPOINTS, logs, say, over)
-        grid = grid if settings.start.checkpoint is None else Grid((), grid.runs)
+        runs = grid.runs if beside is None else tuple(beside(grid.runs))
+        grid = Grid(() if settings.start.checkpoint is not None else grid.burnins, runs)
         held = (spec for spec in grid.runs if RunDirectory.holds_run(spec.out))
         if out is not None or not any(changes(spec.config, spec.out) for spec in held):
             return grid, logs

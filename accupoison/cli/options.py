@@ -121,13 +121,7 @@ release_option = click.option(
     "memguard:budget=1 (see list).  [default: identity]",
 )
 
-stream_options = options(
-    click.option(
-        "--attack",
-        metavar="NAME",
-        help="How the batches before the trigger are poisoned: accumulative (default), noise, targeted, none, ... (see "
-        "list), or package.module:CLASS.",
-    ),
+protocol_options = options(
     click.option("--eps", metavar="EPS", help="How far each pixel may move (l_inf), such as 8/255.  [default: 16/255]"),
     click.option(
         "--trigger",
@@ -160,6 +154,16 @@ stream_options = options(
     click.option(
         "--audit-every", type=WHOLE, metavar="K", help="Measure every K steps how well the loss tells members."
     ),
+)
+
+stream_options = options(
+    click.option(
+        "--attack",
+        metavar="NAME",
+        help="How the batches before the trigger are poisoned: accumulative (default), noise, targeted, none, ... (see "
+        "list), or package.module:CLASS.",
+    ),
+    protocol_options,
 )
 
 training_options = options(

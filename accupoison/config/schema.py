@@ -82,7 +82,7 @@ class BurninConfig:
             raise InputError(
                 f"the defence {self.defense.name} needs {needs}, which a burn-in does not have; choose another"
             )
-        if self.defense.judges:
+        if self.defense.overrides("direct", "amend", "after"):
             raise InputError(
                 f"the defence {self.defense.name} judges the updates of a stream, which a burn-in does not let it; "
                 "choose another"

@@ -1,8 +1,9 @@
 """What a defence is; the base class is standard training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -25,13 +26,15 @@ class Defense(Component):
     never told which rows are poisoned and never sees their clean form; the ids it sees are pseudonyms.
 
     Attributes:
-        requires: What it needs: "snapshot" (the early model), "trusted-unlabelled" (images without labels).
+        requires: What it needs: "snapshot" (the early model), "trusted-unlabelled" (images without labels),
+            "trusted-labelled" (images whose labels are known to be right).
         couples: Row i's fate depends on other rows: its image, label or loss, whether it is kept, a row that is made up
             (negative id), what :meth:`gradients` returns beyond its arguments, or any of these at a later step, through
             state. Then no epsilon holds, as DP-SGD bounds a row's gradient and not what the row does to others'. What
-            :meth:`gradients` makes of the gradients themselves, and state that comes from them, couples nothing; a
-            verdict of :meth:`after` other than COMMIT does, as the whole batch goes with it. A class that overrides
-            :data:`ROWWISE` methods must say it anew, True or False; one that does not has None.
+            :meth:`gradients` and :meth:`direct` make of the gradients themselves, :meth:`amend` of the model that has
+            learnt, and state that comes from these, couples nothing; a verdict of :meth:`after` other than COMMIT does,
+            as the whole batch goes with it. A class that overrides :data:`ROWWISE` methods must say it anew, True or
+            False; one that does not has None.
         neutral: The settings at which it equals standard training; None exempts it, with the reason in its docstring.
     """
 
@@ -55,7 +58,7 @@ class Defense(Component):
         Args:
             live: The model that the stream begins with.
             reference: The early model; None if there is none.
-            trusted: Batches of images known to be clean; their labels are not to be trusted more than others.
+            trusted: Batches of images known to be clean; their labels are for who requires "trusted-labelled" alone.
             ctx: Of the set-up, at step 0.
         """
 
@@ -83,6 +86,31 @@ class Defense(Component):
         """
         return grads
 
+    def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
+        """Return what becomes of the momentum, and so what the weights move along (times minus the learning rate).
+
+        Called in a stream alone, at each of its updates, also where momentum alone moves the model (coast). A pure
+        function, like :meth:`gradients`.
+
+        Args:
+            direction: What the momentum buffers would become, one tensor a parameter: momentum times what they are,
+                plus the gradients, as :meth:`gradients` and the update rule have left them, plus weight decay.
+            view: The model before the update.
+            ctx: Of this step.
+        """
+        return direction
+
+    def amend(self, view: ModelView, ctx: Context) -> Mapping[str, Tensor] | None:
+        """Return weights and buffers, by name, that the model that learns gets after a step; None leaves its own.
+
+        Called in a stream alone, before :meth:`after` judges the step. A pure function, like :meth:`gradients`.
+
+        Args:
+            view: The model after the step's updates.
+            ctx: Of this step.
+        """
+        return None
+
     def after(self, before: ModelView, view: ModelView, ctx: Context) -> Verdict:
         """Return what becomes of a step, once its batch is learnt, or momentum alone has moved the model (coast).
 
@@ -106,8 +134,21 @@ class Defense(Component):
 
     @property
     def judges(self) -> bool:
-        """Whether it has an :meth:`after` of its own."""
-        return type(self).after is not Defense.after
+        """Whether it has an :meth:`after` or :meth:`amend` of its own."""
+        return self.overrides("after", "amend")
+
+    @property
+    def needs_trusted(self) -> bool:
+        """Whether it requires trusted images, with labels or without."""
+        return any(need.startswith("trusted") for need in self.requires)
+
+    def overrides(self, *hooks: str) -> bool:
+        """Return whether any of these methods is not standard training's."""
+        return any(getattr(type(self), hook) is not getattr(Defense, hook) for hook in hooks)
+
+    def directing(self, view: ModelView, ctx: Context) -> Callable[[Grads], Grads] | None:
+        """Return :meth:`direct` for the update of ``ctx``; None where it is standard training's."""
+        return partial(self.direct, view=view, ctx=ctx) if self.overrides("direct") else None
 
     def served(self, view: ModelView) -> Mapping[str, Tensor] | None:
         """Return the weights and buffers, by name, that users meet instead of the model's; None serves the model.

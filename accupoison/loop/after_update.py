@@ -1,4 +1,4 @@
-"""What a defence may do once a batch is learnt: undo it, or serve another model than the one that learns."""
+"""What a defence may do once a batch is learnt: amend or undo it, or serve another model than the one that learns."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from accupoison.types import Context, ModelView, Verdict
 
 
 class Judge:
-    """Asks a defence for its verdict on a step and carries it out; costs nothing where a defence has none.
+    """Lets a defence amend a step and carries out its verdict on it; costs nothing where a defence has none.
 
     Args:
         learner: The model, as the stream begins with it: what a RESET puts back.
@@ -41,6 +41,7 @@ class Judge:
         """
         if before is None or verdict is not Verdict.COMMIT:
             return verdict
+        self.amend(ctx)
         verdict = self._defense.after(before, self._learner.view(), ctx)
         if verdict is not Verdict.COMMIT and self._defense.couples is not True:
             raise ComponentError(
@@ -50,6 +51,12 @@ class Judge:
         ctx.log("defense/undone", float(verdict is not Verdict.COMMIT))
         self.carry_out(verdict, before)
         return verdict
+
+    def amend(self, ctx: Context) -> None:
+        """Put what the defence gives in place of weights or buffers into the model that learns."""
+        view = self._learner.view()
+        if (tensors := self._defense.amend(view, ctx)) is not None:
+            _fill(self._learner.model, {**view.state(), **tensors})
 
     def carry_out(self, verdict: Verdict, before: ModelView) -> None:
         """Put back the model of ``before`` the step, or the base model, or neither."""

@@ -68,9 +68,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.horizon = self.schedule.steps
-        self.t = 0
-        self.branch = -1
-        self._ready = False
+        self.t, self.branch, self._ready = 0, -1, False
         self._fork_state: dict[str, Any] | None = None
         self._names = Pseudonyms(self.seed)
         self._start = self.learner.weights()
@@ -194,9 +192,11 @@ class Simulation:
         return step
 
     def _coast(self, metrics: dict[str, float]) -> Step:
+        context = StepContext(self.seed, "update", self.t, metrics)
+
         def coast() -> Verdict:
             for _ in range(self.trigger.updates):
-                self.learner.coast()
+                self.learner.coast(self.defense.directing(self.learner.view(), context))
             return Verdict.COMMIT
 
         batches = dict.fromkeys(("clean", "sent", "passed", "seen", "wire"), self.access.trigger.rows(slice(0, 0)))

@@ -1,5 +1,6 @@
 """The losses of a batch in which somebody who owns the training code has put rows of their own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses import Defense
-from accupoison.types import Batch, Context, Forward, Grads
+from accupoison.types import Batch, Context, Forward, Grads, ModelView
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,10 @@ class BesideTwins(Defense):
     def gradients(self, grads: Grads, momentum: Grads, ctx: Context) -> Grads:
         """Return what the defence makes of the gradients."""
         return self.defense.gradients(grads, momentum, ctx)
+
+    def directing(self, view: ModelView, ctx: Context) -> Callable[[Grads], Grads] | None:
+        """Return what gives the defence its say on the momentum, or None."""
+        return self.defense.directing(view, ctx)
 
 
 def beside_twins(defense: Defense, passed: Batch, seen: Batch) -> Defense:

@@ -1,14 +1,14 @@
 """Accuracy on held-out images, as the model is and after its batch-norm statistics are made afresh."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.learner import copy_of
+from accupoison.models.copies import reestimate_batchnorm as reestimate_batchnorm
 from accupoison.types import ModelView
 
 EVALUATION_BATCH = 400
@@ -98,38 +98,3 @@ def stratified(hits: Tensor, labels: Tensor, population: Tensor) -> tuple[float,
     n = p * (1 - p) / variance if variance > 0 else float(len(hits))
     centre, slack = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return p, max(0.0, (centre - slack) / (1 + Z**2 / n)), min(1.0, (centre + slack) / (1 + Z**2 / n))
-
-
-@torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Return a copy whose batch-norm statistics are the averages over ``batches``, weights untouched.
-
-    What a poisoned stream costs in stale statistics alone comes back by this, without labels; what it has done to the
-    weights does not. A model without batch norm comes back equal. Statistics that no image calls for stay as they
-    are, such as those of noise (:class:`~accupoison.models.auxiliary.AuxiliaryBatchNorm2d`).
-
-    Args:
-        model: The network; left as it is.
-        batches: Images [B, ...] in [0, 1], each batch weighing the same.
-
-    Raises:
-        ValueError: There is not a single image, so there are no statistics.
-    """
-    copied = copy_of(model).eval()
-    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    if norms:
-        batches = [x for x in batches if len(x)]
-        if not batches:
-            raise ValueError("batch-norm statistics cannot be re-estimated without images")
-        for x in batches:
-            copied(x)
-    for norm, buffers in zip(norms, before, strict=True):
-        if norm.num_batches_tracked is not None and not norm.num_batches_tracked:
-            for name, buffer in buffers.items():
-                norm.get_buffer(name).copy_(buffer)
-    return copied.eval()

@@ -63,6 +63,10 @@ TAGS: dict[str, str] = {
     "where they part, 0 where the mixture has found other groups",
     "defense/drift": "mean divergence of the model's answers on trusted images from the base model's; nats, >= 0",
     "defense/undone": "the defence took the update back or put the base model back; 1 or 0, of defences that judge",
+    "defense/redirected": "l2 norm of what the defence removed from the momentum, as a share of the momentum's; in "
+    "[0, 1], of defences that do so",
+    "defense/canary_rise": "mean rise of the loss of trusted labelled images in the step; nats",
+    "defense/canary_bound": "rise above which the step is taken back; nats, >= 0",
     "defense/rejected": "rows that reached the defence and were kept from the update; fraction in [0, 1]",
     "optim/lr": "learning rate of the update; > 0",
     "optim/grad_norm": "l2 norm of the gradient of the mean loss, before any clipping; >= 0",

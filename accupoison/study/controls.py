@@ -74,13 +74,13 @@ def _coasting(spec: RunSpec) -> OnlineConfig:
 def _controls(config: OnlineConfig) -> Iterator[tuple[str, OnlineConfig]]:
     if not _poisoned(config):
         return
-    undefended = replace(config, defense=_like(config.defense, DEFENSES, "ST"))
-    clean = replace(undefended, attack=_like(config.attack, ATTACKS, "none"))
+    undefended = replace(config, defense=like(config.defense, DEFENSES, "ST"))
+    clean = replace(undefended, attack=like(config.attack, ATTACKS, "none"))
     yield "clean", _triggers(clean, "clean")
     if isinstance(config.attack, PixelAttack):
-        noise = _like(config.attack, ATTACKS, "noise", kind="rademacher")  # as large as signed gradient steps are
+        noise = like(config.attack, ATTACKS, "noise", kind="rademacher")  # as large as signed gradient steps are
         yield "noise", _triggers(replace(undefended, attack=noise))
-    yield "FREEZE", replace(config, defense=_like(config.defense, DEFENSES, "FREEZE"))
+    yield "FREEZE", replace(config, defense=like(config.defense, DEFENSES, "FREEZE"))
 
 
 def _triggers(config: OnlineConfig, *more: str) -> OnlineConfig:
@@ -92,8 +92,15 @@ def _triggers(config: OnlineConfig, *more: str) -> OnlineConfig:
     return replace(config, trigger=replace(config.trigger, types=(*first, *types)))
 
 
-def _like(old: C, registry: Registry[C], name: str, **own: object) -> C:
-    """Return a component with the settings that it has in common with another, such as the budget."""
+def like(old: C, registry: Registry[C], name: str, **own: object) -> C:
+    """Return a component with the settings that it has in common with another, such as the budget.
+
+    Args:
+        old: The other one.
+        registry: Of both.
+        name: Of what is returned.
+        own: Settings of its own.
+    """
     shared = {key: value for key, value in old.settings.items() if key in registry.settings(name)}
     return registry.build(name, {**shared, **own})
 

@@ -83,9 +83,17 @@ def half_width(values: Sequence[float]) -> float:
     return t_quantile(len(values) - 1) * standard_error(values) if len(values) > 1 else math.nan
 
 
-def t_quantile(freedom: int) -> float:
-    """Return the t that 97.5% of Student's distribution lie below: :mod:`scipy.stats` takes seconds to load."""
-    return float(stdtrit(freedom, 0.975))
+def t_quantile(freedom: int, share: float = 0.975) -> float:
+    """Return the t that ``share`` of Student's distribution lies below: :mod:`scipy.stats` takes seconds to load."""
+    return float(stdtrit(freedom, share))
+
+
+def one_sided(value: Estimate) -> tuple[float, float]:
+    """Return the lower and the upper one-sided 95% bound of a mean; infinite below :data:`FEWEST` units."""
+    if len(value.values) < FEWEST:
+        return -math.inf, math.inf
+    slack = t_quantile(len(value.values) - 1, 0.95) * standard_error(value.values)
+    return value.mean - slack, value.mean + slack
 
 
 def standard_error(values: Sequence[float] | NDArray[np.float64]) -> float:

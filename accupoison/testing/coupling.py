@@ -92,7 +92,7 @@ class _World:
     def _play(self, batches: list[Batch], t: int) -> Fates:
         defense = self.defense = self.make()
         learner = self.bench.learner
-        trusted = self.bench.trusted if "trusted-unlabelled" in defense.requires else ()
+        trusted = self.bench.trusted if defense.needs_trusted else ()
         reference = self.bench.reference if "snapshot" in defense.requires else None
         defense.setup(learner.view(), reference, trusted, BenchContext("defense-setup", 0))
         given = tuple(torch.full_like(p, 0.01).detach() for p in learner.view().params())
@@ -100,7 +100,9 @@ class _World:
             context = BenchContext("defense", step)
             seen = defense.intercept(learner.view(), batch, context)
             losses = self.losses(seen).detach()
-            grads = defense.gradients(given, learner.momentum(), BenchContext("update", step))
+            update = BenchContext("update", step)
+            grads = defense.gradients(given, learner.momentum(), update)
+            grads = defense.direct(grads, learner.view(), update)
             self.draws |= context.asked_rng
         return Fates(seen=seen, losses=losses, grads=grads)
 

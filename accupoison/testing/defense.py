@@ -39,10 +39,10 @@ def check_defense(make: Callable[[], Defense]) -> None:
     Every hook must leave the model, its inputs and all global state alone, except that one forward pass in ``losses``
     moves the running statistics; images must stay in [0, 1]; ids must not matter; rows must not depend on each other
     unless ``couples`` is True (see :func:`~accupoison.testing.coupling.check_coupling`; without DP-SGD it may be left
-    undeclared), and whoever undoes a step couples; ``losses`` and ``gradients`` must be pure; what is ``served`` must
-    have the model's names and shapes; set-up must do with what ``requires`` lists; the same seed must give the same
-    output; what :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on from; and the ``neutral``
-    settings must equal standard training bit for bit.
+    undeclared), and whoever undoes a step couples; ``losses``, ``gradients`` and ``direct`` must be pure; what is
+    ``served`` or amended must have the model's names and shapes; set-up must do with what ``requires`` lists; the same
+    seed must give the same output; what :meth:`~accupoison.defenses.Defense.state` returns must be enough to go on
+    from; and the ``neutral`` settings must equal standard training bit for bit.
 
     Args:
         make: Returns a new instance with the settings to be tried.
@@ -84,7 +84,7 @@ class _Trial(Trial):
         trusted = [self._named(batch) for batch in self.bench.trusted]
         if other_labels:
             trusted = [replace(batch, y=batch.y.roll(1)) for batch in trusted]
-        self._trusted = trusted if "trusted-unlabelled" in defense.requires else []
+        self._trusted = trusted if defense.needs_trusted else []
         if setup:
             self._setup()
 
@@ -129,13 +129,14 @@ class _Trial(Trial):
         losses = self.losses(seen)
         grads, before = torch.autograd.grad(losses.mean(), learner.parameters), self._judge.before()
         passed = self._gradients(grads, t)
-        learner.apply(tuple(g.clone() for g in passed))
+        learner.apply(tuple(g.clone() for g in passed), self._directing(t))
         return seen, losses.detach(), passed, self.settle(before, t), self.served()
 
     def settle(self, before: ModelView | None, t: int) -> Verdict:
         """Return what becomes of a step that has been done, given the model before it."""
         if before is None:
             return Verdict.COMMIT
+        self._amend(t)
         who, context = f"{self.name}.after", BenchContext("after", t)
         with self._watch(who, before.state()):
             verdict = self.defense.after(before, self.bench.learner.view(), context)
@@ -154,9 +155,8 @@ class _Trial(Trial):
         """Return the weights and buffers that users meet."""
         who, view = f"{self.name}.served", self.bench.learner.view()
         with self._watch(who):
-            served, own = self.defense.served(view) or {}, view.state()
-        fits = all(name in own and tensor.shape == own[name].shape for name, tensor in served.items())
-        expect(fits, f"{who} returned other names or shapes than those of the model")
+            served = self.defense.served(view)
+        _check_names(who, served, view)
         return self._served.view().state()
 
     def play(self, first: int = 0) -> list[Outcome | Batch]:
@@ -182,21 +182,45 @@ class _Trial(Trial):
                 raise AssertionError(f"{who} failed: {error}") from error
 
     def _gradients(self, grads: Grads, t: int) -> Grads:
-        learner, who, outputs = self.bench.learner, f"{self.name}.gradients", []
-        momentum = learner.momentum()
+        momentum, context = self.bench.learner.momentum(), BenchContext("update", t)
+        return self._twice("gradients", grads, lambda: self.defense.gradients(grads, momentum, context), momentum)
+
+    def _directing(self, t: int) -> Callable[[Grads], Grads] | None:
+        direct = self.defense.directing(self.bench.learner.view(), BenchContext("update", t))
+        return None if direct is None else lambda speed: self._twice("direct", speed, lambda: direct(speed))
+
+    def _twice(self, hook: str, grads: Grads, call: Callable[[], Grads], *given: Grads) -> Grads:
+        """Return what a pure hook makes of gradients."""
+        who, outputs = f"{self.name}.{hook}", []
         for _ in range(2):
-            with self._watch(who, grads, momentum):
-                outputs.append(self.defense.gradients(grads, momentum, BenchContext("update", t)))
+            with self._watch(who, grads, *given):
+                outputs.append(call())
         expect(same(*outputs), f"{who} gave two different values on one input")
         shapes = [g.shape for g in grads], [g.shape for g in outputs[0]]
         expect(shapes[0] == shapes[1], f"{who} returned other shapes than one gradient a parameter")
         return outputs[0]
+
+    def _amend(self, t: int) -> None:
+        who, view, context = f"{self.name}.amend", self.bench.learner.view(), BenchContext("after", t)
+        with self._watch(who):
+            amended = self.defense.amend(view, context)
+        _check_names(who, amended, view)
+        check_logged(who, context)
+        self._judge.amend(context)
+        again = {name: tensor for name, tensor in view.state().items() if name in (amended or {})}
+        expect(same(dict(amended or {}), again), f"{who} gave two different values on one model")
 
     def _watch(self, who: str, *given: object, buffers: bool = True) -> AbstractContextManager[None]:
         return unchanged(self.bench.learner, who, *given, self.bench.reference.state(), buffers=buffers)
 
     def _named(self, batch: Batch) -> Batch:
         return batch if self._rename is None else replace(batch, ids=self._rename[batch.ids])
+
+
+def _check_names(who: str, given: Mapping[str, Tensor] | None, view: ModelView) -> None:
+    own = view.state()
+    fits = all(name in own and tensor.shape == own[name].shape for name, tensor in (given or {}).items())
+    expect(fits, f"{who} returned other names or shapes than those of the model")
 
 
 def _tracked(model: nn.Module) -> list[int]:
@@ -217,7 +241,7 @@ def _check_relabelling(make: Callable[[], Defense]) -> None:
 
 
 def _check_trusted_labels(make: Callable[[], Defense]) -> None:
-    if "trusted-unlabelled" not in make().requires:
+    if not make().needs_trusted or "trusted-labelled" in make().requires:
         return
     trial, other = _Trial(make), _Trial(make, other_labels=True)
     expect(

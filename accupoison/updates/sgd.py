@@ -42,7 +42,8 @@ class SGD(Component):
             return Verdict.SKIP
         grads = self.gradients(learner, defense, batch, ctx)
         ctx.log("optim/grad_norm", float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))))
-        learner.apply(self.clipped(defense.gradients(grads, learner.momentum(), ctx)))
+        passed = self.clipped(defense.gradients(grads, learner.momentum(), ctx))
+        learner.apply(passed, defense.directing(learner.view(), ctx))
         return Verdict.COMMIT
 
     def clipped(self, grads: Grads) -> Grads:

@@ -272,6 +272,38 @@ class NotNeutralInWhatItServes(Defense):
         return {"0.weight": view.params()[0].detach() / 2}
 
 
+@dataclass(kw_only=True)
+class ImpureDirection(Defense):
+    def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
+        self.calls = getattr(self, "calls", 0) + 1
+        return tuple(u / self.calls for u in direction)
+
+
+@dataclass(kw_only=True)
+class DirectsInPlace(Defense):
+    def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
+        return tuple(u.mul_(0.5) for u in direction)
+
+
+@dataclass(kw_only=True)
+class AmendsAnotherModel(Defense):
+    def amend(self, view: ModelView, ctx: Context) -> dict[str, Tensor]:
+        return {"0.weight": view.params()[0][:1].detach()}
+
+
+@dataclass(kw_only=True)
+class ImpureAmends(Defense):
+    def amend(self, view: ModelView, ctx: Context) -> dict[str, Tensor]:
+        self.calls = getattr(self, "calls", 0) + 1
+        return {"0.weight": view.params()[0].detach() / self.calls}
+
+
+@dataclass(kw_only=True)
+class NotNeutralInItsMomentum(Defense):
+    def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
+        return tuple(u / 2 for u in direction)
+
+
 BROKEN: list[tuple[type[Defense], str]] = [
     (MutatesInput, r"intercept changed what it was given to read"),
     (UsesGlobalRng, r"intercept changed the global random state"),
@@ -307,5 +339,10 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (UndoesInSilence, r"after undid a step, yet `couples` is not True"),
     (ServesAnotherModel, r"served returned other names or shapes than those of the model"),
     (NotNeutralInWhatItServes, r"at its neutral settings \{\} serves another model"),
+    (ImpureDirection, r"direct gave two different values on one input"),
+    (DirectsInPlace, r"direct changed what it was given to read"),
+    (AmendsAnotherModel, r"amend returned other names or shapes than those of the model"),
+    (ImpureAmends, r"amend gave two different values on one model"),
+    (NotNeutralInItsMomentum, r"at its neutral settings \{\} differs from standard training in the model"),
     (Logs, r"intercept logged an unknown tag 'defense/mood'"),
 ]

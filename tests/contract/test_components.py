@@ -72,6 +72,10 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "MEDBN": [{}, {"amount": 0.5}],
     "EMA": [{}, {"decay": 0.5}],
     "RDUMB": [{"every": 1}, {"every": 2}, {"every": None, "drift": 1e-4}],
+    "STAT-TRUST": [{}, {"statistics": "frozen"}],
+    "TRUST-PROJ": [{"cap": 0.5}, {"cap": math.inf, "buffer": 3}],
+    "GATE": [{"z": 0.0}],
+    "STACK": [{"z": 0.0}, {"statistics": "frozen", "project": False, "delta": math.inf}],
     "NLL-STATIC": [
         {**TRACKED, "reg_term": 1.0},
         {**TRACKED, "target": "soft", "window": 8, "alpha": 0.0},

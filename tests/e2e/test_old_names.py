@@ -11,7 +11,7 @@ OLD = (SET, "data.splits=official", "--stream", "official", SET, "stream.augment
 
 def test_a_run_with_old_names_is_resumed_and_reported_without_a_word(work: Path) -> None:
     said = ["stream.kind=official is now called released_stream", "data.splits=official is now called released_split"]
-    made = done(*ONLINE, *OLD, "--out", "run")
+    made = done(*ONLINE, "--checkpoint", CHECKPOINT, *OLD, "--out", "run")
     assert made.stderr.splitlines() == said
     config = read_json(Path("run/config.json"))
     assert (config["data"]["splits"], config["stream"]["kind"]) == ("released_split", "released_stream")

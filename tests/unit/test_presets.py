@@ -49,6 +49,12 @@ CLI_FLAGS: dict[str, list[str]] = {
         *ENGINE,
         *("--seeds", "--burnins", "--recipe", "--checkpoint", "--reference", "--release", "--preset", "--audit-every"),
     ],
+    "ladder": [
+        *(flag for flag in SHARED if flag not in ("--seed", "--resume", "--resume-or-start", "--json")),
+        *(flag for flag in STREAM if flag != "--attack"),
+        *ENGINE,
+        *("--seeds", "--burnins", "--recipe", "--checkpoint", "--reference", "--preset", "--audit-every", "--floor"),
+    ],
     "audit": ["--run", "--out", "--attack", "--release", "--seed", "--json"],
     "burnin": [*SHARED, "--recipe", "--epochs", "--attack", "--med"],
     "online": [

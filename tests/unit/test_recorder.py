@@ -29,6 +29,7 @@ DECIDED = """
     detectors/gda_auc_clean detectors/gda_auc_noise detectors/gmm_auc_clean detectors/gmm_auc_noise
     detectors/loss_auc_clean detectors/loss_auc_noise
     defense/noise_rate defense/mixture_separation defense/drift defense/undone
+    defense/redirected defense/canary_rise defense/canary_bound
     defense/rejected optim/lr optim/grad_norm optim/update_norm optim/distance_from_start time/step_s time/attack_s
     time/defense_s time/update_s time/evaluate_s time/epoch_s train/loss train/acc"""
 
