@@ -1,7 +1,8 @@
 """The controls of a grid, which are added to it: what a poisoned run has to be set beside before it says anything.
 
 - coast: the poisoned run also takes a step without any batch where the trigger would come, from the same state;
-- clean: the same stream, without poison and without defence;
+- clean: the same stream, without poison: without defence, with the defence, and for a model that learns nothing, which
+  says what the defence costs and how much of the learning it retains;
 - noise: the same stream with random perturbations of the same size, without defence;
 - FREEZE: the same poison for a model that learns nothing.
 """
@@ -77,10 +78,15 @@ def _controls(config: OnlineConfig) -> Iterator[tuple[str, OnlineConfig]]:
     undefended = replace(config, defense=like(config.defense, DEFENSES, "ST"))
     clean = replace(undefended, attack=like(config.attack, ATTACKS, "none"))
     yield "clean", _triggers(clean, "clean")
+    frozen = like(config.defense, DEFENSES, "FREEZE")
+    for name, defense in (("clean-defended", config.defense), ("clean-FREEZE", frozen)):
+        untriggered = replace(clean, defense=defense)
+        ends = untriggered.trigger.types if "none" in untriggered.trigger.types else ("coast", "clean")
+        yield name, replace(untriggered, trigger=replace(untriggered.trigger, types=ends))
     if isinstance(config.attack, PixelAttack):
         noise = like(config.attack, ATTACKS, "noise", kind="rademacher")  # as large as signed gradient steps are
         yield "noise", _triggers(replace(undefended, attack=noise))
-    yield "FREEZE", replace(config, defense=like(config.defense, DEFENSES, "FREEZE"))
+    yield "FREEZE", replace(config, defense=frozen)
 
 
 def _triggers(config: OnlineConfig, *more: str) -> OnlineConfig:

@@ -25,7 +25,9 @@ def test_a_table_a_sentence_and_a_report(both: Path) -> None:
     (logs,) = Path("logs").iterdir()
     assert logs.name == "digits-resnet8-w4-accumulative-eps25.5-compare"
     names = {path.name for path in logs.iterdir() if path.is_dir()}
-    controls = {f"control-{name}-accumulative-ST-b0-s{s}" for name in ("clean", "noise", "FREEZE") for s in (0, 1)}
+    kinds = ["clean-accumulative-ST", "clean-defended-accumulative-OURS", "clean-FREEZE-accumulative-ST"]
+    kinds += ["noise-accumulative-ST", "FREEZE-accumulative-ST"]
+    controls = {f"control-{name}-b0-s{s}" for name in kinds for s in (0, 1)}
     assert names == controls | {f"accumulative-{name}-b0-s{s}" for name in ("ST", "OURS") for s in (0, 1)}
     lines = first.stdout.splitlines()
     rows = [line.split("  ")[0] for line in lines]

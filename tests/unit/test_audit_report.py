@@ -100,6 +100,16 @@ def test_audits_are_found_and_drawn(folder: Path) -> None:
     assert [series.label for series in hist.series] == ["members (800)", "others (800)"]
 
 
+def test_the_groups_of_a_run_are_not_drawn_apart(folder: Path) -> None:
+    run = folder / "run" / "audit"
+    shutil.copytree(folder / "single", run / "stream")
+    (run / "audit.json").write_text(json.dumps({"trigger": "clean", "groups": {"stream": []}}))
+    said: list[str] = []
+    assert read_audited([folder / "run"], said.append) == said == []
+    (run / "audit.json").write_text(json.dumps({"epochs": 2, "groups": {"stream": []}}))  # of a burn-in
+    assert [audit.title for audit in read_audited([folder / "run"], said.append)] == ["audit/stream"]
+
+
 def test_an_audit_alone_is_a_report(folder: Path) -> None:
     text = done("report", folder / "offline", "--format", "html,json,csv,svg").stdout
     assert "AUC (pooled)" in text

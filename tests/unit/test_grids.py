@@ -71,6 +71,8 @@ def test_controls_are_added() -> None:
         "a-ST-b0-s0": ("accumulative", "ST", ("coast", "optimised")),
         "a-OURS-b0-s0": ("accumulative", "DSC", ("coast", "optimised")),
         "control-clean-a-ST-b0-s0": ("none", "ST", ("clean", "coast", "adversarial")),
+        "control-clean-defended-a-OURS-b0-s0": ("none", "DSC", ("coast", "clean")),
+        "control-clean-FREEZE-a-ST-b0-s0": ("none", "FREEZE", ("coast", "clean")),
         "control-noise-a-ST-b0-s0": ("noise", "ST", ("coast", "adversarial")),
         "control-FREEZE-a-ST-b0-s0": ("accumulative", "FREEZE", ("coast", "optimised")),
     }
@@ -84,7 +86,8 @@ def test_controls_are_added() -> None:
 def test_controls_that_make_no_sense_are_not_added() -> None:
     relabelled = [{**POISONED["runs"][0], "attack": {"name": "dirty-label"}, "trigger": {"types": "none"}}]
     runs = read({**POISONED, "runs": relabelled})
-    assert [name for name in runs if "control" in name] == ["control-clean-a-ST-b0-s0", "control-FREEZE-a-ST-b0-s0"]
+    kinds = ("clean-a-ST", "clean-FREEZE-a-ST", "FREEZE-a-ST", "clean-defended-a-OURS")
+    assert [name for name in runs if "control" in name] == [f"control-{kind}-b0-s0" for kind in kinds]
     assert {config.trigger.types for config in runs.values()} == {("none",)}
 
 

@@ -372,7 +372,9 @@ def audited(root: Path) -> list[Run]:
             {"attack": name, "roc": {"auc": aucs[run.defense] - less}} for name, less in (("loss", 0.0), ("weak", 0.1))
         ]
         groups = {"burn-in": attacks, "stream": attacks}
-        (folder.parent / "audit.json").write_text(json.dumps({"trigger": "adversarial", "groups": groups}))
+        controls = {name: {"flags": ["the blind baseline tells"] * (run.defense == "CLIP")} for name in groups}
+        content = {"trigger": "adversarial", "groups": groups, "controls": controls}
+        (folder.parent / "audit.json").write_text(json.dumps(content))
         (folder / "roc.csv").write_text("attack,fpr,tpr\nloss,0.0001,0.01\nloss,0.1,0.5\nloss,1,1\n")
     return runs
 
@@ -385,7 +387,9 @@ def test_exposure_and_roc_come_from_audits(tmp_path: Path) -> None:
     assert len(audits) == 8
     assert "audit.json" in said[0]
     assert strongest(audits) == "loss"
-    pictures = {one.name: one for one in report(audited_again(runs)).pictures if isinstance(one, Picture)}
+    made = report(audited_again(runs))
+    assert made.finding.endswith(" FLAGGED in 3 of 9 audits: the blind baseline tells.")
+    pictures = {one.name: one for one in made.pictures if isinstance(one, Picture)}
     words = pictures["accuracy-exposure"].alt
     assert "FREEZE, accumulative: AUC 0.500, accuracy 62.0 ± 5.0 %, on the front" in words
     assert "CLIP, accumulative: AUC 0.900, accuracy 67.0 ± 5.0 %, on the front" in words

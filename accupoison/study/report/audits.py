@@ -32,12 +32,14 @@ class Audit:
         trigger: Whose model.
         aucs: AUC by membership attack.
         curves: By membership attack ``fpr`` and ``tpr``; empty for audits of older versions.
+        flags: A sentence for each control that fails.
     """
 
     group: str
     trigger: str
     aucs: dict[str, float]
     curves: dict[str, Table]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read_audits(runs: Sequence[Run], leave_out: Callable[[str], None]) -> dict[P
 
 def _read(folder: Path) -> Audit:
     content = read_json(folder / AUDIT)
-    expect(folder / AUDIT, content, {"trigger": str, "groups": {str: list}})
+    expect(folder / AUDIT, content, {"trigger": str, "groups": {str: list}, "controls?": {str: {"flags?": list}}})
     groups = content["groups"]
     chosen = next((name for name in groups if name not in GENERAL), "stream")
     if chosen not in groups:
@@ -77,7 +79,8 @@ def _read(folder: Path) -> Audit:
     for attack in groups[chosen]:
         expect(folder / AUDIT, attack, {"attack": str, "roc": {"auc": float}})
     aucs = {attack["attack"]: float(attack["roc"]["auc"]) for attack in groups[chosen]}
-    return Audit(chosen, content["trigger"], aucs, columns(folder / chosen.replace(" ", "-") / "roc.csv"))
+    flags = tuple(content.get("controls", {}).get(chosen, {}).get("flags", ()))
+    return Audit(chosen, content["trigger"], aucs, columns(folder / chosen.replace(" ", "-") / "roc.csv"), flags)
 
 
 def lines(path: Path) -> list[dict[str, str]]:

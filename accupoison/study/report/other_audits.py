@@ -61,16 +61,17 @@ def read_audited(paths: Sequence[Path], leave_out: Callable[[str], None]) -> lis
         leave_out: Gets a sentence.
     """
     places = [place for path in paths for place in (path, *(found for how in BELOW for found in path.glob(how)))]
-    places += [group for place in places if (place / AUDIT).exists() for group in place.glob("*")]
-    audits = []
-    for place in sorted({place.resolve(): place for place in places if (place / AUDIT).exists()}.values()):
+    audits, todo = [], sorted({place.resolve(): place for place in places if (place / AUDIT).exists()}.values())
+    for place in todo:
         try:
             content = read_json(place / AUDIT)
-            if "attacks" in content:  # else it is of a run, whose figures are over runs
+            if "attacks" in content:
                 audits.append(_read(place, content))
+            if not {"trigger", "groups"} <= set(content):  # else it is of a run, whose figures are over runs
+                todo += sorted(group for group in place.glob("*") if (group / AUDIT).exists() and group not in todo)
         except (InputError, ValueError, LookupError, TypeError) as error:
             leave_out(f"the audit in {place} is left out: {error}")
-    return audits
+    return sorted(audits, key=lambda audit: audit.path.resolve())
 
 
 def _read(place: Path, content: dict[str, Any]) -> Audited:

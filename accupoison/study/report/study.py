@@ -136,8 +136,10 @@ def make_report(
             draw.harm_retention(runs, trigger),
         ]
         pictures = [*first, *of_audits, *pictures]
-    told = Table("audits", "Who can be told by audits", TOLD, tuple(audited_rows(audits)), FIRST)
-    tables = tuple(table for table in (*_tables(runs, trigger, claims), told) if table.rows)
+    alone, several = (audited_rows([one for one in audits if (one.models > 1) is many]) for many in (False, True))
+    averaged = Table("audits", "Who can be told by audits, over models", TOLD, tuple(several), FIRST)
+    told = Table("audits-of-one-model", "Who can be told by audits of one model", TOLD, tuple(alone), FIRST)
+    tables = tuple(table for table in (*_tables(runs, trigger, claims), averaged, told) if table.rows)
     return Report(
         title=paths[0].resolve().name,
         finding=said,
@@ -242,7 +244,10 @@ def _audited(
         exposure.accuracy_exposure(found, exposing) if found else Missing("accuracy-exposure", exposure.EXPOSED, reason)
     )
     curves = exposure.roc(runs, audits, attack) if audits else Missing("roc", exposure.ROC, reason)
-    return most_exposed(found, exposing), [exposed, curves]
+    flagged = [flag for audit in audits.values() for flag in audit.flags]
+    failing = f" FLAGGED in {sum(bool(audit.flags) for audit in audits.values())} of {len(audits)} audits: "
+    said = most_exposed(found, exposing) + (f"{failing}{'; '.join(dict.fromkeys(flagged))}." if flagged else "")
+    return said, [exposed, curves]
 
 
 def as_json(report: Report) -> dict[str, Any]:
