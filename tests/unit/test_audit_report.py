@@ -105,7 +105,7 @@ def test_the_groups_of_a_run_are_not_drawn_apart(folder: Path) -> None:
     shutil.copytree(folder / "single", run / "stream")
     (run / "audit.json").write_text(json.dumps({"trigger": "clean", "groups": {"stream": []}}))
     said: list[str] = []
-    assert read_audited([folder / "run"], said.append) == said == []
+    assert not read_audited([folder / "run"], said.append)
     (run / "audit.json").write_text(json.dumps({"epochs": 2, "groups": {"stream": []}}))  # of a burn-in
     assert [audit.title for audit in read_audited([folder / "run"], said.append)] == ["audit/stream"]
 
