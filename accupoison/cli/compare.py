@@ -16,6 +16,7 @@ from accupoison.cli.options import (
     engine_options,
     layers,
     model_options,
+    numbers,
     release_option,
     settings_options,
     stream_options,
@@ -133,18 +134,6 @@ def carry_out(grid: "Grid", engine: "Engine", *, quiet: bool) -> dict[Path, Exce
     for sentence in failures(failed):
         note(sentence)
     return failed
-
-
-def numbers(option: str, text: str) -> list[int]:
-    """Return the whole numbers in the value of an option.
-
-    Raises:
-        InputError: It has something else.
-    """
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} {text!r} is not a list of whole numbers such as 0,1,2; write one") from None
 
 
 def planned(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.compare import carry_out, listed, numbers, planned
+from accupoison.cli.compare import carry_out, listed, planned
 from accupoison.cli.group import PROGRAM, cli
 from accupoison.cli.options import (
     PATH,
@@ -15,6 +15,7 @@ from accupoison.cli.options import (
     engine_options,
     layers,
     model_options,
+    numbers,
     protocol_options,
     settings_options,
     update_options,

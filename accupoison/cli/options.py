@@ -13,6 +13,7 @@ from accupoison.cli.output import note
 from accupoison.config.flags import FLAGS as FLAGS
 from accupoison.config.flags import data_place as data_place
 from accupoison.config.flags import layers as layers
+from accupoison.errors import InputError
 from accupoison.records.files import INT64
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,6 +93,18 @@ def renamed_option(old: str, new: str, **settings: Any) -> Callable[[F], F]:  # 
         settings: What tells the parser how to read it, where the new one has that: ``is_flag``, ``multiple``.
     """
     return click.option(old, cls=_RenamedOption, new=new, **settings)
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers in the value of an option.
+
+    Raises:
+        InputError: It has something else.
+    """
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not a list of whole numbers such as 0,1,2; write one") from None
 
 
 data_options = options(

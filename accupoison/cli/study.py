@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli, command_line, one_line
-from accupoison.cli.options import PATH, engine_options, layers, option_names
+from accupoison.cli.options import PATH, engine_options, layers, numbers, option_names
 from accupoison.cli.output import gather, json_text, note, progress_bar
 from accupoison.errors import InputError, first_line
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.KEY=VALUE", help="A setting of all runs; repeatable.")
 @click.option("--data-dir", type=PATH, help="Where the data files are.  [default: ACCUPOISON_DATA, or data]")
 @click.option("--device", metavar="NAME", help="Where to compute: auto, cpu, cuda, cuda:N or mps.")
+@click.option("--burnins", metavar="NUMBERS", help="Seeds of base models, such as 0,1.  [default: all of the grid]")
+@click.option("--seeds", metavar="NUMBERS", help="Seeds of streams, for a pilot.  [default: all of the grid]")
 @engine_options
 @click.option("--dry-run", is_flag=True, help="List the runs, say what they cost where that is known, and stop.")
 @click.option("--trial", is_flag=True, help="With --dry-run: carry out a few steps of each kind of run to know it.")
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 def sweep(
     grids: tuple[Path, ...],
     out: Path | None,
+    burnins: str | None,
+    seeds: str | None,
     engine: "Engine",
     dry_run: bool,
     trial: bool,
@@ -52,7 +56,11 @@ def sweep(
     if trial and not dry_run:
         raise click.UsageError("--trial is for an estimate; give --dry-run, too")
     files, say, over = [find_grid(grid) for grid in grids], cache(note), layers({"file": None, **given})
-    plans = {file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem, say, over) for file in files}
+    part = numbers("--burnins", burnins) if burnins else [], numbers("--seeds", seeds) if seeds else []
+    plans = {
+        file: read_grid(read_toml(file), CHECKPOINTS, (out or LOGS) / file.stem, say, over).part(*part)
+        for file in files
+    }
     failed: dict[Path, Exception] = {}
     for grid, plan in plans.items():
         if dry_run:

@@ -91,6 +91,26 @@ class Grid:
     burnins: tuple[tuple[Path, BurninConfig], ...]
     runs: tuple[RunSpec, ...]
 
+    def part(self, burnins: Sequence[int], seeds: Sequence[int]) -> "Grid":
+        """Return what some base models and streams are, the controls among them: a pilot.
+
+        Args:
+            burnins: Seeds of base models; empty takes all.
+            seeds: Of streams, likewise.
+
+        Raises:
+            InputError: The grid has no such base model or stream.
+        """
+        models = {config.run.seed for _, config in self.burnins}
+        streams = {spec.config.run.seed for spec in self.runs}
+        for name, asked, known in (("burnins", burnins, models), ("seeds", seeds, streams)):
+            if missing := [number for number in asked if number not in known]:
+                listed = ", ".join(map(str, sorted(known)))
+                raise InputError(f"--{name} {missing[0]} is not in the grid; choose from {listed}")
+        bases = tuple(one for one in self.burnins if not burnins or one[1].run.seed in burnins)
+        runs = (spec for spec in self.runs if not burnins or spec.config.start.seed in burnins)
+        return Grid(bases, tuple(spec for spec in runs if not seeds or spec.config.run.seed in seeds))
+
 
 def read_grid(
     text: Mapping[str, Any], root: Path, logs: Path, say: Say = quiet, over: Sequence[config.Layer] = ()
