@@ -72,7 +72,7 @@ def find_grid(path: Path) -> Path:
         InputError: There is neither.
     """
     name = path.as_posix().removeprefix("grids/").removesuffix(".toml")  # where they were in a checkout
-    if path.exists():
+    if path.is_file():
         return path
     if name not in shipped_grids():
         raise InputError(f"there is no grid {str(path)!r}{did_you_mean(name, shipped_grids())}, or give a TOML file")

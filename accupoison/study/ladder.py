@@ -11,11 +11,13 @@ from accupoison.attacks import ATTACKS
 from accupoison.config.layers import plain
 from accupoison.config.schema import OnlineConfig
 from accupoison.defenses import DEFENSES
+from accupoison.errors import InputError
 from accupoison.measure.verdict import points, spoken
 from accupoison.study.collect import Run
 from accupoison.study.controls import RunSpec, like
+from accupoison.study.groups import Group, group
 from accupoison.study.outcomes import Estimate, Pair, estimate, harm, one_sided
-from accupoison.study.tables import in_points, retained_by, table_text
+from accupoison.study.tables import Row, in_points, over, retained_by, table_text
 from accupoison.study.verdict import WIDTH
 
 FALLS = 0.02
@@ -23,7 +25,7 @@ FALLS = 0.02
 FIRED = ("defense/undone", "defense/inner_steps", "defense/rejected", "defense/redirected")
 """Above 0 at a step where a defence has done something about the batch."""
 MD = "defense/discrepancy_sent"
-LEGEND = """\
+CAPTION = """\
 H: accuracy of this defence on the clean stream after a clean trigger, minus that under attack after the {trigger} one;
 net: the same from its control that costs it most, {control}; bounds: on net, one-sided, 95%. All in points; ± is half a
 95% t-interval over {unit}. MD: mean discrepancy of what was sent, in nats; fired: steps before the trigger at which
@@ -83,6 +85,7 @@ class Step:
     Attributes:
         rung: Of the attack.
         attack: Its name.
+        setting: What tells it from others of the name; empty if nothing does.
         runs: The runs under it.
         accuracy: After the trigger, in [0, 1]; None where it is not known, and so below.
         raw: Harm from the clean stream.
@@ -91,6 +94,7 @@ class Step:
 
     rung: str
     attack: str
+    setting: str
     runs: tuple[Run, ...]
     accuracy: Estimate | None
     raw: Estimate | None
@@ -115,7 +119,7 @@ class Step:
         md = estimate((run.burnin, run.summary["means"].get(MD)) for run in self.runs)
         return {
             "rung": self.rung,
-            "attack": self.attack,
+            "attack": ", ".join(filter(None, (self.attack, self.setting))),
             "accuracy": in_points(self.accuracy),
             "H": in_points(self.raw),
             "net": in_points(self.net),
@@ -134,25 +138,62 @@ def ladder_text(runs: Sequence[Run], trigger: str, shift: str) -> str:
         trigger: After which harm is measured: the last of the runs under attack.
         shift: The kind of the stream of the floor.
     """
-    attacked = [run for run in runs if run.config.attack.name in rungs()]
-    if not attacked:
+    climbed = next(ladders(runs, trigger), None)
+    if climbed is None:
         return "No run under attack could be made, so there is nothing to say of the ladder."
-    one = attacked[0]
-    own = [run for run in runs if (run.defense, run.config.stream) == (one.defense, one.config.stream)]
-    clean = {run.pair: run for run in own if run.config.attack.name == "none"}
-    control, reached = _costliest(own)
-    steps = []
-    for attack, rung in rungs().items():
-        under = tuple(run for run in attacked if run.config.attack.name == attack)
-        raw = estimate((run.burnin, harm(run, trigger, clean)) for run in under)
-        net = estimate((run.burnin, _difference(reached.get(run.pair), run.after(trigger))) for run in under)
-        accuracy = estimate((run.burnin, run.after(trigger)) for run in under)
-        steps += [Step(rung, attack, under, accuracy, raw, net)] if under else []
+    control, steps = climbed
+    one = steps[0].runs[0]
     name, unit = spoken(one.config.defense.name), "streams" if len({run.burnin for run in runs}) == 1 else "base models"
-    legend = LEGEND.format(trigger=trigger, control=control, unit=unit, least=100 * FALLS)
+    legend = CAPTION.format(trigger=trigger, control=control, unit=unit, least=100 * FALLS)
     floor = [run for run in runs if run.config.attack.name == "none" and run.config.stream.kind == shift]
     said = [legend, _where(name, steps), _floor(floor, one.defense, name)]
     return "\n\n".join([table_text([step.row() for step in steps]), *(fill(text, WIDTH) for text in said)])
+
+
+def ladders(runs: Sequence[Run], trigger: str) -> Iterator[tuple[str, list[Step]]]:
+    """Yield, for each defence on each stream, its costliest control and its steps, from the lowest rung up.
+
+    Args:
+        runs: The runs.
+        trigger: After which harm is measured.
+    """
+    known = rungs()
+    attacked = [run for run in runs if run.config.attack.name in known]
+    for one in {(run.defense, str(run.config.stream)): run for run in attacked}.values():
+        own = [run for run in runs if (run.defense, run.config.stream) == (one.defense, one.config.stream)]
+        clean = {run.pair: run for run in own if run.config.attack.name == "none"}
+        control, reached = _costliest(own)
+        under = group([run for run in own if run.config.attack.name in known])
+        steps = [
+            _step(experiment, known[experiment.first.config.attack.name], trigger, clean, reached)
+            for experiment in under
+        ]
+        yield control, sorted(steps, key=lambda step: (step.rung, step.attack, step.setting))
+
+
+def _step(one: Group, rung: str, trigger: str, clean: Mapping[Pair, Run], reached: Mapping[Pair, float]) -> Step:
+    accuracy = over(one, lambda run: run.after(trigger))
+    raw = over(one, lambda run: harm(run, trigger, clean))
+    net = over(one, lambda run: _difference(reached.get(run.pair), run.after(trigger)))
+    return Step(rung, one.first.config.attack.name, one.setting, one.runs, accuracy, raw, net)
+
+
+def ladder_rows(runs: Sequence[Run], trigger: str) -> list[Row]:
+    """Return a row for each step of each defence; none unless attackers of several rungs are there.
+
+    Args:
+        runs: The runs.
+        trigger: After which harm is measured.
+    """
+    climbed = list(ladders(runs, trigger))
+    if len({step.rung for _, steps in climbed for step in steps}) < 2:
+        return []
+    return [
+        Row({"stream": first.config.stream.kind, "defence": first.defense, **step.row(), "control": control}, step.runs)
+        for control, steps in climbed
+        for step in steps
+        for first in step.runs[:1]
+    ]
 
 
 def _difference(control: float | None, here: float | None) -> float | None:
@@ -179,7 +220,10 @@ def _costliest(own: Sequence[Run]) -> tuple[str, Mapping[Pair, float]]:
 
 def _fired(run: Run) -> float | None:
     """Return the share of the steps before the trigger at which the defence acted."""
-    rows = [row for row in run.metrics if not row["branch"] and "time/step_s" in row]
+    try:
+        rows = [row for row in run.metrics if not row["branch"] and "time/step_s" in row]
+    except InputError:  # the verdicts are good without it
+        return None
     acted = [any(row.get(tag, 0) > 0 for tag in FIRED) for row in rows]
     return fmean(acted) if acted else None
 

@@ -147,7 +147,7 @@ def _verdicts(run: Run) -> None:
     def step(*values: float, status: str = "finished") -> str:
         made = replace(run, summary={**run.summary, "status": status})
         net = estimate(("one", value) for value in values)
-        return Step("A0", "x", (made,), net, net, net).verdict
+        return Step("A0", "x", "", (made,), net, net, net).verdict
 
     assert step(0.05, 0.06, 0.07) == "falls"
     assert step(0.0, 0.001, 0.002) == "holds"

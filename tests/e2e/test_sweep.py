@@ -85,6 +85,11 @@ def test_sweep_goes_on_and_report_reads_it(grid: Path) -> None:
     planned = run("sweep", str(grid), "--dry-run").splitlines()
     assert sorted(Path(line).name for line in planned if line.startswith("logs")) == RUNS
     assert not Path("logs").exists()
+    part = run("sweep", str(grid), "--dry-run", "--burnins", "1", "--seeds", "0").splitlines()
+    assert sorted(Path(line).name for line in part if line.startswith("logs")) == [RUNS[k] for k in (1, 3, 4, 6)]
+    assert sum(line.startswith("checkpoints") for line in part) == 1
+    says(refused("sweep", grid, "--burnins", "0,2"), "--burnins 2 choose from 0, 1")
+    says(refused("sweep", grid, "--seeds", "a"), "--seeds a 0,1,2")
 
     run("sweep", str(grid), "--quiet")
     folders = sorted(path.name for path in Path("logs/small").iterdir())

@@ -379,6 +379,25 @@ def audited(root: Path) -> list[Run]:
     return runs
 
 
+def test_attackers_of_several_rungs_are_a_ladder() -> None:
+    runs = study()
+    assert "ladder" not in {table.name for table in report(runs).tables}
+    for seed in range(3):
+        for defense, accuracy in (("ST", 0.4), ("FREEZE", 0.6)):
+            made = made_up("statistics", defense, {"coast": 0.7, "adversarial": accuracy + 0.01 * seed}, burnin=seed)
+            runs.append(replace(made, path=Path(f"statistics-{defense}-{seed}")))
+    (table,) = (table for table in report(runs).tables if table.name == "ladder")
+    rows = {(row.cells["defence"], row.cells["rung"]): row.cells for row in table.rows}
+    assert list(rows)[:2] == [("ST", "A-unaware"), ("ST", "A3")]
+    assert rows["ST", "A3"]["control"] == "a clean trigger on the clean stream"
+    assert rows["ST", "A3"]["net"].startswith("40.0")  # from 80, 81, 82 to 40, 41, 42
+    assert [rows[name, "A3"]["verdict"] for name in ("ST", "FREEZE")] == ["falls", "holds"]
+    assert (rows["CLIP", "A-unaware"]["bounds"], rows["CLIP", "A-unaware"]["verdict"]) == (
+        "2.3 to 5.7",
+        "falls",
+    )  # 5, 4, 3
+
+
 def test_exposure_and_roc_come_from_audits(tmp_path: Path) -> None:
     runs = audited(tmp_path)
     (runs[0].path / "audit" / "audit.json").write_text("{}")

@@ -73,7 +73,10 @@ CLI_FLAGS: dict[str, list[str]] = {
     "doctor": ["--data-dir", "--json"],
     "list": ["--json"],
     "report": ["--claims", "--format", "--out", "--trigger", "--json"],
-    "sweep": [*ENGINE, "--set", "--data-dir", "--device", "--out", "--dry-run", "--trial", "--quiet"],
+    "sweep": [
+        *ENGINE,
+        *("--set", "--data-dir", "--device", "--out", "--burnins", "--seeds", "--dry-run", "--trial", "--quiet"),
+    ],
 }
 OFFLINE_FLAGS = ["--size", "--shadows", "--target-models", "--leave-one-out"]
 """Every flag of every command. A new one needs a reason that ``--set`` does not meet."""

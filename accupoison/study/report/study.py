@@ -15,6 +15,8 @@ from accupoison.study.comparisons import CAPTION as COMPARED
 from accupoison.study.comparisons import comparison_rows
 from accupoison.study.figures import curves_picture
 from accupoison.study.groups import Group, group
+from accupoison.study.ladder import CAPTION as CLIMBED
+from accupoison.study.ladder import FALLS, ladder_rows
 from accupoison.study.pictures import Missing, Picture
 from accupoison.study.report import draw, exposure
 from accupoison.study.report.audits import Audit, exposures, pooled_exposures, read_audits, strongest
@@ -180,6 +182,13 @@ holds if the 95% t-interval over base models lies above zero, and fails if it li
     return [
         Table("claims", "Claims", told, tuple(claims_rows(claims, runs)), ("claim", "net of coast", "n")),
         Table("outcomes", "Outcomes", CAPTION, tuple(outcomes), (*names, "before", "after", "harm H", "n")),
+        Table(
+            "ladder",
+            "How far up the attackers each defence holds",
+            CLIMBED.format(trigger=trigger, control="the one named", unit="base models, or streams", least=100 * FALLS),
+            tuple(ladder_rows(runs, trigger)),
+            (*names, "rung", "net", "bounds", "verdict"),
+        ),
         Table(
             "comparisons",
             "Defences against each other",
