@@ -392,10 +392,8 @@ def test_attackers_of_several_rungs_are_a_ladder() -> None:
     assert rows["ST", "A3"]["control"] == "a clean trigger on the clean stream"
     assert rows["ST", "A3"]["net"].startswith("40.0")  # from 80, 81, 82 to 40, 41, 42
     assert [rows[name, "A3"]["verdict"] for name in ("ST", "FREEZE")] == ["falls", "holds"]
-    assert (rows["CLIP", "A-unaware"]["bounds"], rows["CLIP", "A-unaware"]["verdict"]) == (
-        "2.3 to 5.7",
-        "falls",
-    )  # 5, 4, 3
+    clipped = rows["CLIP", "A-unaware"]  # 5, 4, 3 points
+    assert (clipped["bounds"], clipped["verdict"]) == ("2.3 to 5.7", "falls")
 
 
 def test_exposure_and_roc_come_from_audits(tmp_path: Path) -> None:
