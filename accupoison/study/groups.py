@@ -1,6 +1,7 @@
 """Which runs replicate one experiment, and what tells the experiments of a set apart."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ NAMED = ("stream.kind", "update.clip_norm", "attack.", "defense.")
 TYPES = "trigger.types"
 DEFENCE = ("defense.", "update.")
 """Settings that defences differ in."""
+SETTINGS = re.compile(r" \(.*\)")
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,24 @@ def _setting(experiment: dict[str, Any], others: Sequence[dict[str, Any]], *, ty
 
 
 def label_of(experiment: Group, others: Sequence[Group]) -> str:
-    """Return what a figure calls an experiment; ``others`` are all that are in it."""
+    """Return what a figure calls an experiment; ``others`` are all that are in it.
+
+    Settings of a defence or an attack are in it where two of its name differ in them: tables have all.
+    """
     run = experiment.first
-    parts = [run.defense, "clean stream" if run.config.attack.name == "none" else run.attack]
+    defenses = {(one.first.config.defense.name, one.first.defense) for one in others}
+    attacks = {(one.first.config.attack.name, one.first.attack) for one in others}
+    defense = _short(run.config.defense.name, run.defense, defenses)
+    attack = _short(run.config.attack.name, run.attack, attacks)
+    parts = [defense, "clean stream" if run.config.attack.name == "none" else attack]
     parts += [run.config.stream.kind] if len({one.first.config.stream.kind for one in others}) > 1 else []
     text = ", ".join([*parts, experiment.setting] if experiment.setting else parts)
     return "".join(c if c.isprintable() else "\ufffd" for c in text)  # SVG takes no control characters
+
+
+def _short(name: str, label: str, known: set[tuple[str, str]]) -> str:
+    """Return a label without settings, unless there is another one of its name among ``known`` names and labels."""
+    return label if sum(other == name for other, _ in known) > 1 else SETTINGS.sub("", label)
 
 
 def named(runs: Sequence[Run]) -> dict[str, Group]:

@@ -182,10 +182,10 @@ def ladder_rows(runs: Sequence[Run], trigger: str) -> list[Row]:
     """Return a row for each step of each defence; none unless attackers of several rungs are there.
 
     Args:
-        runs: The runs.
+        runs: The runs; those on streams that shift are left out, as accuracy in the world before the shift is no harm.
         trigger: After which harm is measured.
     """
-    climbed = list(ladders(runs, trigger))
+    climbed = list(ladders([run for run in runs if not run.config.stream.kind.startswith("shift:")], trigger))
     if len({step.rung for _, steps in climbed for step in steps}) < 2:
         return []
     return [
