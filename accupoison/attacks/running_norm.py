@@ -1,23 +1,18 @@
 """Batch norm's running statistics as something that an attack can differentiate and follow."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from accupoison.models.norm_mode import BatchNormMode, normalised
 from accupoison.types import Grads, ModelView
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Running mean [C] and variance [C] of each batch norm, in the order in which a pass meets them."""
 
 
-class RunningNorm(TorchFunctionMode):
+class RunningNorm(BatchNormMode):
     """Within it, batch norm is done in operations that can be differentiated by the running statistics, too.
-
-    Every batch norm of PyTorch comes to ``F.batch_norm``, so no module is touched.
 
     Attributes:
         met: Of each batch norm with running statistics: in eval mode those it used, in train mode those after the pass.
@@ -31,19 +26,7 @@ class RunningNorm(TorchFunctionMode):
         self.met: Statistics = []
         self._given = given
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Call ``func``, or what stands for it."""
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        return self._batch_norm(*args, **(kwargs or {}))
-
-    def _batch_norm(
+    def batch_norm(
         self,
         x: Tensor,
         running_mean: Tensor | None,
@@ -54,6 +37,7 @@ class RunningNorm(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
+        """Return the batch norm, and note its statistics."""
         if running_mean is None or running_var is None:
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         mean, var = (running_mean, running_var) if self._given is None else self._given[len(self.met)]
@@ -65,10 +49,7 @@ class RunningNorm(TorchFunctionMode):
             mean, var = centre, now
         else:
             self.met.append((mean, var))
-        shape = (1, -1, *(1 for _ in x.shape[2:]))
-        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
-        out = (x - mean.view(shape)) * scale.view(shape)
-        return out if bias is None else out + bias.view(shape)
+        return normalised(x, mean, var, weight, bias, eps)
 
 
 def followed(

@@ -51,22 +51,6 @@ def statistics_harm(view: ModelView, val: Batch) -> Harm:
     return harm
 
 
-def check_statistics(name: str, view: ModelView, access: Access) -> None:
-    """Raise InputError unless the victim's updates move running statistics.
-
-    Args:
-        name: Of the attack.
-        view: The model.
-        access: Says what batch norm does in an update.
-    """
-    with torch.no_grad():
-        _, met = followed(view, access.val.x[:1], train=False)
-    if not met or not access.trains:
-        why = "has none" if not met else "does not move them in its updates"
-        fix = "<model.norm> batch" if not met else "<optim.bn_mode> train"
-        raise InputError(f"the attack {name} moves batch norm's running statistics and this model {why}; give {fix}")
-
-
 @ATTACKS.register("statistics")
 @dataclass(kw_only=True)
 class RunningStatistics(Ascent):
@@ -81,7 +65,13 @@ class RunningStatistics(Ascent):
         Raises:
             InputError: The victim's updates move no running statistics.
         """
-        check_statistics(self.name, view, access)
+        with torch.no_grad():
+            _, met = followed(view, access.val.x[:1], train=False)
+        if not met or not access.trains:
+            why = "has none" if not met else "does not move them in its updates"
+            fix = "<model.norm> batch" if not met else "<optim.bn_mode> train"
+            moved = f"the attack {self.name} moves batch norm's running statistics"
+            raise InputError(f"{moved} and this model {why}; give {fix}")
         super().setup(view, access, ctx)
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
@@ -92,7 +82,7 @@ class RunningStatistics(Ascent):
 
 @ATTACKS.register("accumulative-statistics")
 @dataclass(kw_only=True)
-class AccumulativeStatistics(Ascent, Accumulative):
+class AccumulativeStatistics(RunningStatistics, Accumulative):
     """Accumulative poisoning that moves the running statistics, too (A4): max J(x) + rho <grad_r L_val, r+(x) - r>.
 
     Attributes:
@@ -109,15 +99,6 @@ class AccumulativeStatistics(Ascent, Accumulative):
         super().__post_init__()
         if not 0 <= self.rho < float("inf"):
             raise InputError(f"attack.rho {self.rho} is not a weight of 0 or more; give one such as 10")
-
-    def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
-        """Start a run.
-
-        Raises:
-            InputError: The victim's updates move no running statistics.
-        """
-        check_statistics(self.name, view, access)
-        super().setup(view, access, ctx)
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
         """Return the sum of both objectives; the first search climbs J alone."""

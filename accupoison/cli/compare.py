@@ -17,6 +17,7 @@ from accupoison.cli.options import (
     layers,
     model_options,
     numbers,
+    options,
     release_option,
     settings_options,
     stream_options,
@@ -34,6 +35,18 @@ if TYPE_CHECKING:
     from accupoison.study.grid import Grid
 
 
+replicates_options = options(
+    click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="Seeds of the streams."),
+    click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models."),
+    click.option("--recipe", metavar="NAME", help="How base models are trained that are missing (see list)."),
+)
+place_options = options(
+    click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]"),
+    click.option("--dry-run", is_flag=True, help="List base models and runs, and stop."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
+)
+
+
 @cli.command()
 @click.option(
     "--med",
@@ -43,9 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Defences, such as ST,OURS,CLIP (see list).",
 )
-@click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="Seeds of the streams.")
-@click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models.")
-@click.option("--recipe", metavar="NAME", help="How base models are trained that are missing (see list).")
+@replicates_options
 @release_option
 @stream_options
 @data_options
@@ -53,9 +64,7 @@ if TYPE_CHECKING:
 @update_options
 @settings_options
 @engine_options
-@click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]")
-@click.option("--dry-run", is_flag=True, help="List base models and runs, and stop.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@place_options
 def compare(
     med: str,
     seeds: str,

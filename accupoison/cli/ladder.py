@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.compare import carry_out, listed, planned
+from accupoison.cli.compare import carry_out, listed, place_options, planned, replicates_options
 from accupoison.cli.group import PROGRAM, cli
 from accupoison.cli.options import (
-    PATH,
     data_options,
     engine_options,
     layers,
@@ -37,9 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The defence (see list), or package.module:CLASS.",
 )
-@click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="Seeds of the streams.")
-@click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models.")
-@click.option("--recipe", metavar="NAME", help="How base models are trained that are missing (see list).")
+@replicates_options
 @click.option(
     "--floor", metavar="KIND", default="shift:blur", show_default=True, help="The clean stream that it has to learn on."
 )
@@ -49,9 +46,7 @@ if TYPE_CHECKING:
 @update_options
 @settings_options
 @engine_options
-@click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]")
-@click.option("--dry-run", is_flag=True, help="List base models and runs, and stop.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@place_options
 def ladder(
     med: str,
     seeds: str,

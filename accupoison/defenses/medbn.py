@@ -1,16 +1,15 @@
 """Batch norm by medians: a few rows cannot carry the statistics of all others away."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.errors import InputError
+from accupoison.models.norm_mode import BatchNormMode, normalised
 from accupoison.types import Batch, Forward
 
 
@@ -27,10 +26,8 @@ def median_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return centre, (values - centre[:, None]).square().mean(dim=1)
 
 
-class MedianNorm(TorchFunctionMode):
+class MedianNorm(BatchNormMode):
     """Within it, every ``F.batch_norm`` that uses a batch's statistics takes these by medians.
-
-    All batch-norm layers come to this function, those of one's own, too, so no module is touched.
 
     Attributes:
         met: Calls so far, with a batch's statistics or the running ones.
@@ -44,20 +41,7 @@ class MedianNorm(TorchFunctionMode):
         self.met = 0
         self._amount = amount
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Call ``func``, or what stands for it."""
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        self.met += 1
-        return self._batch_norm(*args, **(kwargs or {}))
-
-    def _batch_norm(
+    def batch_norm(
         self,
         x: Tensor,
         running_mean: Tensor | None,
@@ -68,6 +52,8 @@ class MedianNorm(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
+        """Return the batch norm, by medians where it uses the batch's statistics."""
+        self.met += 1
         count = x.numel() // x.shape[1]
         if not training or count < 2:  # of a single value PyTorch says that it has no variance
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -80,10 +66,7 @@ class MedianNorm(TorchFunctionMode):
             for running, now in ((running_mean, centre), (running_var, var * (count / (count - 1)))):
                 if running is not None:
                     running.lerp_(now.to(running.dtype), momentum)
-        shape = (1, -1, *(1 for _ in x.shape[2:]))  # by hand, as PyTorch has no gradient by statistics that it is given
-        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
-        out = (x - centre.view(shape)) * scale.view(shape)
-        return out if bias is None else out + bias.view(shape)
+        return normalised(x, centre, var, weight, bias, eps)
 
 
 @DEFENSES.register("MEDBN")
