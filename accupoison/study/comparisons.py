@@ -14,10 +14,11 @@ from accupoison.study.tables import Row, in_points
 EXACT = 2**14
 """Sign patterns that are all tried; of more, as many are drawn."""
 CAPTION = f"""\
-Accuracy after the trigger of the first defence minus that of the second, in points, paired by base model, seed and
-images; ± is half a 95% t-interval. p: two-sided sign-flip permutation test of the mean over base models (over streams
-where there is one base model), exact up to {EXACT} sign patterns; least p is the smallest that so few units can give.
-Holm: the same, corrected for all rows of this table. Below n = {FEWEST} nothing is tested."""
+Accuracy after the trigger of the first defence minus that of the second, in points, where the stream shifts under the
+corruption as it is then; paired by base model, seed and images; ± is half a 95% t-interval. p: two-sided sign-flip
+permutation test of the mean over base models (over streams where there is one base model), exact up to {EXACT} sign
+patterns; least p is the smallest that so few units can give. Holm: the same, corrected for all rows of this table.
+Below n = {FEWEST} nothing is tested."""
 
 
 class Comparison(NamedTuple):
@@ -81,7 +82,8 @@ def _pairs(groups: Sequence[Group], trigger: str) -> Iterator[Comparison]:
 
 
 def _accuracies(experiment: Group, trigger: str) -> dict[tuple[str, int, str, str], float]:
-    values = {run.pair: run.after(run.followed(trigger)) for run in experiment.runs}
+    key = "shifted_acc" if experiment.first.config.stream.kind.startswith("shift:") else "acc"
+    values = {run.pair: run.after(run.followed(trigger), key) for run in experiment.runs}
     return {pair: value for pair, value in values.items() if value is not None}
 
 
