@@ -64,7 +64,7 @@ class Rates:
         return _mean(before or after) * steps, _mean(after or before) * later
 
 
-def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
+def estimate(grid: Grid, root: Path, *, trial: bool, kinds: int | None = None) -> str:
     """Return a sentence on what is left to do and what it costs.
 
     Args:
@@ -72,6 +72,7 @@ def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
         root: The directory of checkpoints.
         trial: Carry out a few steps of each kind of run that is left and not known yet, and an epoch of a burn-in where
             one is left; else what the finished runs and base models of the grid have recorded is all there is.
+        kinds: Of the trial at most; the others are taken to cost as much. None tries all.
 
     Raises:
         InputError: A directory holds something else, or a trial cannot be carried out.
@@ -87,7 +88,7 @@ def estimate(grid: Grid, root: Path, *, trial: bool) -> str:
         if finished(spec):
             rates.add_run(spec.out, spec.config)
     source = f"what {rates.runs} finished runs and their base models took"
-    if trial and (tried := _try(rates, burnins[:1], runs, root)):
+    if trial and (tried := _try(rates, burnins[:1], runs, root, kinds)):
         source = f"a trial of {tried}"
     left = f"left to do: {len(burnins)} base models and {len(runs)} runs"
     later = followers(grid.runs, missing)
@@ -110,23 +111,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _try(rates: Rates, burnins: Sequence[BurninConfig], runs: Sequence[OnlineConfig], root: Path) -> str:
+def _try(
+    rates: Rates, burnins: Sequence[BurninConfig], runs: Sequence[OnlineConfig], root: Path, most: int | None
+) -> str:
     """Take in an epoch of the burn-in, if one is given, and a few steps of each kind of run that is not known yet."""
-    kinds: Mapping[Kind, OnlineConfig] = {_kind(run): run for run in runs if _kind(run) not in rates.steps}
+    unknown: Mapping[Kind, OnlineConfig] = {_kind(run): run for run in runs if _kind(run) not in rates.steps}
+    chosen = list(unknown.values())[:most]
     with TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         for config in burnins:
             short = replace(config.train, epochs=1, early=None, snapshots=(), patience=None)
             run_burnin(replace(config, train=short), base, resume=False, progress=silent)
             rates.add_burnin(base)
-        for number, run in enumerate(kinds.values()):
+        for number, run in enumerate(chosen):
             start = replace(run.start, checkpoint=str(base / FINAL), reference=None) if burnins else run.start
             stream: Any = replace(run.stream, steps=STEPS, recovery_steps=0)
             tried = replace(run, start=start, stream=stream)
             OnlineRun(tried, root, Path(folder) / str(number), resume=False).run(silent)
             rates.add_run(Path(folder) / str(number), tried)
     parts = ["one epoch"] * bool(burnins)
-    parts += [f"{STEPS} steps and the trigger for each of {len(kinds)} kinds of run"] * bool(kinds)
+    each = f"each of {len(chosen)}" if len(chosen) == len(unknown) else f"{len(chosen)} of {len(unknown)}"
+    parts += [f"{STEPS} steps and the trigger for {each} kinds of run"] * bool(chosen)
     return ", and of ".join(parts)
 
 
