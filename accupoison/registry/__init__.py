@@ -79,7 +79,8 @@ class Lookup(Generic[T]):
         if name.lower() in self._aliases:
             return self._aliases[name.lower()]
         if not self.is_path(name):
-            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}")
+            own = f" (one of your own goes by its path, such as mymodule:{name})" if name.isidentifier() else ""
+            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._aliases)}{own}")
         self._imported(name)
         return name
 
