@@ -60,7 +60,7 @@ def ladder(
     quiet: bool,
     **flags: Any,  # noqa: ANN401
 ) -> None:
-    """Lead attackers who know more and more of a defence against it, and say at which rung it falls.
+    """Say at which of ever better informed attackers a defence falls.
 
     Runs the defence against every attack that stands on the ladder, from one unaware of it (A-unaware) upward, beside
     its own controls: the clean stream, a step without a batch, noise of the same size. On a clean stream that shifts it
