@@ -101,7 +101,8 @@ def burnin(
         if as_json:
             click.echo(json_text({"run": str(target), **summary}))
         elif summary["status"] == "finished":
-            reached = f"test accuracy {percent(summary['test_acc'])} after {summary['epochs']} epochs"
+            epochs = f"{summary['epochs']} epoch{'s' * (summary['epochs'] != 1)}"
+            reached = f"test accuracy {percent(summary['test_acc'])} after {epochs}"
             click.echo(f"{reached}; wrote {target}/final.pt")
             if "suspects" in summary:
                 click.echo(suspects_text(summary["suspects"]))
