@@ -1,9 +1,12 @@
-"""One place that turns a device's name into a device."""
+"""What turns a device's name into a device, and puts a state there."""
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from accupoison.errors import InputError, did_you_mean
 
@@ -52,3 +55,8 @@ def resolve_device(name: str) -> torch.device:
     if number >= present:
         raise InputError(f"device {name!r} is not on this machine; give <run.device> auto")
     return torch.device(kind, number) if ":" in name else torch.device(kind)
+
+
+def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a component's state with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

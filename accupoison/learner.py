@@ -14,8 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accupoison.accel.folding import Pairs, fold_norms, fold_tensors
 from accupoison.accel.layers import substitute, uses_own_kernels
-from accupoison.models.copies import copy_of as copy_of
-from accupoison.models.copies import reestimate_batchnorm
+from accupoison.models.copies import copy_of, reestimate_batchnorm
 from accupoison.optimizer import MomentumSGD
 from accupoison.types import Batch, Grads, ModelView
 

@@ -14,7 +14,7 @@ from accupoison.config.flags import CHECKPOINTS
 from accupoison.config.schema import REGISTRIES
 from accupoison.data import DataSet
 from accupoison.errors import InputError
-from accupoison.learner import copy_of
+from accupoison.models.copies import copy_of
 from accupoison.models.factory import MODELS
 from accupoison.records.files import write_atomically
 from accupoison.registry import Component

@@ -200,34 +200,25 @@ class Accumulative(PixelAttack):
         """Unless it aims at the clean trigger, it needs the crafted one while it poisons."""
         return self.aim == "crafted"
 
-    def goal(self, view: ModelView, batch: Batch, ctx: Context) -> Grads:
-        """Return the direction that the gradient of a poisoned batch is to have; logs the alignment it works on.
+    def agreeing(self, view: ModelView, batch: Batch, ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the objective J as a function of images [B, ...] and their labels [B]; logs the alignment it works on.
 
         Args:
             view: The model as it is now.
             batch: The clean batch, [B, ...].
             ctx: Of this step.
         """
-        return accumulative_goal(
+        train = self.bn_mode == "train"
+        goal = accumulative_goal(
             view,
             self.access.trigger if self.aim == "clean" else self.crafted_trigger(view, ctx),
             batch,
             self.val(ctx),
             objective=self.objective,
             gamma=self.gamma,
-            train=self.bn_mode == "train",
+            train=train,
             on_alignment=lambda value: ctx.log("attack/alignment", value),
         )
-
-    def agreeing(self, view: ModelView, batch: Batch, ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the objective J as a function of images [B, ...] and their labels [B].
-
-        Args:
-            view: The model as it is now.
-            batch: The clean batch, [B, ...].
-            ctx: Of this step.
-        """
-        goal, train = self.goal(view, batch, ctx), self.bn_mode == "train"
         return lambda x, y: agreement(view, x, y, goal, train=train)
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +73,8 @@ class Ascent(PixelAttack):
         trigger_steps: Steps that craft the trigger, apart from ``steps``: with another trigger, accumulative poison
             would prepare for something else.
     """
+
+    threat: ClassVar[tuple[str, ...]] = ("availability",)
 
     restarts: int = 1
     trigger_steps: int = 4

@@ -23,7 +23,6 @@ class Denial(Ascent):
     """
 
     knows: ClassVar[frozenset[str]] = frozenset({DEFENCE})
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A1"
 
     eps: float = 2 / 255

@@ -1,10 +1,9 @@
 """Batch norm's running statistics as something that an attack can differentiate and follow."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from accupoison.models.norm_mode import BatchNormMode, normalised
+from accupoison.models.norm_mode import BatchNormMode
 from accupoison.types import Grads, ModelView
 
 Statistics = list[tuple[Tensor, Tensor]]
@@ -26,30 +25,22 @@ class RunningNorm(BatchNormMode):
         self.met: Statistics = []
         self._given = given
 
-    def batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """Return the batch norm, and note its statistics."""
-        if running_mean is None or running_var is None:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        mean, var = (running_mean, running_var) if self._given is None else self._given[len(self.met)]
-        if training:
-            now, centre = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
-            count = x.numel() // x.shape[1]
-            unbiased = now * (count / max(1, count - 1))  # as batch norm keeps it
-            self.met.append((mean + momentum * (centre - mean), var + momentum * (unbiased - var)))
-            mean, var = centre, now
-        else:
+    def statistics(
+        self, x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, momentum: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the statistics to normalise by, and note the running ones."""
+        if mean is None or var is None:
+            return None
+        if self._given is not None:
+            mean, var = self._given[len(self.met)]
+        if not training:
             self.met.append((mean, var))
-        return normalised(x, mean, var, weight, bias, eps)
+            return mean, var
+        now, centre = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        count = x.numel() // x.shape[1]
+        unbiased = now * (count / max(1, count - 1))  # as batch norm keeps it
+        self.met.append((mean + momentum * (centre - mean), var + momentum * (unbiased - var)))
+        return centre, now
 
 
 def followed(

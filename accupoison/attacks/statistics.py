@@ -56,7 +56,6 @@ def statistics_harm(view: ModelView, val: Batch) -> Harm:
 class RunningStatistics(Ascent):
     """Move the running statistics alone toward a larger loss (A3): max <grad_r L_val, r+(x) - r>."""
 
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A3"
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
@@ -90,7 +89,6 @@ class AccumulativeStatistics(RunningStatistics, Accumulative):
             parameter tensor; 0 climbs J alone.
     """
 
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A4"
 
     rho: float = 10.0

@@ -33,7 +33,6 @@ class ThroughDSC(Ascent, Accumulative):
     """
 
     knows: ClassVar[frozenset[str]] = frozenset({DEFENCE})
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A1"
 
     backward: str = "identity"

@@ -180,7 +180,6 @@ def penalised(slope: Slope, over: Over, penalty: float) -> Slope:
 class UnderRadar(Hidden, Accumulative):
     """Accumulative poisoning whose discrepancy stays below the threshold (A0): max J(x) with mean MD <= kappa tau_t."""
 
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A0"
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:

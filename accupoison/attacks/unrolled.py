@@ -70,7 +70,6 @@ class Unrolled(Hidden):
     """
 
     knows: ClassVar[frozenset[str]] = frozenset({DEFENCE, OPTIMISER})
-    threat: ClassVar[tuple[str, ...]] = ("availability",)
     rung: ClassVar[str] = "A2"
 
     mu: float = 1.0

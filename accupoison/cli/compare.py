@@ -137,8 +137,7 @@ def carry_out(grid: "Grid", engine: "Engine", *, quiet: bool) -> dict[Path, Exce
         failed = run_grid(Grid(grid.burnins, ()), CHECKPOINTS, engine=engine, report=show)
     if not failed:
         todo = Grid((), grid.runs)
-        if any(not spec.out.exists() for spec in todo.runs):
-            note(f"{len(todo.runs)} runs; a few steps of one come first, to say how long they take")
+        note(f"{len(todo.runs)} runs; finding out how long they take")
         note(estimate(todo, CHECKPOINTS, trial=True, kinds=1))
         with progress_bar("runs", hidden=quiet) as show:
             failed = run_grid(todo, CHECKPOINTS, engine=engine, report=show)

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.defenses.base import DEFENSES, Defense
 from accupoison.errors import InputError
-from accupoison.models.norm_mode import BatchNormMode, normalised
+from accupoison.models.norm_mode import BatchNormMode
 from accupoison.types import Batch, Forward
 
 
@@ -41,32 +40,23 @@ class MedianNorm(BatchNormMode):
         self.met = 0
         self._amount = amount
 
-    def batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """Return the batch norm, by medians where it uses the batch's statistics."""
+    def statistics(
+        self, x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, momentum: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return those by medians where the batch's statistics count."""
         self.met += 1
         count = x.numel() // x.shape[1]
         if not training or count < 2:  # of a single value PyTorch says that it has no variance
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        centre, var = median_statistics(x)
+            return None
+        centre, spread = median_statistics(x)
         if self._amount < 1:
-            axes = [0, *range(2, x.ndim)]
-            usual = torch.var_mean(x, axes, correction=0)
-            var, centre = usual[0].lerp(var, self._amount), usual[1].lerp(centre, self._amount)
+            usual = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+            spread, centre = usual[0].lerp(spread, self._amount), usual[1].lerp(centre, self._amount)
         with torch.no_grad():  # as batch norm does: the variance unbiased
-            for running, now in ((running_mean, centre), (running_var, var * (count / (count - 1)))):
+            for running, now in ((mean, centre), (var, spread * (count / (count - 1)))):
                 if running is not None:
                     running.lerp_(now.to(running.dtype), momentum)
-        return normalised(x, centre, var, weight, bias, eps)
+        return centre, spread
 
 
 @DEFENSES.register("MEDBN")

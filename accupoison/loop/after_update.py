@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
-from accupoison.learner import Learner, copy_of, view_of
+from accupoison.learner import Learner, view_of
 from accupoison.loop.checks import component_name
+from accupoison.models.copies import copy_of
 from accupoison.types import Context, ModelView, Verdict
 
 

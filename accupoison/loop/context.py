@@ -1,12 +1,10 @@
 """What a hook of an attack, defence or update rule receives."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from accupoison.rng import generator
 
@@ -66,8 +64,3 @@ def clock(metrics: dict[str, float], tag: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     metrics[tag] = time.perf_counter() - started
-
-
-def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return a component's state with its tensors on a device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

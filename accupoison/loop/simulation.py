@@ -12,13 +12,14 @@ from torch import Tensor
 from accupoison.attacks import Attack
 from accupoison.data import DataStream, quantise
 from accupoison.defenses import Defense
+from accupoison.device import placed
 from accupoison.errors import ComponentError
 from accupoison.learner import Learner, score
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.after_update import Judge, Served
 from accupoison.loop.augmentation import Augmentation
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name, farthest
-from accupoison.loop.context import StepContext, clock, placed
+from accupoison.loop.context import StepContext, clock
 from accupoison.loop.detectors import Detectors
 from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.data import DataSet, Splits
-from accupoison.models.copies import reestimate_batchnorm as reestimate_batchnorm
 from accupoison.types import ModelView
 
 EVALUATION_BATCH = 400

@@ -1,4 +1,4 @@
-"""Batch norm done otherwise, in whatever module it is."""
+"""Batch norm by other statistics than a layer's own, whatever module it is in."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,34 +10,24 @@ from torch.overrides import TorchFunctionMode
 
 
 class BatchNormMode(TorchFunctionMode):
-    """Within it, :meth:`batch_norm` stands for ``F.batch_norm``.
+    """Within it, every ``F.batch_norm`` normalises by what :meth:`statistics` returns.
 
-    All batch-norm layers come to this function, those of one's own, too, so no module is touched.
+    All batch-norm layers come to this function, those of one's own, too, so no module is touched. The statistics may
+    have gradients, which PyTorch's function does not pass on.
     """
 
     @abstractmethod
-    def batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """Return what stands for ``F.batch_norm``, [B, C, ...].
+    def statistics(
+        self, x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, momentum: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return mean and variance of each channel, [C] each; None leaves it to PyTorch.
 
         Args:
             x: Maps [B, C, ...].
-            running_mean: Of each channel, [C]; None where the layer keeps none.
-            running_var: Likewise, [C].
-            weight: Scale [C].
-            bias: Shift [C].
+            mean: The running mean, [C]; None where the layer keeps none.
+            var: The running variance, [C], likewise.
             training: By the statistics of ``x``, which the running ones then follow.
             momentum: Weight of the new ones.
-            eps: Added to the variance.
         """
 
     def __torch_function__(
@@ -48,21 +38,24 @@ class BatchNormMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         """Call ``func``, or what stands for it."""
-        return (self.batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+        return (self._batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
-
-def normalised(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Return maps [B, C, ...] normalised by statistics that may have gradients, which PyTorch's function does not give.
-
-    Args:
-        x: The maps, [B, C, ...].
-        mean: Of each channel, [C].
-        var: Of each channel, [C].
-        weight: Scale [C]; None is 1.
-        bias: Shift [C]; None is 0.
-        eps: Added to the variance.
-    """
-    shape = (1, -1, *(1 for _ in x.shape[2:]))
-    scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
-    out = (x - mean.view(shape)) * scale.view(shape)
-    return out if bias is None else out + bias.view(shape)
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        found = self.statistics(x, running_mean, running_var, training, momentum)
+        if found is None:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        mean, var = found
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+        out = (x - mean.view(shape)) * scale.view(shape)
+        return out if bias is None else out + bias.view(shape)

@@ -95,6 +95,16 @@ class Run:
         derived = {"model": self.model, "stream.replay": self.config.stream.replay is not None, "trigger crafted": anew}
         return settings | derived
 
+    @property
+    def shifts(self) -> bool:
+        """Whether its images change as the stream goes on."""
+        return self.config.stream.kind.startswith("shift:")
+
+    @property
+    def accuracy_now(self) -> str:
+        """The name of the accuracy on images as they are then, under the corruption if there is one."""
+        return "shifted_acc" if self.shifts else "acc"
+
     def followed(self, trigger: str) -> str:
         """Return the path of this run to set beside ``trigger``: the clean trigger, on a clean stream that has it."""
         clean = self.config.attack.name == "none" and "clean" in self.config.trigger.types

@@ -82,8 +82,7 @@ def _pairs(groups: Sequence[Group], trigger: str) -> Iterator[Comparison]:
 
 
 def _accuracies(experiment: Group, trigger: str) -> dict[tuple[str, int, str, str], float]:
-    key = "shifted_acc" if experiment.first.config.stream.kind.startswith("shift:") else "acc"
-    values = {run.pair: run.after(run.followed(trigger), key) for run in experiment.runs}
+    values = {run.pair: run.after(run.followed(trigger), run.accuracy_now) for run in experiment.runs}
     return {pair: value for pair, value in values.items() if value is not None}
 
 

@@ -185,14 +185,21 @@ def ladder_rows(runs: Sequence[Run], trigger: str) -> list[Row]:
         runs: The runs; those on streams that shift are left out, as accuracy in the world before the shift is no harm.
         trigger: After which harm is measured.
     """
-    climbed = list(ladders([run for run in runs if not run.config.stream.kind.startswith("shift:")], trigger))
+    climbed = list(ladders([run for run in runs if not run.shifts], trigger))
     if len({step.rung for _, steps in climbed for step in steps}) < 2:
         return []
     return [
-        Row({"stream": first.config.stream.kind, "defence": first.defense, **step.row(), "control": control}, step.runs)
+        Row(
+            {
+                "stream": step.runs[0].config.stream.kind,
+                "defence": step.runs[0].defense,
+                **step.row(),
+                "control": control,
+            },
+            step.runs,
+        )
         for control, steps in climbed
         for step in steps
-        for first in step.runs[:1]
     ]
 
 

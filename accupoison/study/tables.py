@@ -197,7 +197,7 @@ def retained_by(
 
 def _learnt(run: Run) -> float | None:
     """Return the accuracy at the end of a clean run, in the world as it is then."""
-    return run.end("clean", "shifted_acc" if run.config.stream.kind.startswith("shift:") else "acc")
+    return run.end("clean", run.accuracy_now)
 
 
 def _at_the_end(runs: Sequence[Run]) -> dict[Pair, float]:

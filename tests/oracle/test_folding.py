@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison.accel.folding import fold_norms
-from accupoison.learner import copy_of, view_of
+from accupoison.learner import view_of
+from accupoison.models.copies import copy_of
 from accupoison.models.factory import ModelSpec, build_model
 from tests.nets import random_batch, random_net
 

@@ -18,7 +18,7 @@ from accupoison.errors import InputError
 from accupoison.gradients import gradient, inner
 from accupoison.learner import Learner, view_of
 from accupoison.loop.context import StepContext
-from accupoison.measure.accuracy import reestimate_batchnorm
+from accupoison.models.copies import reestimate_batchnorm
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, Grads, ModelView, Verdict
 from accupoison.updates import SGD

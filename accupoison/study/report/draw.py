@@ -162,7 +162,7 @@ def harm_retention(runs: Sequence[Run], trigger: str) -> Picture | Missing:
         (one, lost, retained)
         for one in group(runs)
         if one.first.config.attack.name != "none"
-        and not one.first.config.stream.kind.startswith("shift:")  # accuracy before the shift is no harm there
+        and not one.first.shifts  # accuracy before the shift is no harm there
         and (lost := over(one, lambda run: harm(run, trigger, clean))) is not None
         and (retained := _retention(one, kept)) is not None
     ]

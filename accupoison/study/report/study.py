@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ holds if the 95% t-interval over base models lies above zero, and fails if it li
 
 def _curves(runs: Sequence[Run], trigger: str, say: Callable[[str], None]) -> Picture | Missing:
     name = "Accuracy as the stream goes on"
-    steady = [run for run in runs if not run.config.stream.kind.startswith("shift:")]
+    steady = [run for run in runs if not run.shifts]
     if not any(trigger in run.summary["branches"] for run in steady):
         reason = f"no run on a steady stream has the {trigger} trigger"
     else:
@@ -253,9 +254,10 @@ def _audited(
         exposure.accuracy_exposure(found, exposing) if found else Missing("accuracy-exposure", exposure.EXPOSED, reason)
     )
     curves = exposure.roc(runs, audits, attack) if audits else Missing("roc", exposure.ROC, reason)
-    flagged = [flag for audit in audits.values() for flag in audit.flags]
-    failing = f" FLAGGED in {sum(bool(audit.flags) for audit in audits.values())} of {len(audits)} audits: "
-    said = most_exposed(found, exposing) + (f"{failing}{'; '.join(dict.fromkeys(flagged))}." if flagged else "")
+    said = most_exposed(found, exposing)
+    if failing := [audit.flags for audit in audits.values() if audit.flags]:
+        flags = "; ".join(dict.fromkeys(chain(*failing)))
+        said += f" FLAGGED in {len(failing)} of {len(audits)} audits: {flags}."
     return said, [exposed, curves]
 
 
