@@ -26,7 +26,7 @@ from accupoison.cli.options import (
 )
 from accupoison.cli.output import (
     STOPPING,
-    curves_command,
+    curves_text,
     json_text,
     note,
     online_text,
@@ -188,7 +188,7 @@ def online(
             click.echo(json_text({"run": str(target), **summary}))
         else:
             click.echo(f"{online_text(summary)}\n{summary['verdict']}")
-            click.echo(f"wrote {target}; curves: {curves_command(target.parent)}")
+            click.echo(f"wrote {target}\n{curves_text(target.parent)}")
             _note(run.note)
     _end(ctx, summary["status"], hint, asked)
 

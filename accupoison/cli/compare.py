@@ -11,6 +11,7 @@ import click
 from accupoison.cli.group import CHECKPOINTS, LOGS, PROGRAM, cli
 from accupoison.cli.options import (
     PATH,
+    WHOLE,
     data_options,
     data_place,
     engine_options,
@@ -23,8 +24,8 @@ from accupoison.cli.options import (
     stream_options,
     update_options,
 )
-from accupoison.cli.output import curves_command, gather, note, progress_bar
-from accupoison.cli.study import failures
+from accupoison.cli.output import curves_text, gather, note, progress_bar
+from accupoison.cli.study import failures, show_plan
 from accupoison.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ replicates_options = options(
     click.option("--seeds", metavar="NUMBERS", default="0,1,2", show_default=True, help="Seeds of the streams."),
     click.option("--burnins", metavar="NUMBERS", default="0", show_default=True, help="Seeds of base models."),
     click.option("--recipe", metavar="NAME", help="How base models are trained that are missing (see list)."),
+    click.option("--epochs", type=WHOLE, help="Passes over the burn-in images of base models that are missing."),
 )
 place_options = options(
     click.option("--out", type=PATH, help="Where the runs go.  [default: a directory in logs, named by the settings]"),
@@ -101,7 +103,7 @@ def compare(
 
     grid, logs = planned("compare", asked, numbers("--burnins", burnins), recipe, preset, given, out)
     if dry_run:
-        click.echo(listed(grid))
+        show_plan(grid, trial=False)
         return
     failed = carry_out(grid, engine, quiet=quiet)
     made = [spec.out for spec in grid.runs if spec.out not in failed and spec.out.exists()]
@@ -112,13 +114,8 @@ def compare(
     remake, audits = (PROGRAM, shlex.join(("report", str(logs), "--trigger", trigger))), read_audited([logs], note)
     made_report = make_report(runs, [logs], trigger=trigger, claims=[], commands=remake, say=note, audits=audits)
     files = write_report(made_report, logs, ("html", "md"))
-    click.echo(f"\nreport: {files[0]}\ncurves: {curves_command(logs)}")
+    click.echo(f"\nreport: {files[0]}\n{curves_text(logs)}")
     click.get_current_context().exit(1 if failed else 0)
-
-
-def listed(grid: "Grid") -> str:
-    """Return the directories of what is to be done, a line each."""
-    return "\n".join([str(place) for place, _ in grid.burnins] + [str(spec.out) for spec in grid.runs])
 
 
 def carry_out(grid: "Grid", engine: "Engine", *, quiet: bool) -> dict[Path, Exception]:

@@ -11,7 +11,7 @@ import click
 
 from accupoison.cli.group import CHECKPOINTS, LOGS, cli
 from accupoison.cli.options import JOBS
-from accupoison.cli.output import curves_command, gather, progress_bar
+from accupoison.cli.output import curves_text, gather, progress_bar
 
 if TYPE_CHECKING:
     from accupoison.records.lock import DirectoryLock
@@ -53,7 +53,7 @@ def demo(jobs: int | None, quiet: bool) -> None:
     runs, picture = gather([logs]), logs / PICTURE
     curves(runs, picture, trigger=TRIGGER, title="accumulative poisoning of digits, l_inf 0.2")
     click.echo(f"{verdict_text(runs, TRIGGER)}\n\npicture: {picture}")
-    click.echo(f"curves:  {curves_command(logs, f'{shlex.quote(sys.executable)} -m tensorboard.main')}")
+    click.echo(curves_text(logs, f"{shlex.quote(sys.executable)} -m tensorboard.main"))
 
 
 def _place() -> "tuple[Path, DirectoryLock]":

@@ -97,6 +97,8 @@ class CommandGroup(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _without_old_names(error) from None
         except KeyboardInterrupt as error:
             with suppress(OSError):  # the terminal may be what has gone
                 click.echo("interrupted; the same command goes on with what is left", err=True)
@@ -109,6 +111,14 @@ class CommandGroup(click.Group):
             if (sentence := _said(error)) is None:
                 raise
             raise Failure(sentence) from error
+
+
+def _without_old_names(error: click.NoSuchOption) -> click.NoSuchOption:
+    """Return the same error without options that are hidden among those that it suggests."""
+    params = error.ctx.command.params if error.ctx else []
+    hidden = {name for option in params if getattr(option, "hidden", False) for name in option.opts}
+    shown = [name for name in error.possibilities or () if name not in hidden]
+    return click.NoSuchOption(error.option_name, error.message, shown, error.ctx)
 
 
 def _said(error: Exception) -> str | None:

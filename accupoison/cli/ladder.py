@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accupoison.cli.compare import carry_out, listed, place_options, planned, replicates_options
+from accupoison.cli.compare import carry_out, place_options, planned, replicates_options
 from accupoison.cli.group import PROGRAM, cli
 from accupoison.cli.options import (
     data_options,
@@ -20,6 +20,7 @@ from accupoison.cli.options import (
     update_options,
 )
 from accupoison.cli.output import gather
+from accupoison.cli.study import show_plan
 from accupoison.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def ladder(
     with_others = partial(beside, shift=kind)
     grid, logs = planned("ladder", asked, numbers("--burnins", burnins), recipe, preset, given, out, beside=with_others)
     if dry_run:
-        click.echo(listed(grid))
+        show_plan(grid, trial=False)
         return
     failed = carry_out(grid, engine, quiet=quiet)
     made = [spec.out for spec in grid.runs if spec.out not in failed and spec.out.exists()]

@@ -45,9 +45,9 @@ class _Terminal:
             self._stream.flush()
 
 
-def curves_command(logs: Path, program: str = "tensorboard") -> str:
+def curves_text(logs: Path, program: str = "tensorboard") -> str:
     """Return how to see the curves of the runs in a directory: not smoothed, one colour for all seeds of a setting."""
-    return f"{program} --logdir {shlex.quote(str(logs))}, then {TENSORBOARD}; {UNTICK}"
+    return f"curves:\n  {program} --logdir {shlex.quote(str(logs))}\n  {TENSORBOARD}\n  {UNTICK}"
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def sweep(
     failed: dict[Path, Exception] = {}
     for grid, plan in plans.items():
         if dry_run:
-            _show_plan(plan, trial)
+            show_plan(plan, trial=trial)
             continue
         with progress_bar(grid.stem, hidden=quiet) as show:
             failed |= run_grid(plan, CHECKPOINTS, engine=engine, report=show)
@@ -76,10 +76,22 @@ def sweep(
     click.get_current_context().exit(1 if failed else 0)
 
 
-def _show_plan(plan: "Grid", trial: bool) -> None:
-    from accupoison.study.cost import estimate
+def show_plan(plan: "Grid", *, trial: bool) -> None:
+    """Print what a grid has, a line each, what of it is made already, and what the rest costs where that is known.
 
-    click.echo("\n".join([str(place) for place, _ in plan.burnins] + [str(spec.out) for spec in plan.runs]))
+    Args:
+        plan: The grid.
+        trial: Carry out a few steps of each kind of run that is not known.
+
+    Raises:
+        InputError: A directory holds something else, or a trial cannot be carried out.
+    """
+    from accupoison.study.cost import estimate
+    from accupoison.study.sweep import finished, trained
+
+    parts = [(place, trained(place, config)) for place, config in plan.burnins]
+    parts += [(spec.out, finished(spec)) for spec in plan.runs]
+    click.echo("\n".join(f"{place}{' (made already)' * made}" for place, made in parts))
     click.echo(estimate(plan, CHECKPOINTS, trial=trial))
 
 

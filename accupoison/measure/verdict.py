@@ -44,7 +44,8 @@ def verdict(summary: Mapping[str, Any], config: OnlineConfig) -> str:
     if trigger == "coast":
         return f"{told}."
     if coast is None:
-        return f"{told}. What the trigger itself does is not known without a coast step beside it (trigger coast)."
+        unknown = "What the trigger itself does is not known without a coast step beside it"
+        return f"{told}. {unknown}; ask for both triggers: coast,{trigger}."
     drop = coast - after
     share = "nothing" if abs(drop) < SIZE else points(abs(drop))
     does = "gains" if drop <= -SIZE else "costs"

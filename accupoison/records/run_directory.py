@@ -74,7 +74,7 @@ class RunDirectory:
     def check_free(cls, path: Path) -> None:
         """Raise TakenError if ``path`` holds a run, InputError if it holds other files: nothing new can go there."""
         if cls.holds_run(path):
-            raise TakenError(f"{path} already holds a run; resume it or choose another name")
+            raise TakenError(f"{path} already holds a run; resume it (--resume) or choose another name (--out)")
         if path.is_dir() and (other := _foreign(path)):
             raise InputError(f"{path} holds other files, such as {other}; choose another name for the run")
 

@@ -99,7 +99,7 @@ def estimate(grid: Grid, root: Path, *, trial: bool, kinds: int | None = None) -
         steps, every = (sum(config.stream.steps for config in some) for some in (repeated, runs))
         left += f"; {steps} of the {every} steps before triggers are those of another run and are shared"
     if seconds != seconds:
-        return f"{left}; what they take is not known before some are finished, or by --trial"
+        return f"{left}; what they take is not known before some are finished or tried"
     left += f", which saves {duration(saved)}" if repeated else ""
     return f"{left}; about {duration(seconds)} of one process, by {source}"
 

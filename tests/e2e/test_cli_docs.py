@@ -243,9 +243,8 @@ def test_without_quiet_and_json_a_person_reads_the_outcome(work: Path) -> None:
     assert all("%" in line for line in lines[1:7])
     assert lines[7].startswith("ST ends at ")
     assert "A step without any batch in its place ends at" in lines[7]
-    wrote, _, curves = lines[8].partition("; ")
-    assert wrote == "wrote logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0"
-    assert curves == f"curves: tensorboard --logdir logs, then {TENSORBOARD}; {UNTICK}"
+    assert lines[8] == "wrote logs/digits-resnet8-w4-accumulative-eps25.5-ST-seed0"
+    assert lines[9:] == ["curves:", "  tensorboard --logdir logs", f"  {TENSORBOARD}", f"  {UNTICK}"]
     usual = str(CHECKPOINT.parent).replace("-2epochs", "")
     said = f"There is no {usual}; the stream starts from {CHECKPOINT.parent}, of another number of epochs."
     assert result.stderr == f"note: {said}\n"

@@ -41,7 +41,9 @@ def test_a_table_a_sentence_and_a_report(both: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is finished is left alone"
     assert "CLIP, accumulative" in again.stdout
     other = done(*COMPARE, "--med", "ST", "--seeds", "0", "--eps", "0.05", "--dry-run").stdout
-    assert "eps12.8-compare/accumulative-ST-b0-s0" in other
+    assert "eps12.8-compare/accumulative-ST-b0-s0\n" in other
+    assert "(made already)\n" in other, "the base model"
+    assert "left to do: 0 base models and 5 runs" in other
     other = done(*COMPARE, "--med", "ST", "--seeds", "0", "--steps", "2", "--dry-run").stdout
     assert "eps25.5-compare-2/accumulative-ST-b0-s0" in other, "other settings, another directory"
 
@@ -51,7 +53,8 @@ def test_one_base_model_of_ones_own(both: Path) -> None:
     base.rename("mine")
     few = ("--med", "FREEZE", "--seeds", "0", "--set", "stream.steps=1", "--quiet")
     result = done("compare", "--checkpoint", "mine", *few, "--out", "side by side")
-    assert result.stdout.endswith(f"\ncurves: tensorboard --logdir 'side by side', then {TENSORBOARD}; {UNTICK}\n")
+    curves = ["curves:", "  tensorboard --logdir 'side by side'", f"  {TENSORBOARD}", f"  {UNTICK}"]
+    assert result.stdout.splitlines()[-4:] == curves
     assert not list(Path("checkpoints").iterdir())
     run = Path("side by side/accumulative-FREEZE-b0-s0")
     config = read_json(run / "config.json")
@@ -64,6 +67,9 @@ def test_what_is_no_comparison(both: Path) -> None:
     says(refused("compare", "--med", ","), "--med ST,OURS")
     says(refused("compare", "--med", "OUR"), "OUR ours")
     says(refused("compare", "--seed", "1"), "--seed --seeds")
+    assert "--after" not in refused("compare", "--triger", "coast"), "an old name is not suggested"
+    trained = done(*COMPARE, "--med", "ST", "--epochs", "3", "--dry-run").stdout
+    assert "3epochs" in trained.splitlines()[0]
     failed = call(*COMPARE, "--med", "ST", "--seeds", "0", "--set", "stream.batch_size=10000")
     assert failed.exit_code in (1, 2)
     assert "10000" in failed.stderr

@@ -215,9 +215,7 @@ def test_what_a_sweep_will_cost(grid: Path) -> None:
     shutil.copytree("checkpoints", "kept")
     shutil.rmtree("checkpoints")
     asked = ("sweep", grid, "--dry-run")
-    unknown = (
-        "left to do: 1 base models and 2 runs; what they take is not known before some are finished, or by --trial"
-    )
+    unknown = "left to do: 1 base models and 2 runs; what they take is not known before some are finished or tried"
     assert done(*asked).stdout.splitlines()[-1] == unknown
     tried = done(*asked, "--trial").stdout.splitlines()[-1]
     says(tried, "left to do: 1 base models and 2 runs; about s of one process, by a trial 1 kinds")
