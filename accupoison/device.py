@@ -1,16 +1,18 @@
-"""What turns a device's name into a device, and puts a state there."""
+"""What turns a device's name into a device, says how precisely it computes, and puts a state there."""
 
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from accupoison.errors import InputError, did_you_mean
+from accupoison.errors import InputError, check_choice, did_you_mean
 
 KINDS = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "ieee", "tf32", "bf16")
 
 
 def device_parts(name: str) -> tuple[str, int]:
@@ -55,6 +57,58 @@ def resolve_device(name: str) -> torch.device:
     if number >= present:
         raise InputError(f"device {name!r} is not on this machine; give <run.device> auto")
     return torch.device(kind, number) if ":" in name else torch.device(kind)
+
+
+_halved, _recording = False, True
+"""Whether networks compute in bfloat16, and whether CUDA graphs are made: of the process, as PyTorch's TF32 is."""
+
+
+def compute_on(name: str, precision: str = "auto", *, deterministic: bool = False, graphs: bool = True) -> torch.device:
+    """Return a device, and let this process compute there as a run asks for, until another run asks.
+
+    Args:
+        name: See :func:`resolve_device`.
+        precision: "ieee" (float32 throughout), "tf32" (convolutions and matrix products of CUDA round their factors to
+            10 bits of mantissa), "bf16" (forward passes under autocast to bfloat16) or "auto": tf32 on CUDA, else ieee.
+        deterministic: On CUDA take kernels alone that give the same bits each time; on a CPU all do.
+        graphs: On CUDA record what every step repeats, see :mod:`accupoison.accel.recording`.
+
+    Raises:
+        InputError: There is no such device, or it does not have the precision.
+    """
+    global _halved, _recording
+    check_choice("run.precision", precision, PRECISIONS)
+    device = resolve_device(name)
+    cuda = device.type == "cuda"
+    if precision == "tf32" and not cuda:
+        raise InputError(f"<run.precision> tf32 is of CUDA and the device is {device}; choose auto, ieee or bf16")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cuda and precision in ("auto", "tf32")
+    _halved, _recording = precision == "bf16", graphs
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts, else it refuses
+        torch.backends.cudnn.deterministic = deterministic
+        torch.use_deterministic_algorithms(deterministic)
+    return device
+
+
+def records(device: torch.device) -> bool:
+    """Return whether CUDA graphs are made on a device."""
+    return _recording and device.type == "cuda"
+
+
+def arithmetic(device: torch.device) -> str:
+    """Return how precisely networks compute on a device: "ieee", "tf32" or "bf16"."""
+    if _halved:
+        return "bf16"
+    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of a forward pass on a device, in the precision that :func:`compute_on` was asked for.
+
+    Without autocast's cache of weights, which would lose their graph between passes.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if _halved else nullcontext()
 
 
 def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

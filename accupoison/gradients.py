@@ -25,20 +25,26 @@ def gradient(view: ModelView, x: Tensor, y: Tensor, *, train: bool = False, grap
 
 
 BUDGET = 450_000_000
-"""Bytes that the second-order graph of the rows at once may keep, beside the weights."""
+"""Bytes that the second-order graph of the rows at once may keep on a CPU, beside the weights."""
+PROCESSES = 8
+"""Of this many, as may share a GPU, each may keep such a graph at once."""
 _ROW_BYTES: WeakKeyDictionary[ModelView, int] = WeakKeyDictionary()
 
 
 def rows_at_once(view: ModelView, batch: Batch) -> int:
-    """Return how many rows' second-order graphs fit :data:`BUDGET`, at least 1.
+    """Return how many rows' second-order graphs fit the memory for them, at least 1.
 
-    It depends on the model and the size of its inputs, not on the machine's state: what the graph of two rows keeps
-    more than that of one is counted once for each view.
+    That is :data:`BUDGET`, which CPUs are fastest with, or a share of a GPU's memory, where the whole set at once is.
+    It depends on the model, the size of its inputs and the device, not on the machine's state: what the graph of two
+    rows keeps more than that of one is counted once for each view.
     """
     if view not in _ROW_BYTES:
         of_one, of_two = (_graph_bytes(view, batch.rows(torch.zeros(rows, dtype=torch.int64))) for rows in (1, 2))
         _ROW_BYTES[view] = max(1, of_two - of_one)
-    return max(1, BUDGET // _ROW_BYTES[view])
+    device = batch.x.device
+    cuda = device.type == "cuda"
+    room = torch.cuda.get_device_properties(device).total_memory // PROCESSES if cuda else BUDGET
+    return max(1, room // _ROW_BYTES[view])
 
 
 def _graph_bytes(view: ModelView, batch: Batch) -> int:
@@ -46,7 +52,7 @@ def _graph_bytes(view: ModelView, batch: Batch) -> int:
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage
+        storages[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

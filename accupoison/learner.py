@@ -1,7 +1,7 @@
-"""The model that learns, and the read-only views that attacks and defences get of it."""
+"""The model that learns."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -9,111 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from accupoison.accel.folding import Pairs, fold_norms, fold_tensors
 from accupoison.accel.layers import substitute, uses_own_kernels
-from accupoison.models.copies import copy_of, reestimate_batchnorm
+from accupoison.models.copies import copy_of
+from accupoison.models.view import hollow, logits_of, score, view_of
 from accupoison.optimizer import MomentumSGD
 from accupoison.types import Batch, Grads, ModelView
-
-
-class _View:
-    """A :class:`~accupoison.types.ModelView` of a module's parameters and buffers.
-
-    The forward pass runs on a skeleton, a copy of the module on the meta device that gets its tensors at each call, so
-    neither the module's mode nor hooks somebody attaches to it matter. Parameters are aliases: they share memory with
-    the module's, but are leaves of their own, so that nobody's ``backward`` can touch the module's ``.grad``.
-    """
-
-    def __init__(self, module: nn.Module, *, training: bool, kernels: str = "auto") -> None:
-        self._module = module
-        self._own = uses_own_kernels(kernels, next(module.parameters()).device)
-        self._skeletons = {train: self._skeleton(module).train(train) for train in (False, True)}
-        self._training = training
-        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._names = list(trained)
-        self._leaves = tuple(p.detach().requires_grad_() for p in trained.values())
-        self._frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
-        self._buffers = {name: buffer.detach() for name, buffer in module.named_buffers()}
-
-    def _skeleton(self, module: nn.Module) -> nn.Module:
-        skeleton = _hollow(module)
-        return substitute(skeleton, twice=True) if self._own else skeleton
-
-    def logits(self, x: Tensor, *, train: bool = False, params: tuple[Tensor, ...] | None = None) -> Tensor:
-        return self._call(x, train or self._training, self._leaves if params is None else params)
-
-    def frozen(self) -> Callable[[Tensor], Tensor]:
-        weights = {name: tensor.clone() for name, tensor in self.state().items()}
-        skeleton = self._skeletons[self._training]
-        if self._own and not self._training:
-            skeleton, pairs = self._folded
-            weights = fold_tensors(weights, pairs)
-        return lambda x: functional_call(skeleton, dict(weights), (x,))
-
-    @cached_property
-    def _folded(self) -> tuple[nn.Module, Pairs]:
-        module = copy_of(self._skeletons[False])
-        return module, fold_norms(module)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.features_and_logits(x)[0]
-
-    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        skeleton = self._skeletons[self._training]
-        heads = [module for module in skeleton.modules() if isinstance(module, nn.Linear)]
-        seen: list[Tensor] = []
-        hooks = [head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for head in heads[-1:]]
-        try:
-            logits = self._call(x, self._training, self._leaves)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not seen:
-            raise ValueError(f"{type(skeleton).__name__} has no linear layer, so no penultimate features")
-        return seen[-1], logits
-
-    def params(self) -> tuple[Tensor, ...]:
-        return self._leaves
-
-    def state(self) -> Mapping[str, Tensor]:
-        trained = {name: p.detach() for name, p in zip(self._names, self._leaves, strict=True)}
-        return trained | self._frozen | self._buffers
-
-    def reestimated(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        return dict(reestimate_batchnorm(self._module, images).named_buffers())
-
-    def _call(self, x: Tensor, train: bool, params: tuple[Tensor, ...]) -> Tensor:
-        # in train mode batch norm writes its running statistics: into a copy
-        buffers = {name: b.clone() for name, b in self._buffers.items()} if train else self._buffers
-        tensors = dict(zip(self._names, params, strict=True)) | self._frozen | buffers
-        with sdpa_kernel(SDPBackend.MATH):  # others cannot be differentiated twice: PyTorch's issue 116350
-            return functional_call(self._skeletons[train], tensors, (x,))  # type: ignore[no-any-return]
-
-
-def _hollow(module: nn.Module) -> nn.Module:
-    """Return a copy on the meta device; a parameter in two places stays one, which ``.to("meta")`` would undo."""
-    hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
-    return copy_of(module, hollow | {id(b): torch.empty_like(b, device="meta") for b in module.buffers()})
-
-
-def view_of(model: nn.Module, kernels: str = "auto") -> ModelView:
-    """Return a live view of ``model`` in the mode it is in now: later changes of its weights show in the view.
-
-    Args:
-        model: The network.
-        kernels: "auto" (our own layers on the CPU) or "torch" (PyTorch's alone); they differ by rounding.
-    """
-    return _View(model, training=model.training, kernels=kernels)
-
-
-@torch.no_grad()
-def score(view: ModelView, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy [B] and the correctness [B] (bool) of each row."""
-    logits = view.logits(batch.x)
-    return F.cross_entropy(logits, batch.y, reduction="none"), logits.argmax(1) == batch.y
 
 
 class _TrainingForward:
@@ -130,11 +31,11 @@ class _TrainingForward:
             raise RuntimeError("a second forward pass of one step asked to move the running statistics")
         self._tracked = self._tracked or track
         if track and self._body is self._model:
-            return self._model(x)  # type: ignore[no-any-return]
+            return logits_of(self._model, {}, x)
         buffers = dict(self._model.named_buffers())
         given = {name: b if track else b.clone() for name, b in buffers.items()}
         tensors = {**dict(self._model.named_parameters()), **given}
-        logits: Tensor = functional_call(self._body, tensors, (x,))
+        logits = logits_of(self._body, tensors, x)
         for name, buffer in buffers.items() if track else ():
             if tensors[name] is not buffer:  # which the pass has set anew, not changed in place
                 buffer.detach().copy_(tensors[name].detach())
@@ -182,7 +83,7 @@ class Learner:
         )
         self.bn_mode = bn_mode
         self.kernels = kernels
-        self._view = _View(model, training=False, kernels=kernels)
+        self._view = view_of(self.model, kernels)
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +111,7 @@ class Learner:
 
     def snapshot(self) -> ModelView:
         """Return a view of the model as it is now, unaffected by later updates."""
-        return _View(copy_of(self.model), training=False, kernels=self.kernels)
+        return view_of(copy_of(self.model), self.kernels)
 
     @contextmanager
     def forward(self) -> Iterator[Callable[..., Tensor]]:
@@ -221,17 +122,43 @@ class Learner:
         finally:
             self.model.eval()
 
+    def loss_and_gradients(self, x: Tensor, y: Tensor, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor, Grads]:
+        """Return the mean cross-entropy of one update step, which rows are told correctly, and the gradients.
+
+        Args:
+            x: Inputs [B, ...].
+            y: Labels [B].
+            smoothing: Of the labels, in [0, 1).
+
+        Returns:
+            A scalar, bool [B], and one tensor a parameter; detached.
+        """
+
+        def pass_through(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            with self.forward() as forward:
+                logits = forward(x)
+                loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
+            return loss.detach(), logits.argmax(1) == y, *torch.autograd.grad(loss, self.parameters)
+
+        key = "update", self.bn_mode, smoothing
+        found = pass_through(x, y) if self._hooked else self._view.recorded(key, pass_through, x, y)
+        return found[0], found[1], found[2:]
+
+    @property
+    def _hooked(self) -> bool:
+        """Whether somebody hooks into the passes of the network, as Opacus does."""
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
+
     def _body(self) -> nn.Module:
-        """Return what computes an update: the model itself where somebody hooks into its passes, as Opacus does."""
-        modules = list(self.model.modules())
-        if self._skeleton is None or any(m._forward_hooks or m._forward_pre_hooks for m in modules):
+        """Return what computes an update: the model itself where somebody hooks into its passes."""
+        if self._skeleton is None or self._hooked:
             return self.model
         return self._skeleton.train(self.bn_mode == "train")
 
     @cached_property
     def _skeleton(self) -> nn.Module | None:
         own = uses_own_kernels(self.kernels, self.device)
-        return substitute(_hollow(self.model), twice=False) if own else None
+        return substitute(hollow(self.model), twice=False) if own else None
 
     def apply(self, grads: Grads, direct: Callable[[Grads], Grads] | None = None) -> None:
         """Take one optimiser step with these gradients, one a parameter; see :meth:`MomentumSGD.step`."""

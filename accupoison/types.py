@@ -1,6 +1,6 @@
 """What crosses the boundaries between stream, attack, defence and learner."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -163,34 +163,24 @@ class ModelView(Protocol):
     def reestimated(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
         """Return the buffers by name, batch norm's (if any) made afresh from batches of images [B, ...]."""
 
+    def recorded(
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return ``function(*tensors)``, which on CUDA is recorded the second time and replayed from then on.
+
+        Args:
+            key: Tells the function and all settings that it depends on from others of the same view.
+            function: Depends on its arguments, on this view and on what never changes alone; no number of it goes to
+                the host, and it draws none there.
+            *tensors: Its arguments, [*].
+        """
+
 
 class Forward(Protocol):
     """The trainable forward pass of one update step; exactly one call a step moves the running statistics."""
 
     def __call__(self, x: Tensor, *, track: bool | None = None) -> Tensor:
         """Return logits [B, classes]; ``track``: move the running statistics (default: the first call does)."""
-
-
-FABRICATED = ("copy", "collision", "own", "twin")
-"""What samples of an attacker's own can be: copies of one, crafted from one, one of its images, noise made of one."""
-FIRST_FABRICATED = 2**48
-COPIES, SOURCES = 2**12, 2**32
-
-
-def fabricated_id(kind: str, sources: Tensor, copies: Tensor | int = 0) -> Tensor:
-    """Return the ids of samples that an attacker makes, int64 [N]: negative, and the same wherever they are made.
-
-    Args:
-        kind: Of :data:`FABRICATED`.
-        sources: The ids of what they are made from, int64 [N], below 2**32.
-        copies: Tell those of one source apart, int64 [N], below 4,096.
-    """
-    return -FIRST_FABRICATED - ((FABRICATED.index(kind) * COPIES + copies) * SOURCES + sources)
-
-
-def source_ids(ids: Tensor) -> Tensor:
-    """Return what the samples ``ids``, int64 [N], were made from; those not of :func:`fabricated_id` stay."""
-    return torch.where(ids <= -FIRST_FABRICATED, (-ids - FIRST_FABRICATED) % SOURCES, ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,10 @@ from typing import Any
 import click
 import torch
 
+from accupoison.device import resolve_device
 from accupoison.measure.hardware import ceiling
 from accupoison.study.tables import markdown
+from benchmarks.gpu import measure_gpu, measure_training
 from benchmarks.phases import Bench, measure_phases
 from benchmarks.processes import audit_speed, memory, private_memory, start_up
 
@@ -73,9 +75,13 @@ def phase_table(rows: list[dict[str, Any]]) -> str:
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed calls a phase.")
 @click.option("--only", type=click.Choice(PARTS), multiple=True, default=PARTS, help="Parts to measure.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "results.json", help="The JSON to write.")
+@click.option("--device", default="cpu", show_default=True, help="cuda: phases and a burn-in there, into gpu.json.")
 @click.option("--profile", is_flag=True, help="Print instead where one online step spends its time.")
-def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path, profile: bool) -> None:
+def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path, device: str, profile: bool) -> None:
     """Measure speed and memory beside this machine's own matrix product."""
+    if device != "cpu":
+        show_gpu(widths, repeats, resolve_device(device), out.with_name("gpu.json"))
+        return
     if profile:
         for width in widths:
             click.echo(f"width {width}\n{profiled(width)}")
@@ -101,6 +107,20 @@ def main(widths: tuple[int, ...], repeats: int, only: tuple[str, ...], out: Path
         _save(found, out)
         cells = [[row["phase"], f"{row['seconds']:.2f}", f"{row['memory_gb']:.2f}"] for row in found["audit"]]
         click.echo(markdown(["audit", "median s", "GB on top of the arrays"], cells) + "\n")
+    click.echo(f"wrote {out}")
+
+
+def show_gpu(widths: tuple[int, ...], repeats: int, device: torch.device, out: Path) -> None:
+    """Measure a GPU, print tables and write ``out``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "repeats": repeats, "phases": [], "burnin": []}
+    for width in widths:
+        found["phases"] += measure_gpu(width, repeats, device)
+        found["burnin"].append(measure_training(width, repeats, device))
+        _save(found, out)
+    for part in ("phases", "burnin"):
+        cells = [[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()] for row in found[part]]
+        click.echo(markdown(list(found[part][0]), cells) + "\n")
     click.echo(f"wrote {out}")
 
 

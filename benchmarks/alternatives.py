@@ -24,8 +24,8 @@ from accupoison.attacks.accumulative import alignment_gradient, craft_accumulati
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import divergence
 from accupoison.gradients import project_linf
-from accupoison.learner import view_of
 from accupoison.measure.accuracy import predict_correct_and_loss
+from accupoison.models.view import view_of
 from accupoison.study.tables import markdown
 from accupoison.types import ModelView
 from benchmarks.phases import ALWAYS, EPS, Bench, alignment_gradient_whole, in_turn

@@ -67,10 +67,12 @@ class Bench:
     Attributes:
         width: Channels of the first stage of the ResNet-18.
         kernels: As the setting ``run.kernels``.
+        device: Where it computes.
     """
 
     width: int
     kernels: str = "auto"
+    device: str = "cpu"
     learner: Learner = field(init=False)
     data: DataSet = field(init=False)
 
@@ -78,9 +80,9 @@ class Bench:
         rng = torch.Generator().manual_seed(0)
         x = torch.randint(256, (TEST, 3, 32, 32), generator=rng, dtype=torch.uint8)
         y = torch.randint(10, (TEST,), generator=rng)
-        self.data = DataSet("random", x, y, x, y, tuple("abcdefghij"), flip=True)
+        self.data = DataSet("random", x, y, x, y, tuple("abcdefghij"), flip=True).to(self.device)
         self.splits = split(self.data)
-        model = place(build_model(ModelSpec(width=self.width), 0), torch.device("cpu"))
+        model = place(build_model(ModelSpec(width=self.width), 0), torch.device(self.device))
         self.learner = Learner(model, lr=1e-3, kernels=self.kernels)
         self.view = Counted(self.learner.view())
         self.reference = Counted(self.learner.snapshot())
@@ -140,10 +142,10 @@ def phases(bench: Bench) -> dict[str, Callable[[], object]]:
 
 def alignment_gradient_whole(
     view: ModelView, trigger: Batch, val: Batch, *, train: bool = False
-) -> tuple[Grads, float]:
+) -> tuple[Grads, Tensor]:
     """Return what :func:`~accupoison.attacks.accumulative.alignment_gradient` does, by the graph of the whole."""
     value = alignment(view, trigger, val, train=train)
-    return torch.autograd.grad(value, view.params()), float(value.detach())
+    return torch.autograd.grad(value, view.params()), value.detach()
 
 
 def measure_phases(width: int, repeats: int) -> list[dict[str, Any]]:

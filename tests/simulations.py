@@ -10,10 +10,11 @@ from torch import Tensor
 from accupoison.attacks import ATTACKS, Attack, PixelAttack
 from accupoison.data import DataSet, DataStream, SplitSizes, make_stream, split
 from accupoison.defenses import DEFENSES, Defense
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.simulation import Simulation
+from accupoison.models.view import view_of
 from accupoison.types import Batch, Phase, Population, Step, Verdict
 from accupoison.updates import SGD
 from tests.nets import random_net
@@ -80,11 +81,13 @@ def simulation(
     updates: int = 1,
     kind: str = "iid",
     seed: int = 0,
+    device: str = "cpu",
+    kernels: str = "auto",
 ) -> Simulation:
     """Return a simulation on a tiny network with momentum; the same arguments give the same one."""
-    images = data()
+    images = data().to(device)
     parts = split(images, sizes=SIZES)
-    learner = Learner(random_net(0, torch.float32), lr=0.05, weight_decay=1e-3)
+    learner = Learner(random_net(0, torch.float32).to(device), lr=0.05, weight_decay=1e-3, kernels=kernels)
     SGD().step(learner, Defense(), images.batch(parts.burnin), StepContext(0, "burnin", 0, {}))
     return Simulation(
         learner=learner,
@@ -94,27 +97,28 @@ def simulation(
         update=SGD(),
         schedule=Schedule(steps=steps, recovery_steps=recovery_steps, augment=augment, quantise=quantise),
         trigger=Triggers(types=triggers, updates=updates),
-        reference=view_of(random_net(1, torch.float32)),
+        reference=view_of(random_net(1, torch.float32).to(device), kernels),
         val=images.batch(parts.val),
         trusted=[images.batch(part) for part in parts.trusted.view(-1, 5)],
         seed=seed,
         flip=images.flip,
-        population=population(make_stream(kind, images, parts, batch_size=ROWS, length=steps, seed=seed), parts.stream),
+        population=population(
+            images, make_stream(kind, images, parts, batch_size=ROWS, length=steps, seed=seed), parts.stream
+        ),
     )
 
 
-def population(stream: DataStream, candidates: Tensor) -> Population:
+def population(images: DataSet, stream: DataStream, candidates: Tensor) -> Population:
     """Return whom an attack may poison."""
-    images = data()
     return Population(
         steps=tuple(stream.ids(t) for t in range(len(stream))),
         candidates=candidates,
         total=ROWS * len(stream),
         size=images.size,
         num_classes=images.num_classes,
-        labels=images.labels,
+        labels=lambda ids: images.labels(ids).cpu(),
         raw=images.batch,
-        model=lambda path: view_of(random_net(1, torch.float32)),
+        model=lambda path: view_of(random_net(1, torch.float32).to(images.device)),
     )
 
 

@@ -11,10 +11,10 @@ from accupoison.api.objects import Array, component
 from accupoison.attacks import ATTACKS, Accumulative, Attack
 from accupoison.config.layers import resolve
 from accupoison.errors import InputError, RangeError, first_line
-from accupoison.learner import view_of
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
 from accupoison.loop.context import StepContext
 from accupoison.models.copies import copy_of
+from accupoison.models.view import view_of
 from accupoison.rng import global_seed
 from accupoison.runs.model_check import check_network
 from accupoison.types import Access, Batch, ModelView

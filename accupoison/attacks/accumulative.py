@@ -1,8 +1,8 @@
 """Accumulative poisoning: each batch tilts the model so that the trigger will do more harm."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ def alignment(view: ModelView, trigger: Batch, val: Batch, *, train: bool = Fals
     return inner(at_trigger, at_val)
 
 
-def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, float]:
-    """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself.
+def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bool = False) -> tuple[Grads, Tensor]:
+    """Return the parameter gradient of :func:`alignment`, a second-order term, and the alignment itself, a scalar.
 
     By the chain rule it is a Hessian-vector product at the trigger plus one at ``val``, so both can be taken a few rows
     at a time, in less memory than the graph of the whole; one graph of each waits for the other's gradient.
@@ -58,7 +58,7 @@ def alignment_gradient(view: ModelView, trigger: Batch, val: Batch, *, train: bo
     unit_trigger, unit_val = normalize_each(at_trigger), normalize_each(at_val)
     by_trigger = hvp_trigger(normalize_each_vjp(at_trigger, unit_val))
     by_val = hvp_val(normalize_each_vjp(at_val, unit_trigger))
-    return tuple(a + b for a, b in zip(by_trigger, by_val, strict=True)), float(inner(unit_trigger, unit_val))
+    return tuple(a + b for a, b in zip(by_trigger, by_val, strict=True)), inner(unit_trigger, unit_val)
 
 
 def accumulative_goal(
@@ -70,8 +70,7 @@ def accumulative_goal(
     objective: str = "both",
     gamma: float = 1.0,
     train: bool = False,
-    on_alignment: Callable[[float], None] | None = None,
-) -> Grads:
+) -> tuple[Grads, Tensor | None]:
     """Return the direction that the gradient of a poisoned batch is to have; see :func:`craft_accumulative`.
 
     Args:
@@ -82,22 +81,34 @@ def accumulative_goal(
         objective: One of :data:`OBJECTIVES`.
         gamma: Weight of the clean batch's term.
         train: Use batch statistics in place of the running ones.
-        on_alignment: Told the alignment.
+
+    Returns:
+        The direction, and the alignment that it works on, a scalar, or None with the objective "first_order".
 
     Raises:
         ValueError: There is no such objective.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
-    parts: list[Grads] = []
-    if objective != "second_order":
-        parts.append(tuple(gamma * g for g in normalize_each(gradient(view, batch.x, batch.y, train=train))))
-    if objective != "first_order":
-        second, value = alignment_gradient(view, trigger, val, train=train)
-        parts.append(normalize_each(second))
-        if on_alignment is not None:
-            on_alignment(value)
-    return tuple(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+
+    def aim(x: Tensor, y: Tensor, trigger_x: Tensor, trigger_y: Tensor, val_x: Tensor, val_y: Tensor) -> Grads:
+        parts: list[Grads] = []
+        aligned: Grads = ()
+        if objective != "second_order":
+            parts.append(tuple(gamma * g for g in normalize_each(gradient(view, x, y, train=train))))
+        if objective != "first_order":
+            coming, own = (
+                replace(given, x=images, y=labels, checked=images)
+                for given, images, labels in ((trigger, trigger_x, trigger_y), (val, val_x, val_y))
+            )
+            second, value = alignment_gradient(view, coming, own, train=train)
+            parts.append(normalize_each(second))
+            aligned = (value,)
+        return (*(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True)), *aligned)
+
+    key, given = ("goal", objective, gamma, train), (batch.x, batch.y, trigger.x, trigger.y, val.x, val.y)
+    found, count = view.recorded(key, aim, *given), len(view.params())
+    return found[:count], found[count] if len(found) > count else None
 
 
 def agreement(view: ModelView, x: Tensor, y: Tensor, goal: Grads, *, train: bool = False) -> Tensor:
@@ -116,6 +127,31 @@ def agreement(view: ModelView, x: Tensor, y: Tensor, goal: Grads, *, train: bool
     return inner(normalize_each(gradient(view, x, y, train=train, graph=True)), goal)
 
 
+def follow(
+    view: ModelView, batch: Batch, goal: Grads, *, eps: float, steps: int, train: bool = False, round_sign: bool = False
+) -> Tensor:
+    """Return images [B, ...] with the largest :func:`agreement` that signed steps find, detached.
+
+    Args:
+        view: The model under attack.
+        batch: The clean batch [B, ...], centre of the l_inf ball.
+        goal: What :func:`accumulative_goal` returned.
+        eps: Radius in pixels.
+        steps: Signed gradient steps, of size ``2 * eps / steps``.
+        train: Use batch statistics in place of the running ones.
+        round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
+    """
+
+    def search(clean: Tensor, y: Tensor, *goal: Tensor) -> tuple[Tensor]:
+        def agreeing(x: Tensor) -> Tensor:
+            return agreement(view, x, y, goal, train=train)
+
+        return (pgd_linf(clean, agreeing, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded),)
+
+    key = "follow", eps, steps, train, round_sign, batch.bounded
+    return view.recorded(key, search, batch.x, batch.y, *goal)[0]
+
+
 def craft_accumulative(
     view: ModelView,
     trigger: Batch,
@@ -128,7 +164,6 @@ def craft_accumulative(
     gamma: float = 1.0,
     train: bool = False,
     round_sign: bool = False,
-    on_alignment: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Poison a batch so that a step on it prepares the model for the trigger (Pang et al. 2021, Eq. 9).
 
@@ -147,7 +182,6 @@ def craft_accumulative(
         gamma: Weight of the clean batch's term, which keeps the poisoned step close to an ordinary one.
         train: Use batch statistics in place of the running ones.
         round_sign: Leave a pixel where it is if the objective's slope there is below 0.0005.
-        on_alignment: Told the alignment that the attack works on; not with the objective "first_order".
 
     Returns:
         The poisoned images [B, ...], detached.
@@ -155,21 +189,8 @@ def craft_accumulative(
     Raises:
         ValueError: There is no such objective.
     """
-    goal = accumulative_goal(
-        view,
-        trigger,
-        batch,
-        val,
-        objective=objective,
-        gamma=gamma,
-        train=train,
-        on_alignment=on_alignment,
-    )
-
-    def agreeing(x: Tensor) -> Tensor:
-        return agreement(view, x, batch.y, goal, train=train)
-
-    return pgd_linf(batch.x, agreeing, eps=eps, steps=steps, round_sign=round_sign, bounded=batch.bounded)
+    goal, _ = accumulative_goal(view, trigger, batch, val, objective=objective, gamma=gamma, train=train)
+    return follow(view, batch, goal, eps=eps, steps=steps, train=train, round_sign=round_sign)
 
 
 @ATTACKS.register("accumulative")
@@ -200,35 +221,33 @@ class Accumulative(PixelAttack):
         """Unless it aims at the clean trigger, it needs the crafted one while it poisons."""
         return self.aim == "crafted"
 
-    def agreeing(self, view: ModelView, batch: Batch, ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the objective J as a function of images [B, ...] and their labels [B]; logs the alignment it works on.
+    def goal(self, view: ModelView, batch: Batch, ctx: Context) -> Grads:
+        """Return the direction that the batch's gradient is to have; logs the alignment that it works on.
 
         Args:
             view: The model as it is now.
             batch: The clean batch, [B, ...].
             ctx: Of this step.
         """
-        train = self.bn_mode == "train"
-        goal = accumulative_goal(
-            view,
-            self.access.trigger if self.aim == "clean" else self.crafted_trigger(view, ctx),
-            batch,
-            self.val(ctx),
-            objective=self.objective,
-            gamma=self.gamma,
-            train=train,
-            on_alignment=lambda value: ctx.log("attack/alignment", value),
-        )
-        return lambda x, y: agreement(view, x, y, goal, train=train)
+        trigger = self.access.trigger if self.aim == "clean" else self.crafted_trigger(view, ctx)
+        settings: Any = {"objective": self.objective, "gamma": self.gamma, "train": self.bn_mode == "train"}
+        goal, aligned = accumulative_goal(view, trigger, batch, self.val(ctx), **settings)
+        if aligned is not None:
+            ctx.log("attack/alignment", float(aligned))
+        return goal
+
+    def agreeing(self, view: ModelView, batch: Batch, ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the objective J as a function of images [B, ...] and their labels [B].
+
+        Args:
+            view: The model as it is now.
+            batch: The clean batch, [B, ...].
+            ctx: Of this step; see :meth:`goal`.
+        """
+        goal = self.goal(view, batch, ctx)
+        return lambda x, y: agreement(view, x, y, goal, train=self.bn_mode == "train")
 
     def perturb(self, view: ModelView, batch: Batch, ctx: Context) -> Tensor:
         """Return the images moved toward the trigger's purpose."""
-        agreeing = self.agreeing(view, batch, ctx)
-        return pgd_linf(
-            batch.x,
-            lambda x: agreeing(x, batch.y),
-            eps=self.eps,
-            steps=self.steps,
-            round_sign=self.round_sign,
-            bounded=batch.bounded,
-        )
+        settings: Any = {"eps": self.eps, "steps": self.steps, "round_sign": self.round_sign}
+        return follow(view, batch, self.goal(view, batch, ctx), train=self.bn_mode == "train", **settings)

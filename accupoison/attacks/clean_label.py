@@ -10,9 +10,10 @@ from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget, check_share
 from accupoison.attacks.planned import Joining, PlannedAttack
 from accupoison.data.augment import quantise
+from accupoison.data.fabricated import fabricated_id
 from accupoison.errors import InputError, check_least
 from accupoison.gradients import project_linf
-from accupoison.types import ModelView, fabricated_id
+from accupoison.types import ModelView
 
 
 @ATTACKS.register("clean-label")

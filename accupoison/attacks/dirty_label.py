@@ -9,8 +9,9 @@ from torch import Tensor
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget, check_share
 from accupoison.attacks.planned import Joining, PlannedAttack
+from accupoison.data.fabricated import fabricated_id
 from accupoison.errors import InputError, check_choice
-from accupoison.types import ModelView, fabricated_id
+from accupoison.types import ModelView
 
 
 @ATTACKS.register("dirty-label")

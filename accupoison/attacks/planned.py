@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from accupoison.attacks.base import Attack
+from accupoison.data.fabricated import source_ids
 from accupoison.errors import InputError, check_least
 from accupoison.rng import generator
-from accupoison.types import Access, Batch, Context, ModelView, Population, State, source_ids
+from accupoison.types import Access, Batch, Context, ModelView, Population, State
 
 NOBODY = torch.empty(0, dtype=torch.int64)
 
@@ -19,7 +20,7 @@ class Joining:
     """Samples of an attacker's own, int64 [N] each.
 
     Attributes:
-        ids: Of :func:`accupoison.types.fabricated_id`.
+        ids: Of :func:`accupoison.data.fabricated.fabricated_id`.
         y: Labels.
         steps: When each arrives.
         first: The first step at which it may.

@@ -9,8 +9,9 @@ from torch import Tensor
 from accupoison.attacks.base import ATTACKS
 from accupoison.attacks.budget import Budget, check_share
 from accupoison.attacks.planned import NOBODY, Joining, PlannedAttack
+from accupoison.data.fabricated import COPIES, fabricated_id, source_ids
 from accupoison.errors import InputError, check_choice, check_least
-from accupoison.types import COPIES, Batch, Context, ModelView, fabricated_id, source_ids
+from accupoison.types import Batch, Context, ModelView
 
 PLACEMENTS = ("any", "before", "after")
 MOST_ADAPTIVE = 6
@@ -167,7 +168,7 @@ class Copies(PlannedAttack):
     """Add given rows: what models are trained with that an attacker rehearses on.
 
     Attributes:
-        copies: Their ids, of :func:`accupoison.types.fabricated_id`, int64 [N].
+        copies: Their ids, of :func:`accupoison.data.fabricated.fabricated_id`, int64 [N].
         labels: Their labels, int64 [N].
     """
 

@@ -33,9 +33,14 @@ def craft_trigger(
     Returns:
         The crafted images [B, ...], detached.
     """
-    goal = normalize_each(gradient(view, val.x, val.y, train=train))
 
-    def divergence(x: Tensor) -> Tensor:
-        return -inner(normalize_each(gradient(view, x, trigger.y, train=train, graph=True)), goal)
+    def craft(clean: Tensor, y: Tensor, val_x: Tensor, val_y: Tensor) -> tuple[Tensor]:
+        goal = normalize_each(gradient(view, val_x, val_y, train=train))
 
-    return pgd_linf(trigger.x, divergence, eps=eps, steps=steps, round_sign=round_sign, bounded=trigger.bounded)
+        def divergence(x: Tensor) -> Tensor:
+            return -inner(normalize_each(gradient(view, x, y, train=train, graph=True)), goal)
+
+        return (pgd_linf(clean, divergence, eps=eps, steps=steps, round_sign=round_sign, bounded=trigger.bounded),)
+
+    key = "trigger", eps, steps, train, round_sign, trigger.bounded
+    return view.recorded(key, craft, trigger.x, trigger.y, val.x, val.y)[0]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from accupoison.attacks.base import ATTACKS, Attack
 from accupoison.attacks.budget import Budget, check_share
+from accupoison.data.fabricated import fabricated_id
 from accupoison.errors import InputError
-from accupoison.types import Access, Batch, Context, ModelView, fabricated_id
+from accupoison.types import Access, Batch, Context, ModelView
 
 
 def digests_of(x: Tensor) -> list[bytes]:

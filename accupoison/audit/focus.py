@@ -10,7 +10,8 @@ from accupoison.attacks import Attack
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.audit.samples import Samples
 from accupoison.data import DataSet
-from accupoison.types import Saved, source_ids
+from accupoison.data.fabricated import source_ids
+from accupoison.types import Saved
 
 STREAM, BURNIN, UNSEEN = "stream", "burn-in", "never seen"
 """Groups of members; the last one is a control."""

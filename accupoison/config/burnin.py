@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from accupoison.accel.layers import KERNELS
 from accupoison.data import SplitSizes
 from accupoison.data.sources import canonical_name
 from accupoison.data.splits import PROTOCOLS
-from accupoison.device import device_parts
+from accupoison.device import PRECISIONS, compute_on, device_parts
 from accupoison.errors import InputError, check_choice, check_least
 from accupoison.models.factory import MODELS
 from accupoison.models.layers import check_norm
@@ -163,18 +165,32 @@ class RunSettings:
         device: "auto" (what ACCUPOISON_DEVICE names, or what there is), "cpu", "cuda", "cuda:N" or "mps".
         save_every: Steps of a stream between saved states (the burn-in saves at every epoch).
         kernels: "auto" (on the CPU layers of our own, faster and equal to rounding) or "torch" (PyTorch's alone).
+        precision: "ieee" (float32), "tf32" (of CUDA: products of factors with 10 bits of mantissa), "bf16" (forward
+            passes in bfloat16) or "auto": tf32 on CUDA, else ieee.
+        deterministic: On CUDA only kernels that give the same bits each time, so that a resumed run is bit for bit the
+            unbroken one; slower. On a CPU all are.
+        graphs: On CUDA record what every step repeats as CUDA graphs, of the same kernels. A network whose own Python
+            code decides something anew at every call needs false.
     """
 
     seed: int = 0
     device: str = "auto"
     save_every: int = 5
     kernels: str = "auto"
+    precision: str = "auto"
+    deterministic: bool = False
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         check_choice("run.kernels", self.kernels, KERNELS)
+        check_choice("run.precision", self.precision, PRECISIONS)
         check_least("run.save_every", self.save_every, 1, "a number of steps")
         check_least("run.seed", self.seed, 0, "0 or more")
         device_parts(self.device)
+
+    def compute(self) -> torch.device:
+        """Return the device, which from now on computes as the settings say; see :func:`~.device.compute_on`."""
+        return compute_on(self.device, self.precision, deterministic=self.deterministic, graphs=self.graphs)
 
 
 def check_rate(lr: float | None, momentum: float, weight_decay: float, section: str, key: str = "lr") -> None:

@@ -115,6 +115,8 @@ class _NewSections:
 NEW_SECTIONS = _NewSections()
 NEW_SETTINGS: dict[str, dict[str, Any]] = {"evaluate": {"detectors": []}, "shadows": {"leave_one_out": False}}
 """Settings that runs of older versions lack, and what such a run has had all along."""
+NEW_RUN_SETTINGS = ("kernels", "precision", "deterministic", "graphs")
+"""Of ``run``, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,7 @@ def changes(config: BurninConfig | OnlineConfig, run: Path) -> list[str]:
 def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     """Return ``settings`` with the data directory that ``run`` was started with: data that moved are still the same.
 
-    A run of before ``run.kernels`` has no such setting, and goes on with the one asked for; one of before a section of
+    A run of before a setting of ``run`` lacks it, and goes on with the one asked for; one of before a section of
     :data:`NEW_SECTIONS` has what it stands for; one of before a section or component got some setting, its default.
     """
     config = read_json(run / CONFIG) if RunDirectory.holds_run(run) else {}
@@ -208,7 +210,7 @@ def at_home(settings: Layer, run: Path) -> dict[str, Mapping[str, Any]]:
     return {
         **{name: _without_new(name, values, config) for name, values in settings.items() if name not in new},
         "data": {**settings["data"], **{key: stored[key] for key in PLACES if key in stored}},
-        "run": {key: value for key, value in settings["run"].items() if key != "kernels" or key in known},
+        "run": {key: value for key, value in settings["run"].items() if key not in NEW_RUN_SETTINGS or key in known},
     }
 
 

@@ -25,14 +25,14 @@ def crop_flip(x: Tensor, *, rng: Generator, flip: bool, pad: int | None = None) 
     """
     count, channels, height, width = x.shape
     pad = height // 8 if pad is None else pad
-    shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=rng)
+    shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=rng).to(x.device)
     mirrored = torch.randint(0, 2, (count, 1), generator=rng).bool()  # drawn always: flip=False gets the same crop
-    column = torch.arange(width)
+    column = torch.arange(width, device=x.device)
     if flip:
-        column = torch.where(mirrored, column.flip(0), column)
-    rows, columns = shift[0] + torch.arange(height), shift[1] + column
+        column = torch.where(mirrored.to(x.device), column.flip(0), column)
+    rows, columns = shift[0] + torch.arange(height, device=x.device), shift[1] + column
     # One gather over flattened pixels is several times faster than a slice an image.
-    index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, height * width).to(x.device)
+    index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, height * width)
     padded = F.pad(x, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, index.expand(-1, channels, -1)).view_as(x)
 

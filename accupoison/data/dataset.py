@@ -163,12 +163,12 @@ class DataSet:
         return digest.hexdigest()
 
     def _pick(self, train: Tensor, test: Tensor, ids: Tensor) -> Tensor:
-        ids = ids.to(self.device)
         if not len(ids):
             return train[:0]
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.size:
             raise IndexError(f"ids of {self.name} run from 0 to {self.size - 1}, got {low} to {high}")
+        ids = ids.to(self.device)  # only now: to look at what is on a GPU waits for it
         if high < self.num_train:
             return train[ids]
         if low >= self.num_train:

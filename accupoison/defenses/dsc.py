@@ -49,18 +49,23 @@ def correct(
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
     """
-    x, answer, early = batch.x.detach().clone(), live.frozen(), reference.frozen()
-    for taken in range(steps):
-        x.requires_grad_()
-        logits = answer(x)  # one forward pass serves the discrepancy and the step
+
+    def descend(x: Tensor, centre: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().clone().requires_grad_()
+        logits = live.frozen()(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            discrepancy = divergence(early(x), logits)
-            above = discrepancy > threshold if per_sample else torch.tensor([float(discrepancy.mean()) > threshold])
+            discrepancy = divergence(reference.frozen()(x), logits)
+        (slope,) = torch.autograd.grad(F.cross_entropy(logits, y), x)
+        moved = project_linf(x.detach() - step_size * slope.sign(), centre, eps, bounded=batch.bounded)
+        return moved, discrepancy if per_sample else discrepancy.mean()[None]
+
+    x, key = batch.x.detach().clone(), ("descend", reference, eps, step_size, per_sample, batch.bounded)
+    for taken in range(steps):
+        moved, discrepancy = live.recorded(key, descend, x, batch.x, batch.y)
+        above = discrepancy > threshold
         if not bool(above.any()):
-            return x.detach(), taken
-        (slope,) = torch.autograd.grad(F.cross_entropy(logits, batch.y), x)
-        moved = project_linf(x.detach() - step_size * slope.sign(), batch.x, eps, bounded=batch.bounded)
-        x = moved if bool(above.all()) else torch.where(above.view(-1, *(1 for _ in x.shape[1:])), moved, x.detach())
+            return x, taken
+        x = torch.where(above.view(-1, *(1 for _ in x.shape[1:])), moved, x)
     return x, steps
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.checks import component_name
 from accupoison.models.copies import copy_of
+from accupoison.models.view import view_of
 from accupoison.types import Context, ModelView, Verdict
 
 

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import torch
 
 from accupoison.attacks import Attack
+from accupoison.data.fabricated import FIRST_FABRICATED
 from accupoison.defenses import Defense
 from accupoison.errors import ComponentError, RangeError
-from accupoison.types import FIRST_FABRICATED, Batch, check_range
+from accupoison.types import Batch, check_range
 
 SLACK = 1e-6
 """Rounding by which a pixel may lie outside its budget."""
@@ -42,7 +43,7 @@ def check_rows(sent: Batch, clean: Batch, attack: Attack) -> None:
         sent: What the attack returned.
         clean: What it was given.
         attack: It may add rows where it says that it does not keep ids; these have ids of
-            :func:`accupoison.types.fabricated_id`, so that nobody takes them for samples of the stream.
+            :func:`accupoison.data.fabricated.fabricated_id`, so that nobody takes them for samples of the stream.
     """
     who, rows, own = component_name(attack), len(clean), sent.ids[len(clean) :]
     if sent.x.shape[1:] != clean.x.shape[1:] or len(sent) < rows or (attack.keeps_ids and len(own)):
@@ -50,7 +51,9 @@ def check_rows(sent: Batch, clean: Batch, attack: Attack) -> None:
     if not torch.equal(sent.ids[:rows], clean.ids):
         raise ComponentError(f"{who} moved or dropped rows of the batch; return them first, in their order")
     if bool((own > -FIRST_FABRICATED).any()):
-        raise ComponentError(f"{who} added rows with the ids of others; make theirs by accupoison.types.fabricated_id")
+        raise ComponentError(
+            f"{who} added rows with the ids of others; make theirs by accupoison.data.fabricated.fabricated_id"
+        )
 
 
 def farthest(batch: Batch, origin: Batch) -> float:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from accupoison.data.fabricated import FIRST_FABRICATED
 from accupoison.rng import generator
-from accupoison.types import FIRST_FABRICATED
 
 HALF = 26
 """Pseudonyms have twice as many bits."""
@@ -15,7 +15,7 @@ class Pseudonyms:
     """A secret one-to-one renaming of samples, true and fabricated, to numbers from 0 that tell nothing of either.
 
     It is a Feistel network, so there is no table, and an attacker's own sample looks like any other
-    (:func:`accupoison.types.fabricated_id`). Other negative ids are rows that a defence has made up, and stay.
+    (:func:`~accupoison.data.fabricated.fabricated_id`). Other negative ids are rows of a defence; they stay.
 
     Args:
         seed: The run's seed.

@@ -14,7 +14,7 @@ from accupoison.data import DataStream, quantise
 from accupoison.defenses import Defense
 from accupoison.device import placed
 from accupoison.errors import ComponentError
-from accupoison.learner import Learner, score
+from accupoison.learner import Learner
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.after_update import Judge, Served
 from accupoison.loop.augmentation import Augmentation
@@ -25,6 +25,7 @@ from accupoison.loop.discrepancy_probe import poison_found, probe
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.loop.schedule import Schedule, Triggers
 from accupoison.loop.twins import beside_twins
+from accupoison.models.view import score
 from accupoison.rng import generator, global_seed
 from accupoison.types import Batch, ModelView, Phase, Population, Step, Verdict
 from accupoison.updates import SGD

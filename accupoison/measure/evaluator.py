@@ -10,10 +10,10 @@ from torch import Tensor
 
 from accupoison.config.schema import EvaluateSettings, StopSettings
 from accupoison.data import DataSet, Splits
-from accupoison.learner import view_of
 from accupoison.loop.simulation import Simulation
 from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor
 from accupoison.models.copies import reestimate_batchnorm
+from accupoison.models.view import view_of
 from accupoison.records.tags import AUCS
 from accupoison.types import Phase, Step
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from accupoison.data.fabricated import source_ids
 from accupoison.loop.discrepancy_probe import auroc
 from accupoison.records.files import write_atomically
 from accupoison.records.ledger import Ledger
-from accupoison.types import source_ids
 
 SUSPECTS = "suspects.csv"
 

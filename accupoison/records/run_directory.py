@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import accupoison
+from accupoison.device import arithmetic
 from accupoison.errors import InputError
 from accupoison.records import checkpoint
 from accupoison.records.files import TEMPORARY, as_json, dump_row, flatten, read_json, write_json, writing
@@ -215,7 +216,7 @@ def environment(device: str = "cpu", kernels: str | None = None) -> dict[str, An
         kernels: Whose layers compute there, "own" or "torch"; None where nothing is computed.
     """
     return {
-        **({} if kernels is None else {"kernels": kernels}),
+        **({} if kernels is None else {"kernels": kernels, "precision": arithmetic(torch.device(device))}),
         "accupoison": accupoison.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

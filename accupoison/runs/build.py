@@ -12,11 +12,12 @@ from torch import Tensor
 
 from accupoison.config.schema import DataSettings, OnlineConfig
 from accupoison.data import DataSet, Splits
+from accupoison.data.fabricated import fabricated_id, source_ids
 from accupoison.defenses.dsc import CALIBRATION_BATCHES
-from accupoison.device import resolve_device
 from accupoison.errors import InputError
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.simulation import Simulation
+from accupoison.models.view import view_of
 from accupoison.records.files import holds
 from accupoison.records.ledger import LEDGER, Ledger
 from accupoison.runs.base_model import IDENTITY, BaseModel, open_data, parts_of
@@ -26,7 +27,7 @@ from accupoison.runs.places import default_place, find_checkpoint
 from accupoison.runs.population import stream_population
 from accupoison.runs.replay import replay_of
 from accupoison.runs.streams import fitting, stream_of
-from accupoison.types import Batch, ModelView, fabricated_id, source_ids
+from accupoison.types import Batch, ModelView
 from accupoison.updates import DPSGD, check_private
 
 
@@ -64,7 +65,7 @@ def build_simulation(config: OnlineConfig, root: Path, *, swap: Tensor | None = 
     Raises:
         InputError: Something that the configuration names is not to be had or does not fit the rest.
     """
-    device = resolve_device(config.run.device)
+    device = config.run.compute()
     path, early_path = find_checkpoint(config, root)
     base = BaseModel.load(path, config.model.name)
     base.check_model(config.model, path)
@@ -155,7 +156,7 @@ def trusted_batches(data: DataSet, splits: Splits, size: int) -> list[Batch]:
 
 def _learner(config: OnlineConfig, base: BaseModel, path: Path) -> Learner:
     o = config.optim
-    model = base.build(path, resolve_device(config.run.device))
+    model = base.build(path, config.run.compute())
     lr = base.lr if o.lr is None else o.lr
     if not lr:
         raise InputError(f"{path} does not say at what learning rate it would go on; set optim.lr, for example to 0.1")

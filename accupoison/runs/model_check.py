@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from accupoison.data import DataSet
 from accupoison.errors import InputError, first_line
 from accupoison.gradients import gradient, inner, normalize_each
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.types import Batch, Grads, ModelView
 
 ROWS, LEARNT = 4, 2

@@ -11,8 +11,8 @@ from torch import Tensor
 from accupoison.config.schema import OnlineConfig
 from accupoison.data import DataSet, Splits
 from accupoison.errors import InputError, first_line
-from accupoison.learner import view_of
 from accupoison.measure.membership import never_learnt
+from accupoison.models.view import view_of
 from accupoison.rng import generator
 from accupoison.runs.base_model import BaseModel
 from accupoison.runs.streams import stream_of
@@ -56,7 +56,7 @@ def training_population(
         victims: Ids whose labels may be changed, int64 [N].
         candidates: Ids whose membership may be asked about, int64 [M].
         total: Samples that are trained on.
-        kernels: Of models that are opened; see :func:`accupoison.learner.view_of`.
+        kernels: Of models that are opened; see :func:`accupoison.models.view.view_of`.
         rehearse: Trains the model anew; see :class:`~accupoison.types.Population`. None where nobody will.
     """
     population = _population(data, (victims,), candidates, total, kernels)

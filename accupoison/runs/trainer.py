@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accupoison.attacks.targeted import Copies
@@ -14,7 +13,7 @@ from accupoison.config.schema import BurninConfig, rows_apart
 from accupoison.data import DataSet, Splits
 from accupoison.data.dataset import Stats
 from accupoison.defenses import Defense
-from accupoison.device import resolve_device
+from accupoison.device import placed
 from accupoison.errors import InputError
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
@@ -93,7 +92,7 @@ class Burnin:
         Raises:
             InputError: Data, model or device are not to be had, or a batch is larger than the burn-in part.
         """
-        device = resolve_device(config.run.device)
+        device = config.run.compute()
         data, splits = open_data(config.data, device)
         splits = splits if members is None else replace(splits, burnin=members)
         data = data if stats is None else replace(data, stats=stats)
@@ -132,8 +131,9 @@ class Burnin:
         people = training_population(self.data, self.victims, self.candidates, total, kernels, rehearse)
         access = Access(val, val.rows(slice(0, 0)), crafted=False, reoptimise=False, population=people)
         if state is not None:
-            self.attack.restore(state["attack"], access)
-            self.defense.restore(state["defense"], None)
+            attack, defense = (placed(state[part], self.learner.device) for part in ("attack", "defense"))
+            self.attack.restore(attack, access)
+            self.defense.restore(defense, None)
         else:
             with global_seed(self.config.run.seed, "model", "setup", device=self.learner.device):
                 self.attack.setup(view, access, self._context("attack-setup"))
@@ -236,14 +236,13 @@ class Burnin:
         return loss, accuracy
 
     def _ordinary(self, batch: Batch, defense: Defense) -> tuple[float, float, Grads]:
+        if isinstance(defense, Smoothed):
+            found, hits, grads = self.learner.loss_and_gradients(batch.x, batch.y, smoothing=defense.smoothing)
+            return float(found), float(hits.float().mean()), grads
         with self.learner.forward() as forward:
-            if isinstance(defense, Smoothed):
-                logits = forward(batch.x)
-                loss = F.cross_entropy(logits, batch.y, label_smoothing=defense.smoothing)
-                accuracy = float((logits.argmax(1) == batch.y).float().mean())
-            else:  # its images may have no one label
-                loss, accuracy = defense.losses(forward, batch).mean(), math.nan
-        return float(loss.detach()), accuracy, torch.autograd.grad(loss, self.learner.parameters)
+            loss = defense.losses(forward, batch).mean()
+        # its images may have no one label
+        return float(loss.detach()), math.nan, torch.autograd.grad(loss, self.learner.parameters)
 
     def _private(self, batch: Batch, update: DPSGD, defense: Defense) -> tuple[float, float, Grads]:
         loss, hits = self.learner.score(batch)
@@ -287,7 +286,7 @@ def rehearsed(burnin: Burnin, without: Tensor, ids: Tensor, labels: Tensor, numb
     Args:
         burnin: The burn-in.
         without: Samples that it does not learn from, int64 [N].
-        ids: Rows of an attacker's own that it does, int64 [M]; see :func:`accupoison.types.fabricated_id`.
+        ids: Rows of an attacker's own that it does, int64 [M]; see :func:`accupoison.data.fabricated.fabricated_id`.
         labels: Of these, int64 [M].
         number: Decides the seed.
     """

@@ -10,9 +10,10 @@ from accupoison.attacks import Attack
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.attacks.twins import CodePoisoning
 from accupoison.data import DataSet, crop_flip
+from accupoison.data.fabricated import fabricated_id
 from accupoison.defenses import Defense
 from accupoison.records.ledger import Ledger
-from accupoison.types import Batch, Forward, fabricated_id
+from accupoison.types import Batch, Forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class TrainingSet:
             y, ids = batch.y, batch.ids
         if not self.data.features:
             x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
-        return Batch(x, y, ids)
+        return Batch(x, y, ids.to(x.device))
 
     def ledger(self) -> Ledger:
         """Return who is trained on, with which label, and who is poisoned; twins are rows of their own."""

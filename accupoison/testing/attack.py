@@ -6,6 +6,7 @@ from functools import partial
 
 from accupoison.attacks import Attack, PixelAttack
 from accupoison.attacks.planned import PlannedAttack
+from accupoison.data.fabricated import FIRST_FABRICATED
 from accupoison.defenses import DiscrepancyCorrection
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.checks import SLACK
@@ -22,7 +23,7 @@ from accupoison.testing.bench import (
     same,
     unchanged,
 )
-from accupoison.types import FIRST_FABRICATED, Access, Batch, State
+from accupoison.types import Access, Batch, State
 from accupoison.updates import SGD
 
 
@@ -117,7 +118,7 @@ class _Trial(Trial):
         expect(not attack.keeps_labels or kept, f"{who} changed a label, yet keeps_labels is True")
         expect(same(sent.ids[:rows], clean.ids), f"{who} changed the id or the place of a row")
         made = bool((sent.ids[rows:] <= -FIRST_FABRICATED).all())
-        expect(made, f"{who} added rows whose ids are not those of accupoison.types.fabricated_id")
+        expect(made, f"{who} added rows whose ids are not those of accupoison.data.fabricated.fabricated_id")
         sent = sent.rows(slice(0, rows))
         if (budget := attack.budget(trigger=hook == "trigger")) is not None:
             distance = float((sent.x - clean.x).abs().max())

@@ -15,8 +15,9 @@ from torch import Generator, Tensor, nn
 
 from accupoison.defenses import Defense
 from accupoison.errors import RangeError
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from accupoison.records.tags import check_tags
 from accupoison.registry import Component
 from accupoison.rng import generator, global_seed

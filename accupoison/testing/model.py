@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from accupoison.gradients import gradient, inner, normalize_each
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.rng import global_seed
 from accupoison.runs.model_check import check_network
 from accupoison.testing.bench import expect

@@ -59,6 +59,8 @@ class SGD(Component):
             batch: B rows.
             ctx: Of this update.
         """
+        if type(defense).losses is Defense.losses:
+            return learner.loss_and_gradients(batch.x, batch.y)[2]
         with learner.forward() as forward:
             loss = defense.losses(forward, batch).mean()
         return torch.autograd.grad(loss, learner.parameters)

@@ -24,8 +24,8 @@ from accupoison.attacks.trigger import craft_trigger
 from accupoison.cli import cli
 from accupoison.config.layers import read_toml
 from accupoison.data import load
-from accupoison.learner import view_of
 from accupoison.measure.accuracy import evaluate
+from accupoison.models.view import view_of
 from tests.e2e.conftest import CHECKPOINT, ENVIRONMENT, ONLINE, done, outcome
 from tests.messages import refuses
 

@@ -46,8 +46,8 @@ def test_what_a_burn_in_leaves(base: Path) -> None:
 
 def test_the_summary_is_about_the_weights_in_the_file(base: Path) -> None:
     from accupoison.data import load
-    from accupoison.learner import view_of
     from accupoison.measure.accuracy import evaluate
+    from accupoison.models.view import view_of
 
     place = base / CHECKPOINT.parent
     final, data = BaseModel.load(place / "final.pt"), load("digits")

@@ -16,7 +16,8 @@ from tests.e2e.conftest import BURNIN, NAME, ONLINE, SET, done
 @pytest.mark.parametrize(("kernels", "effect"), [("auto", "own"), ("torch", "torch")])
 def test_it_reaches_every_view_and_is_recorded(kernels: str, effect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     substitute = Mock(wraps=layers.substitute)
-    monkeypatch.setattr("accupoison.learner.substitute", substitute)
+    for module in ("accupoison.learner", "accupoison.models.view"):
+        monkeypatch.setattr(f"{module}.substitute", substitute)
     monkeypatch.setattr("accupoison.runs.trainer.check_images", Mock())  # which looks in one way, whatever is trained
     monkeypatch.setattr("accupoison.runs.build.check_images", Mock())
     asked = (SET, f"run.kernels={kernels}")

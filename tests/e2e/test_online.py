@@ -51,7 +51,7 @@ def test_what_a_run_records(work: Path) -> None:
     assert {"checkpoint", "early", "data", "torch", "commit", "device"} <= env.keys()
     again = done(*ONLINE, "--med", "OURS")
     assert (
-        "wrote logs/digits-resnet8-w4-accumulative-eps25.5-OURS-seed0-2; curves: tensorboard --logdir logs"
+        "wrote logs/digits-resnet8-w4-accumulative-eps25.5-OURS-seed0-2\ncurves:\n  tensorboard --logdir logs\n"
         in again.stdout
     )
 

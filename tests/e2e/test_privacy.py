@@ -10,12 +10,12 @@ import torch
 
 from accupoison.config.schema import burnin_config
 from accupoison.data import load
+from accupoison.data.fabricated import source_ids
 from accupoison.records.checkpoint import load as load_checkpoint
 from accupoison.records.files import read_json
 from accupoison.records.ledger import Ledger
 from accupoison.records.recorder import read_metrics
 from accupoison.runs.burnin import run_burnin
-from accupoison.types import source_ids
 from tests.e2e.conftest import BURNIN, CHECKPOINT, ONLINE, SET, After, done, outcome, refused
 from tests.messages import says
 

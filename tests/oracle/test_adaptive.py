@@ -19,9 +19,10 @@ from accupoison.data import quantise
 from accupoison.defenses import Defense, DiscrepancyCorrection
 from accupoison.discrepancy import batch_discrepancy, memorization_discrepancy
 from accupoison.gradients import gradient
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from accupoison.types import Access, Batch
 from accupoison.updates import SGD
 from tests.messages import refuses

@@ -13,8 +13,8 @@ from accupoison.attacks.accumulative import alignment, alignment_gradient, craft
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import quantise
 from accupoison.gradients import gradient, gradient_and_hvp, inner, normalize_each, pgd_linf
-from accupoison.learner import view_of
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from accupoison.types import Access, Batch, Grads
 from tests.nets import random_batch, random_net
 from tests.oracle import linear

@@ -17,11 +17,12 @@ from accupoison.accel.layers import substitute
 from accupoison.data import load
 from accupoison.defenses import Defense
 from accupoison.gradients import gradient, gradient_and_hvp
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.models.auxiliary import AuxiliaryBatchNorm2d, is_twin
 from accupoison.models.copies import copy_of, reestimate_batchnorm
 from accupoison.models.factory import ModelSpec, build_model
+from accupoison.models.view import view_of
 from accupoison.records import checkpoint
 from accupoison.runs.model_check import check_network
 from accupoison.types import Batch

@@ -12,8 +12,9 @@ from accupoison.defenses.at import perturb
 from accupoison.defenses.clip import clip
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import batch_discrepancy, divergence
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from tests.messages import refuses
 from tests.nets import random_batch, random_net
 

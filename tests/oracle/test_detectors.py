@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from accupoison.attacks.noise import noisy
 from accupoison.discrepancy import memorization_discrepancy
-from accupoison.learner import view_of
 from accupoison.loop.detectors import (
     DETECTORS,
     Detectors,
@@ -24,6 +23,7 @@ from accupoison.loop.detectors import (
     KernelDensity,
     Rows,
 )
+from accupoison.models.view import view_of
 from accupoison.records.tags import DETECTORS as TAGGED
 from accupoison.rng import generator
 from accupoison.types import Batch

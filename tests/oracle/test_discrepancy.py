@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.discrepancy import batch_discrepancy, divergence, memorization_discrepancy
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.types import ModelView
 from tests.nets import random_batch, random_net
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accupoison.accel.folding import fold_norms
-from accupoison.learner import view_of
 from accupoison.models.copies import copy_of
 from accupoison.models.factory import ModelSpec, build_model
+from accupoison.models.view import view_of
 from tests.nets import random_batch, random_net
 
 NETWORKS = {"resnet18": 20, "preact-resnet18": 8, "vgg16": 13, "mobilenetv2": 52, "resnet8": 9, "convnet": 3}

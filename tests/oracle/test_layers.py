@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from accupoison.accel import double_backward, layers
 from accupoison.accel.layers import substitute
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.models.factory import MODELS, ModelSpec, build_model
+from accupoison.models.view import view_of
 from tests.messages import refuses
 from tests.nets import FEATURE_MODELS, normal, random_batch, random_net
 

@@ -10,9 +10,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from accupoison.accel.layers import substitute
 from accupoison.defenses import Defense
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.models.factory import ModelSpec, build_model
+from accupoison.models.view import view_of
 from accupoison.testing import unchanged
 from accupoison.types import ModelView
 from accupoison.updates import SGD

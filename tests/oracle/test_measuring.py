@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from accupoison.attacks.noise import noisy
 from accupoison.data import DataSet, Splits
 from accupoison.discrepancy import batch_discrepancy
-from accupoison.learner import view_of
 from accupoison.loop.discrepancy_probe import auroc, probe
 from accupoison.measure.accuracy import EVALUATION_BATCH, evaluate, monitor, stratified
 from accupoison.models.copies import reestimate_batchnorm
+from accupoison.models.view import view_of
 from accupoison.rng import generator
 from tests.messages import refuses
 from tests.nets import random_batch, random_net

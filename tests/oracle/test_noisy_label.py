@@ -20,8 +20,9 @@ from accupoison.defenses.mixup import balance
 from accupoison.defenses.noise_tracking import MIXTURES, NoiseTracking
 from accupoison.defenses.noisy_label import BetaMixture, DynamicBootstrap, fit_beta_mixture
 from accupoison.errors import InputError
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from accupoison.testing.bench import same
 from accupoison.types import Batch
 from accupoison.updates import SGD

@@ -13,10 +13,11 @@ from torch.nn.utils import weight_norm
 
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.gradients import gradient
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.measure.dp_accountant import epsilon_of, gaussian_delta, gaussian_epsilon
 from accupoison.models.factory import ModelSpec, build_model
+from accupoison.models.view import view_of
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Grads
 from accupoison.updates import DPSGD, SGD, check_private, private_gradients

@@ -12,9 +12,10 @@ from accupoison.attacks.dirty_label import DirtyLabel
 from accupoison.attacks.planned import PlannedAttack
 from accupoison.attacks.targeted import Targeted
 from accupoison.attacks.twins import twins_of
-from accupoison.learner import view_of
+from accupoison.data.fabricated import source_ids
+from accupoison.models.view import view_of
 from accupoison.testing.bench import Bench, BenchContext
-from accupoison.types import Access, Batch, ModelView, Population, source_ids
+from accupoison.types import Access, Batch, ModelView, Population
 from tests.messages import refuses
 from tests.nets import random_net
 

@@ -13,8 +13,8 @@ from accupoison.audit.releases.rows import answers, fit, rows_of
 from accupoison.audit.releases.settings import NeuralSettings, StudySettings
 from accupoison.audit.roc import auc_of
 from accupoison.audit.samples import Samples, read_predictions
-from accupoison.learner import view_of
 from accupoison.models.mlp import dense
+from accupoison.models.view import view_of
 from accupoison.types import Batch
 
 LOCATION = Path(os.environ.get("ACCUPOISON_DATA", "data")) / "location_predictions.npz"

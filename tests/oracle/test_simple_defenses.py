@@ -15,10 +15,11 @@ from accupoison.defenses.dsc import correct
 from accupoison.defenses.medbn import MedianBatchNorm, MedianNorm, median_statistics
 from accupoison.discrepancy import divergence, memorization_discrepancy
 from accupoison.errors import ComponentError, InputError
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.loop.simulation import Simulation
 from accupoison.measure.accuracy import evaluate
+from accupoison.models.view import view_of
 from accupoison.records.ledger import Ledger
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, ModelView, Verdict

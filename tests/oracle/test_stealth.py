@@ -9,8 +9,9 @@ from accupoison.attacks import Direct
 from accupoison.attacks.stealth import SCALES, hide, loss_on
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.gradients import gradient, pgd_linf
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
+from accupoison.models.view import view_of
 from accupoison.types import Access, Batch
 from tests.messages import refuses
 from tests.nets import random_batch, random_net

@@ -16,9 +16,10 @@ from accupoison.defenses.stat_trust import TrustedStatistics
 from accupoison.defenses.trust_proj import TrustedProjection, project, trusted_rows
 from accupoison.errors import InputError
 from accupoison.gradients import gradient, inner
-from accupoison.learner import Learner, view_of
+from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
 from accupoison.models.copies import reestimate_batchnorm
+from accupoison.models.view import view_of
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, Grads, ModelView, Verdict
 from accupoison.updates import SGD

@@ -12,7 +12,7 @@ from accupoison.attacks.trigger import craft_trigger
 from accupoison.defenses.at import perturb
 from accupoison.defenses.dsc import correct
 from accupoison.discrepancy import memorization_discrepancy
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.types import Batch, ModelView
 from tests.nets import tiny_net
 

@@ -17,7 +17,7 @@ from accupoison.gradients import (
     pgd_linf,
     project_linf,
 )
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.types import Grads
 from tests.nets import normal, random_batch, random_net
 

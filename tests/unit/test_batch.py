@@ -16,7 +16,7 @@ from accupoison.defenses import Defense
 from accupoison.defenses.at import perturb
 from accupoison.defenses.dsc import correct
 from accupoison.errors import ComponentError, RangeError
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.types import Access, Batch, Context, ModelView
 from tests.messages import refuses, says
 from tests.nets import random_batch, random_net

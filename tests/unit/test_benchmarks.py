@@ -12,12 +12,14 @@ from torch import nn
 
 from accupoison.config.layers import Layer, plain, preset
 from accupoison.config.schema import burnin_config, online_config
+from accupoison.device import KINDS
 from accupoison.measure.hardware import ceiling, flops, seconds, training_flops
 from accupoison.records.run_directory import RunDirectory
 from accupoison.records.tags import SUMMARY
 from accupoison.study.collect import Run
-from benchmarks import alternatives, demo_story, drift, phases, runs
+from benchmarks import alternatives, demo_story, drift, gpu, phases, runs
 from benchmarks.processes import audit_task, peak, private_step
+from tests.pretend_device import NAME, PretendedGraph, instead_of_cuda
 
 Comparison = Callable[[phases.Bench], alternatives.Ways]
 
@@ -146,3 +148,20 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     runs.check_settings(run_dir, config)
     with pytest.raises(click.ClickException, match="other settings"):
         runs.check_settings(run_dir, burnin_config([preset("burnin", "one_cycle")]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_a_gpu_is_measured_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "IMAGES", 600)
+    monkeypatch.setattr(gpu, "phases", lambda bench: {"update": bench.update})
+    monkeypatch.setattr("accupoison.device.KINDS", (*KINDS, NAME))
+    with instead_of_cuda():
+        where = torch.device(NAME)
+        rows = gpu.measure_gpu(4, 1, where)
+        recorded = list(PretendedGraph.made)
+        speed = gpu.measure_training(4, 1, where)
+    assert recorded == ["pass_through"]
+    for row in rows:
+        assert row["times"] == row["plain_ms"] / row["recorded_ms"]
+    assert min(speed["plain_images_per_s"], speed["recorded_images_per_s"]) > 0

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from accupoison.data.fabricated import FABRICATED, FIRST_FABRICATED, fabricated_id, source_ids
 from accupoison.loop.pseudonyms import Pseudonyms
 from accupoison.records.ledger import PHASES, ROW, Ledger
-from accupoison.types import FABRICATED, FIRST_FABRICATED, Batch, Phase, Verdict, fabricated_id, source_ids
+from accupoison.types import Batch, Phase, Verdict
 from tests.messages import refuses
 from tests.simulations import step_of
 

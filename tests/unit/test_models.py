@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from accupoison.errors import InputError
-from accupoison.learner import view_of
 from accupoison.models.factory import MODELS, ModelSpec, build_model
 from accupoison.models.layers import NORMS, Normalize
+from accupoison.models.view import view_of
 from accupoison.runs.model_check import check_network
 from accupoison.types import Batch
 from tests.messages import refuses

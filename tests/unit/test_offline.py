@@ -19,7 +19,7 @@ from accupoison.audit.offline.shadow_models import (
 from accupoison.audit.results import by_attack
 from accupoison.audit.signals import QUERIES, signals, signals_path
 from accupoison.data import DataSet
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from tests.messages import refuses
 
 RNG = np.random.default_rng(0)

@@ -12,13 +12,14 @@ from accupoison.attacks.planned import PlannedAttack
 from accupoison.attacks.twins import twins_of
 from accupoison.config.schema import rows_apart
 from accupoison.data import crop_flip
+from accupoison.data.fabricated import FIRST_FABRICATED, fabricated_id, source_ids
 from accupoison.defenses import DEFENSES, Defense
 from accupoison.errors import ComponentError
 from accupoison.loop.twins import beside_twins
 from accupoison.records.ledger import Ledger
 from accupoison.rng import generator
 from accupoison.testing.bench import Bench, BenchContext, same
-from accupoison.types import FIRST_FABRICATED, Batch, Context, ModelView, Verdict, fabricated_id, source_ids
+from accupoison.types import Batch, Context, ModelView, Verdict
 from tests.messages import refuses
 from tests.simulations import CRAFTING, ROWS, SMALL, any_attack, data, outcome, run, simulation
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from accupoison.attacks import Attack, PixelAttack
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.errors import InputError
-from accupoison.learner import view_of
+from accupoison.models.view import view_of
 from accupoison.testing.bench import same
 from accupoison.types import Batch, Context, ModelView, Phase, Step, Verdict
 from tests.simulations import BRANCHES, EPS, attack_of, distance, run, simulation, weights_and_statistics

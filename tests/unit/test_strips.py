@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from accupoison.learner import view_of
 from accupoison.measure.strips import COLUMNS, GAP, LINE, TILE, strips
+from accupoison.models.view import view_of
 from accupoison.types import Batch
 from tests.simulations import step_of
 

@@ -14,11 +14,10 @@ from accupoison.audit.samples import Samples
 from accupoison.audit.twins import with_twins
 from accupoison.config.schema import BurninConfig, burnin_config
 from accupoison.data import DataSet
-from accupoison.device import resolve_device
 from accupoison.errors import InputError
-from accupoison.learner import view_of
 from accupoison.measure.membership import never_learnt, subsample
 from accupoison.measure.releases import answers
+from accupoison.models.view import view_of
 from accupoison.records.files import holds, read_json
 from accupoison.records.run_directory import CONFIG, RunDirectory, check_contents
 from accupoison.release import Identity
@@ -66,7 +65,7 @@ def audit_burnin(run: Path, *, limit: int = 5000, twins: bool = False) -> Burnin
     state = RunDirectory.read_state(run)
     if state is None or not holds((run / FINAL).exists):
         raise InputError(f"{run} has not ended; go on with", "burnin", {"resume": run})
-    data, splits = open_data(config.data, resolve_device(config.run.device))
+    data, splits = open_data(config.data, config.run.compute())
     check_contents(run, data.name, state["data"], data.fingerprint())
     base = BaseModel.load(run / FINAL)
     view = view_of(base.build(run / FINAL, data.device), config.run.kernels)

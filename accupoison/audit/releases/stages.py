@@ -20,10 +20,9 @@ from accupoison.config.layers import plain
 from accupoison.config.renamed import with_new_names
 from accupoison.config.schema import BurninConfig, at_home
 from accupoison.data import DataSet
-from accupoison.device import resolve_device
 from accupoison.errors import InputError, check_choice
-from accupoison.learner import view_of
 from accupoison.measure.dp_accountant import epsilon_of
+from accupoison.models.view import view_of
 from accupoison.records import checkpoint
 from accupoison.records.files import read_json, write_json
 from accupoison.records.run_directory import ENV, STAGES, RunDirectory, check_contents, environment
@@ -80,13 +79,13 @@ class Replicate:
 
     def data(self) -> tuple[DataSet, dict[str, Tensor]]:
         """Return the data set on the device, and the ids of this replicate's parts, int64 [N]."""
-        data, _ = open_data(self.config.data, resolve_device(self.config.run.device))
+        data, _ = open_data(self.config.data, self.config.run.compute())
         return data, divide(data, self.config.parts, self.seed)
 
     def view(self, what: str, noise: float | None = None) -> ModelView:
         """Return the model of the user or the shadow, "user" or "shadow"."""
         path = self.needs(what, noise)
-        model = BaseModel.load(path).build(path, resolve_device(self.config.run.device))
+        model = BaseModel.load(path).build(path, self.config.run.compute())
         return view_of(model, self.config.run.kernels)
 
     def states(self, what: str) -> dict[str, State]:

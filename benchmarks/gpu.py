@@ -1,0 +1,106 @@
+"""The phases of an online step, and a burn-in, on a GPU: recorded as CUDA graphs beside the plain way."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from accupoison.config.layers import preset
+from accupoison.config.schema import burnin_config
+from accupoison.device import compute_on
+from accupoison.runs.trainer import Burnin
+from benchmarks.phases import Bench, alignment_gradient_whole, in_turn, phases
+
+WAYS = ("plain", "recorded")
+"""PyTorch's kernels one by one, the second-order term as one graph, as the released code does; and as they are here."""
+IMAGES = 12_800
+
+
+def measure_gpu(width: int, repeats: int, device: torch.device) -> list[dict[str, Any]]:
+    """Time every phase in both ways, in turn, in one process.
+
+    Returns:
+        A row a phase: median milliseconds by way, how many times faster ours is, the peak of allocated memory in GB by
+        way, and the share of the wall time in which a kernel of ours was at work; None where the device tells neither.
+    """
+    work = {way: phases(Bench(width, device=str(device))) for way in WAYS}
+    rows: list[dict[str, Any]] = []
+    for name in work["plain"]:
+        ways = {way: partial(carry_out, work[way][name], way, device) for way in WAYS}
+        for call in ways.values():
+            call()  # the first call finds kernels, the second, in in_turn, records
+        took = {way: median(times) for way, times in in_turn(ways, repeats).items()}
+        rows.append(
+            {
+                "width": width,
+                "phase": name,
+                **{f"{way}_ms": 1000 * took[way] for way in WAYS},
+                "times": took["plain"] / took["recorded"],
+                **{f"{way}_gb": _peak(ways[way], device) for way in WAYS},
+                "kernels_share": _busy(ways["recorded"], device),
+            }
+        )
+    return rows
+
+
+def carry_out(work: Callable[[], object], way: str, device: torch.device) -> None:
+    """Do some work in one of :data:`WAYS` and wait for the device."""
+    compute_on(str(device), graphs=way == "recorded")
+    if way == "plain":
+        with patch("accupoison.attacks.accumulative.alignment_gradient", alignment_gradient_whole):
+            work()
+    else:
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(call: Callable[[], object], device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) / 1e9
+
+
+def _busy(call: Callable[[], object], device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    started = time.perf_counter()
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+    wall = time.perf_counter() - started
+    return sum(float(event.self_device_time_total) for event in profile.key_averages()) / 1e6 / wall
+
+
+def measure_training(width: int, epochs: int, device: torch.device) -> dict[str, Any]:
+    """Return the images a second of a burn-in by the recipe ``official`` on random images, by way, from epoch 2 on."""
+    found: dict[str, Any] = {"width": width, "batch_size": 256}
+    rng = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "random.npz"
+        x, y = rng.integers(256, size=(IMAGES + 1000, 32, 32, 3), dtype=np.uint8), np.arange(IMAGES + 1000) % 10
+        np.savez(file, train_x=x[:IMAGES], train_y=y[:IMAGES], test_x=x[IMAGES:], test_y=y[IMAGES:])
+        parts = {"burnin": IMAGES - 256, "stream": 100, "trigger": 50, "val": 50, "trusted": 40, "monitor": 100}
+        settings: dict[str, Any] = {
+            "data": {"name": f"npz:{file}", **parts},
+            "model": {"width": width},
+            "train": {"epochs": epochs + 1, "batch_size": 256},
+        }
+        for way in WAYS:
+            run = {"device": str(device), "graphs": way == "recorded"}
+            burnin = Burnin.prepare(burnin_config([preset("burnin", "official"), {**settings, "run": run}]))
+            for _ in burnin.train_epoch():
+                pass
+            done, started = burnin.step, time.perf_counter()
+            burnin.train()
+            found[f"{way}_images_per_s"] = 256 * (burnin.step - done) / (time.perf_counter() - started)
+    return found
