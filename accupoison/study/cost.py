@@ -90,7 +90,7 @@ def estimate(grid: Grid, root: Path, *, trial: bool, kinds: int | None = None) -
     source = f"what {rates.runs} finished runs and their base models took"
     if trial and (tried := _try(rates, burnins[:1], runs, root, kinds)):
         source = f"a trial of {tried}"
-    left = f"left to do: {len(burnins)} base models and {len(runs)} runs"
+    left = f"left to do: {counted(burnins, 'base model')} and {counted(runs, 'run')}"
     later = followers(grid.runs, missing)
     repeated = [spec.config for spec in missing if spec.out in later]
     saved = sum(rates.of_run(config)[0] for config in repeated)
@@ -102,6 +102,11 @@ def estimate(grid: Grid, root: Path, *, trial: bool, kinds: int | None = None) -
         return f"{left}; what they take is not known before some are finished or tried"
     left += f", which saves {duration(saved)}" if repeated else ""
     return f"{left}; about {duration(seconds)} of one process, by {source}"
+
+
+def counted(things: Sequence[object], name: str) -> str:
+    """Return how many things there are, as in "1 run" or "3 runs"."""
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def duration(seconds: float) -> str:

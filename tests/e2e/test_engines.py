@@ -215,10 +215,10 @@ def test_what_a_sweep_will_cost(grid: Path) -> None:
     shutil.copytree("checkpoints", "kept")
     shutil.rmtree("checkpoints")
     asked = ("sweep", grid, "--dry-run")
-    unknown = "left to do: 1 base models and 2 runs; what they take is not known before some are finished or tried"
+    unknown = "left to do: 1 base model and 2 runs; what they take is not known before some are finished or tried"
     assert done(*asked).stdout.splitlines()[-1] == unknown
     tried = done(*asked, "--trial").stdout.splitlines()[-1]
-    says(tried, "left to do: 1 base models and 2 runs; about s of one process, by a trial 1 kinds")
+    says(tried, "left to do: 1 base model and 2 runs; about s of one process, by a trial 1 kinds")
     assert not Path("logs").exists()
     assert not Path("checkpoints").exists()
     Path("kept").rename("checkpoints")
@@ -229,7 +229,7 @@ def test_what_a_sweep_will_cost(grid: Path) -> None:
     rows = [row for name in NAMES for row in read_metrics(Path("logs/grid", name, "metrics.jsonl"))]
     took = sum(row.get("time/step_s", 0) + row.get("time/evaluate_s", 0) for row in rows) / 2
     assert known == (
-        f"left to do: 0 base models and 1 runs; about {duration(took)} of one process, by what 2 finished runs "
+        f"left to do: 0 base models and 1 run; about {duration(took)} of one process, by what 2 finished runs "
         "and their base models took"
     )
     says(refused("sweep", grid, "--trial"), "--trial --dry-run")
