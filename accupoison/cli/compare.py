@@ -192,6 +192,8 @@ def planned(
         runs = grid.runs if beside is None else tuple(beside(grid.runs))
         grid = Grid(() if settings.start.checkpoint is not None else grid.burnins, runs)
         held = (spec for spec in grid.runs if RunDirectory.holds_run(spec.out))
-        if out is not None or not any(changes(spec.config, spec.out) for spec in held):
+        other = next((change for spec in held for change in changes(spec.config, spec.out)), None)
+        if out is not None or other is None:
             return grid, logs
+        note(f"{logs} has runs with another setting ({other}), so these go elsewhere")
         number += 1

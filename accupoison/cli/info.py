@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import accupoison
-from accupoison.cli.group import CHECKPOINTS, cli, command_line
-from accupoison.cli.options import PATH
+from accupoison.cli.group import CHECKPOINTS, PROGRAM, cli, command_line
+from accupoison.cli.options import PATH, option_names
 
 if TYPE_CHECKING:  # imports torch, which --help can do without
     from accupoison.registry import Lookup, Registry
@@ -149,5 +149,5 @@ def _cifar(data_dir: Path | None) -> str:
     try:
         data = load("cifar10", data_dir=data_dir, offline=True)
     except InputError as error:
-        return f"not here: {error}"
+        return f"not here: {error.text(PROGRAM, option_names())}"
     return f"{data.num_train} training and {len(data.test_x)} test images"

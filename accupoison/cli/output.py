@@ -78,13 +78,18 @@ def _lines(label: str) -> Callable[[int, int, str], None]:
     """Return what says progress where there is no terminal."""
     begun = monotonic()
     before: int | None = None  # steps that an earlier process has made
-    said = -inf
+    said, doing = -inf, ""
 
     def tell(done: int, total: int, text: str) -> None:
-        nonlocal begun, before, said
+        nonlocal begun, before, said, doing
         now = monotonic()
-        if not done:  # loading, or calibrating
-            begun = now
+        if not done:  # loading, or calibrating, or a base model in training
+            kind = text.partition(" ")[0]
+            if kind != doing or before is not None:
+                begun, before, doing = now, None, kind
+            elif now - max(said, begun) >= LINES_EVERY:
+                said = now
+                _Terminal(sys.stderr).write(f"{one_line(f'{label}: {text}')}\n")
             return
         before = done - 1 if before is None else before
         left = (now - begun) / (done - before) * (total - done)

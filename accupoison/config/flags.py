@@ -59,6 +59,10 @@ def layers(options: dict[str, Any]) -> list[dict[str, Any]]:
 
             settings["release"] = dict(settings_of(value))
         elif value is not None:
+            if flag == "data_dir":
+                from accupoison.data.sources import data_directory
+
+                data_directory(value)  # looked at now, so that a dry run does
             section, key = FLAGS[flag]
             settings.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
     return [*([] if file is None else [config.read_settings(file)]), settings, config.assignments(pairs)]

@@ -68,11 +68,11 @@ def load(name: str, *, data_dir: Path | None = None, offline: bool = False) -> D
     if colon and kind not in PATHS and not by_path:
         raise InputError(f"data set {name!r} takes nothing after the colon; use {kind}")
     if data_dir is not None:
-        _directory(data_dir)
+        data_directory(data_dir)
     if by_path or DATA.offered(kind):
         return _noted(_of_others(name, data_dir), whole=True)
     if kind in PUBLISHED:
-        data = DATA.get(kind)(_directory(data_dir), offline=offline)
+        data = DATA.get(kind)(data_directory(data_dir), offline=offline)
     else:
         data = DATA.get(kind)(argument, data_dir)
     return _noted(replace(data, name=name, stats=STATS.get(kind)), whole=kind not in PUBLISHED)
@@ -106,8 +106,15 @@ def _named(data: DataSet, labels: set[int]) -> str:
     return f"{'class' if len(names) == 1 else 'classes'} {', '.join(names[:5])}{more}"
 
 
-def _directory(data_dir: Path | None) -> Path:
-    """Return the data directory; only the default one may be absent, and is made by the first download."""
+def data_directory(data_dir: Path | None) -> Path:
+    """Return the data directory; only the default one may be absent, and is made by the first download.
+
+    Args:
+        data_dir: As given; None is that of the environment, or the default one.
+
+    Raises:
+        InputError: There is none of this name.
+    """
     named = data_dir or os.environ.get("ACCUPOISON_DATA")
     if not named:
         return Path("data")
@@ -138,7 +145,7 @@ def _of_others(name: str, data_dir: Path | None) -> DataSet:
 
 @DATA.register("location30")
 def _location30(argument: str, data_dir: Path | None) -> DataSet:
-    path = _directory(data_dir) / "location30.npz"
+    path = data_directory(data_dir) / "location30.npz"
     if not holds(path.exists):
         raise InputError(
             f"Location-30 is not in {path.parent.absolute()}; put location30.npz there, with x (0 or 1, [5010, 446]) "
@@ -166,7 +173,7 @@ def _found(argument: str, data_dir: Path | None) -> Path:
     path = _expanded(argument)
     if holds(path.exists):
         return path
-    inside = _directory(data_dir) / path
+    inside = data_directory(data_dir) / path
     return inside if holds(inside.exists) else path
 
 
@@ -179,7 +186,7 @@ def _expanded(text: str) -> Path:
 
 @DATA.register("tiny-imagenet")
 def _tiny_imagenet(argument: str, data_dir: Path | None) -> DataSet:
-    return read_tiny_imagenet(_directory(data_dir))
+    return read_tiny_imagenet(data_directory(data_dir))
 
 
 @DATA.register("digits")

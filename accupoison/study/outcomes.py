@@ -137,6 +137,10 @@ def trigger_effect(run: Run, trigger: str) -> float | None:
     return None if coast is None or here is None else coast - here
 
 
+LEAST_GAIN = 0.01
+"""What standard training must gain over FREEZE for the share that a defence keeps of it to mean something."""
+
+
 @np.errstate(all="ignore")
 def retention(
     defended: Mapping[Pair, float], frozen: Mapping[Pair, float], standard: Mapping[Pair, float]
@@ -144,7 +148,7 @@ def retention(
     """Return R = (A_defence - A_freeze) / (A_ST - A_freeze) from accuracies by pair, with a jackknife interval.
 
     The unit is the base model, or the stream where there is one base model. None, withheld, where learning is not worth
-    two standard errors: A_ST - A_freeze is then not told from zero.
+    two standard errors, A_ST - A_freeze being then not told from zero, or not :data:`LEAST_GAIN`.
 
     Args:
         defended: A_defence by pair, in [0, 1].
@@ -158,7 +162,7 @@ def retention(
         gains = (defended[pair] - frozen[pair], standard[pair] - frozen[pair])
         units[pair[0] if several else pair].append(gains)
     means = np.array([np.mean(values, axis=0) for values in units.values()])
-    if len(means) < 2 or means[:, 1].mean() < 2 * standard_error(means[:, 1]):
+    if len(means) < 2 or means[:, 1].mean() < max(LEAST_GAIN, 2 * standard_error(means[:, 1])):
         return None
     retained, gain = means.sum(axis=0)
     without = [(retained - k) / (gain - g) for k, g in means]

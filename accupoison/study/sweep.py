@@ -1,8 +1,10 @@
 """Carry out a grid."""
 
 import itertools
+import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from accupoison.config.schema import BurninConfig, OnlineConfig, changes
 from accupoison.errors import InputError
 from accupoison.records.files import expect, read_json, writing
 from accupoison.records.run_directory import RunDirectory
-from accupoison.records.tags import SUMMARY
+from accupoison.records.tags import METRICS, SUMMARY
 from accupoison.runs.base_model import open_data
 from accupoison.runs.burnin import FINAL, Progress, run_burnin
 from accupoison.runs.engines import Engine, outcomes
@@ -23,6 +25,9 @@ from accupoison.runs.online import OnlineRun
 from accupoison.study.collect import ENDED
 from accupoison.study.controls import RunSpec
 from accupoison.study.grid import Grid
+
+WATCH_EVERY = 5
+"""Seconds between looks at base models in training."""
 
 
 def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dict[Path, Exception]:
@@ -49,14 +54,18 @@ def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dic
     failed: dict[Path, Exception] = {}
     done = itertools.count(1)
 
-    def make(what: Sequence[tuple[Path, BurninConfig | OnlineConfig, Path | None]]) -> None:
+    def make(what: Sequence[tuple[Path, BurninConfig | OnlineConfig, Path | None]], total: int) -> None:
         for outcome in outcomes(engine, [(_make, (*one, root)) for one in what]):
             place = what[outcome.task][0]
             if outcome.error is not None:
                 failed[place] = outcome.error
-            report(next(done), len(burnins) + len(runs), outcome.name or f"{place.name} failed")
+            report(next(done), total, outcome.name or f"{place.name} failed")
 
-    make([(place, settings, None) for place, settings in burnins])
+    with _epochs_told(burnins, report):
+        make([(place, settings, None) for place, settings in burnins], len(burnins))
+    if burnins and runs:
+        done = itertools.count(1)  # what a base model takes says nothing of a run
+        report(0, len(runs), "base models are there")
     lost = {settings.run.seed: place for place, settings in burnins if place in failed}
     failed |= {
         s.out: InputError(f"there is no {lost[s.config.start.seed]}") for s in runs if s.config.start.seed in lost
@@ -65,14 +74,43 @@ def run_grid(grid: Grid, root: Path, *, engine: Engine, report: Progress) -> dic
         _check_inputs([spec for spec in grid.runs if spec not in runs], root)
     left = [spec for spec in runs if spec.out not in failed]
     later = followers(grid.runs, left)
-    make([(spec.out, spec.config, _leading(spec.out, later)) for spec in left if spec.out not in later])
-    make([(spec.out, spec.config, later[spec.out] / FORK) for spec in left if spec.out in later])
+    make([(spec.out, spec.config, _leading(spec.out, later)) for spec in left if spec.out not in later], len(runs))
+    make([(spec.out, spec.config, later[spec.out] / FORK) for spec in left if spec.out in later], len(runs))
     for alike in _alike(grid.runs):
         if all(map(finished, alike)):
             for spec in alike:
                 with writing(spec.out):
                     (spec.out / FORK).unlink(missing_ok=True)
     return failed
+
+
+@contextmanager
+def _epochs_told(burnins: Sequence[tuple[Path, BurninConfig]], report: Progress) -> Iterator[None]:
+    """Tell every few seconds how many epochs of base models are done, which take minutes, wherever they are trained."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_EVERY):
+            done = [_epochs(place) for place, _ in burnins]
+            of = sum(settings.train.epochs for _, settings in burnins)
+            models = sum((place / FINAL).exists() for place, _ in burnins)
+            report(models, len(burnins), f"training: {sum(done)} of {of} epochs done")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _epochs(place: Path) -> int:
+    """Return how many epochs a burn-in under way has recorded."""
+    try:
+        return (place / METRICS).read_bytes().count(b'"time/epoch_s"')
+    except OSError:
+        return 0
 
 
 def followers(runs: Sequence[RunSpec], left: Sequence[RunSpec]) -> dict[Path, Path]:

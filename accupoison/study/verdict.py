@@ -22,7 +22,8 @@ LITTLE = 0.1
 def verdict_text(runs: Sequence[Run], trigger: str) -> str:
     """Return the threat model, a table with a line for each attack and defence, and what it comes to.
 
-    Accuracies are in percent, with a 95% t-interval from three streams or base models on.
+    Accuracies are in percent, with a 95% t-interval from three streams or base models on; "re-estimated" is the one
+    after the path with batch norm's statistics made afresh.
 
     Args:
         runs: Runs on the same streams, best with standard training on the clean one and FREEZE under attack.
@@ -79,30 +80,40 @@ COLUMNS: dict[str, tuple[Callable[[str], Value], Callable[[Estimate | None], str
     "before": (lambda path: lambda run: run.summary.get("before", {}).get("acc"), in_points),
     "coast": (lambda path: lambda run: run.after("coast"), in_points),
     "after": (lambda path: lambda run: run.after(path), in_points),
+    "re-estimated": (lambda path: lambda run: run.after(path, "acc_bn_reestimated"), in_points),
     "weights moved": (lambda path: lambda run: run.after(path, "distance_from_start"), _moved),
 }
 """What of a run is shown after a path, and how; a column that has nothing stays empty."""
 
 
 def _learners(poisoned: Sequence[Group], groups: Sequence[Group], trigger: str) -> Iterator[str]:
-    """Yield a sentence for each defence beside FREEZE, which learns nothing: how far it ends from it, and moves."""
+    """Yield a sentence for each defence: what it costs by itself, what the poison adds, and how far FREEZE is."""
     frozen = [one for one in poisoned if one.first.config.defense.name == "FREEZE"]
-    clean = [one for one in groups if one.first.config.attack.name == "none" and one.first.defense == "ST"]
-    if not frozen or not clean:
+    clean = {one.first.defense: one for one in groups if one.first.config.attack.name == "none"}
+    if not frozen or "ST" not in clean:
         return
-    still, path = _mean(frozen[0], trigger), clean[0].first.followed(trigger)
-    way = _mean(clean[0], path, "distance_from_start")
+    still, path = _mean(frozen[0], trigger), clean["ST"].first.followed(trigger)
+    way = _mean(clean["ST"], path, "distance_from_start")
     for one in poisoned:
         reached, moved = _mean(one, trigger), _mean(one, trigger, "distance_from_start")
         if one.first.config.defense.name in CONTROLS or isnan(reached - still):
             continue
+        said = []
+        if (own := clean.get(one.first.defense)) is not None:
+            alone = _mean(own, path)
+            cost = _changed(_mean(clean["ST"], path) - alone)
+            added = _changed(alone - reached)
+            said.append(f"on the clean stream it {cost} against ST, and the poison {added}")
         gap = reached - still
         beside = "level with" if abs(gap) < SIZE else f"{points(abs(gap))} {'above' if gap > 0 else 'below'}"
         little = ", so it learns next to nothing" if moved < LITTLE * way else ""
-        yield (
-            f"{spoken(one.first.config.defense.name)} ends {beside} FREEZE, which drops every batch; its weights moved "
-            f"{moved:.2f}, those of ST on the clean stream {way:.2f}{little}."
-        )
+        said.append(f"it ends {beside} FREEZE, which drops every batch")
+        said.append(f"its weights moved {moved:.2f}, those of ST on the clean stream {way:.2f}{little}")
+        yield f"{spoken(one.first.config.defense.name)}: {'; '.join(said)}."
+
+
+def _changed(lost: float) -> str:
+    return "costs nothing" if abs(lost) < SIZE else f"{'costs' if lost > 0 else 'gains'} {points(abs(lost))}"
 
 
 def _mean(one: Group, trigger: str, key: str = "acc") -> float:

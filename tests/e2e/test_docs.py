@@ -92,6 +92,7 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_resolves(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``--dry-run`` where a command has it; the others must know every word and option."""
     write_files(work, monkeypatch)
+    (work / "data").mkdir()
     words = ["0" if word == "S" else word for word in shlex.split(command)]  # S stands for a seed
     if "--replay" in words:
         done(*ONLINE, "--save-batches", "--out", words[words.index("--replay") + 1])

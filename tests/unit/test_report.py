@@ -276,14 +276,14 @@ def test_a_verdict_says_of_each_defence_what_the_figures_say() -> None:
     assert rows["ST, clean stream, then the trigger"] == "68.0"
     assert [rows[f"{name}, accumulative"] for name in ("FREEZE", "ST", "OURS (DSC)")] == ["90.0", "40.0", "85.0"]
     assert "costs standard training 55.0 points" in " ".join(text.split())
-    assert "OURS (DSC) ends 5.0 points below FREEZE, which drops every batch" in text
+    assert "OURS (DSC): it ends 5.0 points below FREEZE, which drops every batch" in text
 
 
 def test_a_verdict_claims_no_learning_that_there_is_not() -> None:
     runs = [made_up("none", "ST", {"clean": 0.95})]
     runs += [made_up("accumulative", defense, {"adversarial": 0.9}) for defense in ("ST", "FREEZE", "OURS")]
     text = verdict_text(runs, "adversarial")
-    assert "OURS (DSC) ends level with FREEZE" in text
+    assert "OURS (DSC): it ends level with FREEZE" in text
     assert "learns next to nothing" not in text
     runs[-1].summary["branches"]["adversarial"]["after"]["distance_from_start"] = 0.1
     assert "ST on the clean stream 1.50, so it learns next to nothing" in " ".join(

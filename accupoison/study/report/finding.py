@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from accupoison.measure.verdict import spoken
 from accupoison.study.collect import Run
 from accupoison.study.controls import THEMSELVES
 from accupoison.study.groups import Group, group, label_of
@@ -25,12 +26,13 @@ def finding(runs: Sequence[Run], trigger: str) -> str:
     undefended = [entry for entry in attacked if entry[0].first.defense == "ST"]
     worst, lost = max(undefended or attacked, key=lambda entry: entry[1].mean)
     run = worst.first
-    trained = "standard training" if run.defense == "ST" else run.defense
+    trained = "standard training" if run.defense == "ST" else spoken(run.defense)
     parts = [f"{_name(worst)} with the {trigger} trigger costs {trained} {_points(lost)}"]
     own = over(worst, lambda run: None if trigger == "coast" else trigger_effect(run, trigger))
     parts += [] if own is None else [f"of these the trigger itself, against a step without a batch, {_points(own)}"]
-    parts += _noise(worst, harms) + _defended(worst, attacked)
-    return f"On {run.config.data.name}, {'; '.join(parts)} (harm H, {how_sure(lost)})."
+    parts += _noise(worst, lost, harms) + _defended(worst, lost, attacked)
+    beside = "harm H, against standard training on the clean stream with a clean trigger"
+    return f"On {run.config.data.name}, {'; '.join(parts)} ({beside}; {how_sure(lost)})."
 
 
 def most_exposed(found: Sequence[Exposure], attack: str) -> str:
@@ -52,7 +54,7 @@ def _harm(experiment: Group, trigger: str, clean: Mapping[Pair, Run]) -> Estimat
     return over(experiment, lambda run: harm(run, followed, clean))
 
 
-def _noise(worst: Group, harms: Sequence[tuple[Group, Estimate]]) -> list[str]:
+def _noise(worst: Group, cost: Estimate, harms: Sequence[tuple[Group, Estimate]]) -> list[str]:
     run = worst.first
     found = [
         (one.first.attack, lost)
@@ -60,11 +62,14 @@ def _noise(worst: Group, harms: Sequence[tuple[Group, Estimate]]) -> list[str]:
         if one.first.config.attack.name == "noise"
         and (one.first.defense, one.first.pair[2]) == (run.defense, run.pair[2])
     ]
-    return [f"{attack} before the same trigger costs it {_points(lost)}" for attack, lost in found[:1]]
+    return [
+        f"{attack} before the same trigger costs it {'as much or more, ' * (lost.mean >= cost.mean)}{_points(lost)}"
+        for attack, lost in found[:1]
+    ]
 
 
-def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[str]:
-    """Return what is left under the defence that leaves least, and under FREEZE, which learns nothing."""
+def _defended(worst: Group, cost: Estimate, attacked: Sequence[tuple[Group, Estimate]]) -> list[str]:
+    """Return what is left under the defence that leaves least, if any does, and under FREEZE, which learns nothing."""
     run = worst.first
     same = [
         (one, lost)
@@ -76,7 +81,9 @@ def _defended(worst: Group, attacked: Sequence[tuple[Group, Estimate]]) -> list[
     parts = []
     if learning:
         best, left = min(learning, key=lambda entry: entry[1].mean)
-        parts.append(f"of the other defences, {best.first.defense} leaves the least, {_points(left)}")
+        name, fewer = spoken(best.first.defense), left.mean < cost.mean
+        found = f"{name} leaves the least" if fewer else f"none leaves less; {name} comes closest"
+        parts.append(f"of the other defences, {found}, {_points(left)}")
     if frozen:
         parts.append(f"FREEZE, which learns nothing, ends at {_points(frozen[0][1])}")
     return parts
