@@ -72,6 +72,7 @@ def curves_picture(
     ends = [f"{label_of(one, groups)} {_ends([paths[id(run)] for run in one.runs])}" for one in groups]
     alt = f"Lines of {images} accuracy against updates, from the first to the last: {'; '.join(ends)}."
     note = f"Lines: means. Bands: {BAND}. Dashed: clean stream; dotted: noise. Path: {trigger} trigger."
+    note += " On the monitor images; tables are of the test set." if monitor else ""
     with drawing("curves"):
         picture = Picture("curves", title, alt, note, size)
         axes = picture.axes(xlabel="updates", ylabel=f"{images} accuracy (%)")
