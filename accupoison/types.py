@@ -144,8 +144,8 @@ class ModelView(Protocol):
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """Return the forward pass [B, ...] to [B, classes] with the weights of this moment, which need no gradient.
 
-        For searches over images and for evaluations. It differs from :meth:`logits` by rounding, and later changes of
-        the model do not show in it.
+        For searches over images and for evaluations. It differs from :meth:`logits` by rounding. Ask anew after the
+        model has changed: later changes do not show in it, but for where CUDA graphs are recorded.
         """
 
     def features(self, x: Tensor) -> Tensor:

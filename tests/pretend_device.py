@@ -19,6 +19,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from accupoison import device
 from accupoison.accel import recording
+from accupoison.models import view
 
 NAME = "pretended"
 COPIES = ("aten::_to_copy", "aten::copy_")
@@ -200,7 +201,8 @@ def instead_of_cuda() -> Iterator[Pretended]:
     """Let runs compute there, and let what they would record as CUDA graphs be recorded there."""
     with pytest.MonkeyPatch.context() as patch, pretended() as mode:
         patch.setattr(device, "resolve_device", lambda _: torch.device(NAME))
-        patch.setattr(recording, "records", lambda where: device._recording and where.type == NAME)
+        for place in (recording, view):
+            patch.setattr(place, "records", lambda where: device._recording and where.type == NAME)
         patch.setattr(recording, "CudaGraph", PretendedGraph)
         PretendedGraph.made.clear()
         yield mode

@@ -49,12 +49,13 @@ def correct(
     Returns:
         The corrected images [B, ...], detached, and the number of steps taken.
     """
+    answer, early = live.frozen(), reference.frozen()
 
     def descend(x: Tensor, centre: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().clone().requires_grad_()
-        logits = live.frozen()(x)  # one forward pass serves the discrepancy and the step
+        logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            discrepancy = divergence(reference.frozen()(x), logits)
+            discrepancy = divergence(early(x), logits)
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, y), x)
         moved = project_linf(x.detach() - step_size * slope.sign(), centre, eps, bounded=batch.bounded)
         return moved, discrepancy if per_sample else discrepancy.mean()[None]

@@ -46,9 +46,10 @@ def predict_correct_and_loss(
         ids: Which of them, int64 [N].
         transform: What happens to their images first; None for nothing.
     """
+    answer = view.frozen()
 
     def predict(x: Tensor) -> tuple[Tensor]:
-        return (view.frozen()(x),)
+        return (answer(x),)
 
     hits = []
     losses = []

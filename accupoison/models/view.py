@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from accupoison.accel.folding import Pairs, fold_norms, fold_tensors
 from accupoison.accel.layers import substitute, uses_own_kernels
 from accupoison.accel.recording import Recorder
-from accupoison.device import autocast
+from accupoison.device import autocast, records
 from accupoison.models.copies import copy_of, reestimate_batchnorm
 from accupoison.types import Batch, ModelView
 
@@ -45,7 +45,9 @@ class _View:
         return self._call(x, train or self._training, self._leaves if params is None else params)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        weights = {name: tensor.clone() for name, tensor in self.state().items()}
+        # what is recorded reads the weights where they are, so a copy of those of now would be stale at the next replay
+        live = records(next(self._module.parameters()).device)
+        weights = {name: tensor if live else tensor.clone() for name, tensor in self.state().items()}
         skeleton = self._skeletons[self._training]
         if self._own and not self._training:
             skeleton, pairs = self._folded
