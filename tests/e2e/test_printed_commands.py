@@ -59,7 +59,7 @@ def test_of_a_run_its_end_and_what_it_refuses(work: Path) -> None:
     assert ours(refused("audit", "--run", RUN), "has not ended; go on with") == resume
     assert ours(refused("burnin", "--resume", RUN), "resume it with") == resume
     ended = done(*resume)
-    assert f"curves: tensorboard --logdir {shlex.quote(str(LOGS))}, then http" in ended.stdout
+    assert f"curves:\n  tensorboard --logdir {shlex.quote(str(LOGS))}\n  http" in ended.stdout
     CHECKPOINT.unlink()
     words = ours(refused(*ONLINE, "--data", "npz:my 'data'.npz"), "make it with")
     assert words[:3] == ["burnin", "--data", "npz:my 'data'.npz"]
