@@ -82,12 +82,13 @@ def compute_on(name: str, precision: str = "auto", *, deterministic: bool = Fals
     cuda = device.type == "cuda"
     if precision == "tf32" and not cuda:
         raise InputError(f"<run.precision> tf32 is of CUDA and the device is {device}; choose auto, ieee or bf16")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cuda and precision in ("auto", "tf32")
     _halved, _recording = precision == "bf16", graphs
     if cuda:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision in ("auto", "tf32")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts, else it refuses
-        torch.backends.cudnn.deterministic = deterministic
-        torch.use_deterministic_algorithms(deterministic)
+    if (deterministic and cuda) != torch.are_deterministic_algorithms_enabled():  # to set it loads PyTorch's compiler
+        torch.backends.cudnn.deterministic = deterministic and cuda
+        torch.use_deterministic_algorithms(deterministic and cuda)
     return device
 
 

@@ -164,15 +164,16 @@ class ModelView(Protocol):
         """Return the buffers by name, batch norm's (if any) made afresh from batches of images [B, ...]."""
 
     def recorded(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, after: int = 1
     ) -> tuple[Tensor, ...]:
-        """Return ``function(*tensors)``, which on CUDA is recorded the second time and replayed from then on.
+        """Return ``function(*tensors)``, which on CUDA is recorded and replayed, its results then being detached.
 
         Args:
-            key: Tells the function and all settings that it depends on from others of the same view.
+            key: Tells the settings that the function depends on from others of the same view and function.
             function: Depends on its arguments, on this view and on what never changes alone; no number of it goes to
                 the host, and it draws none there.
             *tensors: Its arguments, [*].
+            after: Calls before it is recorded, at least one.
         """
 
 

@@ -1,7 +1,9 @@
 """The phases of an online step, and a burn-in, on a GPU: recorded as CUDA graphs beside the plain way."""
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,8 +29,8 @@ def measure_gpu(width: int, repeats: int, device: torch.device) -> list[dict[str
     """Time every phase in both ways, in turn, in one process.
 
     Returns:
-        A row a phase: median milliseconds by way, how many times faster ours is, the peak of allocated memory in GB by
-        way, and the share of the wall time in which a kernel of ours was at work; None where the device tells neither.
+        A row a phase: median milliseconds by way, how many times faster ours is, and the share of the wall time in
+        which a kernel of ours was at work; None where the device does not tell it.
     """
     work = {way: phases(Bench(width, device=str(device))) for way in WAYS}
     rows: list[dict[str, Any]] = []
@@ -43,7 +45,6 @@ def measure_gpu(width: int, repeats: int, device: torch.device) -> list[dict[str
                 "phase": name,
                 **{f"{way}_ms": 1000 * took[way] for way in WAYS},
                 "times": took["plain"] / took["recorded"],
-                **{f"{way}_gb": _peak(ways[way], device) for way in WAYS},
                 "kernels_share": _busy(ways["recorded"], device),
             }
         )
@@ -62,22 +63,30 @@ def carry_out(work: Callable[[], object], way: str, device: torch.device) -> Non
         torch.cuda.synchronize(device)
 
 
-def _peak(call: Callable[[], object], device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    return torch.cuda.max_memory_allocated(device) / 1e9
+def measure_memory(width: int, way: str, device: torch.device) -> dict[str, Any]:
+    """Return the most memory that a process has held which took three online steps in one of the ways, in GB.
+
+    In a process of its own: what a recording uses is held from then on, and counts where it is reserved.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return {"width": width, "way": way, "reserved_gb": pool.submit(_reserved, width, way, device).result()}
+
+
+def _reserved(width: int, way: str, device: torch.device) -> float:
+    bench = Bench(width, device=str(device))
+    for _ in range(3):
+        carry_out(partial(bench.step, whole=False), way, device)
+    return torch.cuda.max_memory_reserved(device) / 1e9
 
 
 def _busy(call: Callable[[], object], device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    started = time.perf_counter()
     with torch.profiler.profile(activities=activities) as profile:
+        started = time.perf_counter()
         call()
-    wall = time.perf_counter() - started
+        wall = time.perf_counter() - started
     return sum(float(event.self_device_time_total) for event in profile.key_averages()) / 1e6 / wall
 
 

@@ -15,11 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from accupoison import device
 from accupoison.accel import recording
+from accupoison.defenses import dsc
 from accupoison.models import view
+
+try:
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+except ImportError:
+    pytest.skip("this PyTorch has no devices in Python", allow_module_level=True)
 
 NAME = "pretended"
 COPIES = ("aten::_to_copy", "aten::copy_")
@@ -196,13 +201,21 @@ def pretended() -> Iterator[Pretended]:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
+def _waits(function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], bool]:
+    before = Pretended.now.waits.total()
+    return function(*inputs), Pretended.now.waits.total() > before
+
+
 @contextmanager
 def instead_of_cuda() -> Iterator[Pretended]:
     """Let runs compute there, and let what they would record as CUDA graphs be recorded there."""
     with pytest.MonkeyPatch.context() as patch, pretended() as mode:
         patch.setattr(device, "resolve_device", lambda _: torch.device(NAME))
-        for place in (recording, view):
+        for place in (recording, view, dsc):
             patch.setattr(place, "records", lambda where: device._recording and where.type == NAME)
         patch.setattr(recording, "CudaGraph", PretendedGraph)
+        patch.setattr(recording, "waits", _waits)
+        patch.setattr(recording.Recorder, "broken", False)
+        recording._say.cache_clear()
         PretendedGraph.made.clear()
         yield mode

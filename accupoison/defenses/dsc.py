@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from accupoison.defenses.at import check_search
 from accupoison.defenses.base import DEFENSES, Defense
+from accupoison.device import records
 from accupoison.discrepancy import batch_discrepancy, divergence, memorization_discrepancy
 from accupoison.errors import InputError
 from accupoison.gradients import project_linf
@@ -51,22 +53,32 @@ def correct(
     """
     answer, early = live.frozen(), reference.frozen()
 
-    def descend(x: Tensor, centre: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def measure(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = x.detach().clone().requires_grad_()
         logits = answer(x)  # one forward pass serves the discrepancy and the step
         with torch.no_grad():
-            discrepancy = divergence(early(x), logits)
-        (slope,) = torch.autograd.grad(F.cross_entropy(logits, y), x)
-        moved = project_linf(x.detach() - step_size * slope.sign(), centre, eps, bounded=batch.bounded)
-        return moved, discrepancy if per_sample else discrepancy.mean()[None]
+            return x, logits, divergence(early(x), logits)
 
-    x, key = batch.x.detach().clone(), ("descend", reference, eps, step_size, per_sample, batch.bounded)
+    def descend(x: Tensor, logits: Tensor, centre: Tensor, y: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(F.cross_entropy(logits, y), x)
+        return project_linf(x.detach() - step_size * slope.sign(), centre, eps, bounded=batch.bounded)
+
+    def both(x: Tensor, centre: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        leaf, logits, discrepancy = measure(x)
+        return descend(leaf, logits, centre, y), discrepancy
+
+    x, key = batch.x.detach().clone(), ("step of DSC", ref(reference), eps, step_size, batch.bounded)
     for taken in range(steps):
-        moved, discrepancy = live.recorded(key, descend, x, batch.x, batch.y)
-        above = discrepancy > threshold
+        if records(x.device):
+            moved, discrepancy = live.recorded(key, both, x, batch.x, batch.y)
+        else:
+            leaf, logits, discrepancy = measure(x)
+        above = discrepancy > threshold if per_sample else torch.tensor([float(discrepancy.mean()) > threshold])
         if not bool(above.any()):
             return x, taken
-        x = torch.where(above.view(-1, *(1 for _ in x.shape[1:])), moved, x)
+        if not records(x.device):
+            moved = descend(leaf, logits, batch.x, batch.y)
+        x = moved if bool(above.all()) else torch.where(above.view(-1, *(1 for _ in x.shape[1:])), moved, x)
     return x, steps
 
 

@@ -21,7 +21,8 @@ def median_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         x: Maps [B, C, ...], at least one value a channel.
     """
     values = x.transpose(0, 1).flatten(1)
-    centre = values.median(dim=1).values
+    n = values.shape[1]  # on CUDA `median` is not deterministic
+    centre = values.sort(dim=1).values[:, (n - 1) // 2] if values.is_cuda else values.median(dim=1).values
     return centre, (values - centre[:, None]).square().mean(dim=1)
 
 

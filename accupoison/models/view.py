@@ -87,9 +87,9 @@ class _View:
         return dict(reestimate_batchnorm(self._module, images).named_buffers())
 
     def recorded(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, after: int = 1
     ) -> tuple[Tensor, ...]:
-        return self._recorder(key, function, tensors)
+        return self._recorder(key, function, tensors, after)
 
     def _call(self, x: Tensor, train: bool, params: tuple[Tensor, ...]) -> Tensor:
         # in train mode batch norm writes its running statistics: into a copy

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accupoison.attacks import ATTACKS
 from accupoison.attacks.accumulative import craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.defenses import DEFENSES
 from accupoison.defenses.dsc import correct
+from accupoison.learner import Learner
 from accupoison.models.view import view_of
 from accupoison.types import Batch
 from tests.nets import tiny_net
@@ -102,8 +103,39 @@ def test_what_waits_for_the_host_is_not_recorded_and_it_is_said_once(
             (found,) = view.recorded("waits", waits, x)
             assert found.tolist() == [2.0 * number**2] * 2
     (said,) = caplog.records
-    assert "step by step" in said.getMessage()
-    assert "run.graphs=false" in said.getMessage()
+    assert "kernel by kernel" in said.getMessage()
+    assert "waits for the GPU" in said.getMessage()
+
+
+class Averaging(nn.Module):
+    """A network that sets a buffer anew in its training passes, in place of changing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tiny_net()
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to logits."""
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        logits: Tensor = self.net(x) + self.mean
+        return logits
+
+
+def test_a_buffer_that_is_set_anew_is_where_a_recording_reads_it(there: str) -> None:
+    x, y, found = torch.rand(6, 3, 8, 8), torch.arange(6), []
+    for device in ("cpu", there):
+        torch.manual_seed(0)
+        learner = Learner(Averaging().to(device), lr=0.1, kernels="torch")
+        losses = []
+        for _ in range(5):
+            loss, _, grads = learner.loss_and_gradients(x.to(device), y.to(device))
+            learner.apply(grads)
+            losses.append(float(loss))
+        found.append([*losses, float(dict(learner.model.named_buffers())["mean"])])
+    assert found[0] == pytest.approx(found[1], rel=0 if there == NAME else 1e-3)
 
 
 def test_a_recording_sees_weights_as_they_are_and_other_shapes_apart(there: str) -> None:

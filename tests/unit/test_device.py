@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from accupoison import device
 from accupoison.device import resolve_device
 from accupoison.errors import InputError
 from tests import conftest
@@ -16,9 +17,9 @@ from tests.messages import says
 def test_the_variable_decides_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for named, device in {"cpu": "cpu", "cuda:1": "cuda:1", "auto": "cuda", "": "cuda"}.items():
+    for named, taken in {"cpu": "cpu", "cuda:1": "cuda:1", "auto": "cuda", "": "cuda"}.items():
         monkeypatch.setenv("ACCUPOISON_DEVICE", named)
-        assert resolve_device("auto") == torch.device(device)
+        assert resolve_device("auto") == torch.device(taken)
     monkeypatch.setenv("ACCUPOISON_DEVICE", "cpu")
     assert resolve_device("cuda:1") == torch.device("cuda:1")  # who names one gets it
     monkeypatch.delenv("ACCUPOISON_DEVICE")
@@ -54,3 +55,21 @@ def test_only_who_asks_for_a_gpu_sees_one(marks: str, hidden: bool, monkeypatch:
     conftest.pytest_configure(SimpleNamespace(getoption=lambda _: marks))  # type: ignore[arg-type]
     assert os.environ["ACCUPOISON_DEVICE"] == "cpu"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "kept")
+
+
+def test_a_run_says_how_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "resolve_device", lambda _: torch.device("cuda:0"))
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        for precision, tf32 in {"ieee": False, "tf32": True, "bf16": False, "auto": True}.items():
+            cuda = device.compute_on("cuda", precision, deterministic=precision == "ieee", graphs=precision != "ieee")
+            assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
+            assert device.arithmetic(cuda) == ("tf32" if precision == "auto" else precision)
+            assert torch.are_deterministic_algorithms_enabled() is torch.backends.cudnn.deterministic
+            assert torch.are_deterministic_algorithms_enabled() is (precision == "ieee")
+            assert device.records(cuda) is (precision != "ieee")
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        monkeypatch.undo()
+        device.compute_on("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
