@@ -49,7 +49,9 @@ def test_the_data_directory_comes_from_the_environment_unless_a_file_or_flag_say
     monkeypatch.setenv("ACCUPOISON_DATA", str(tmp_path))
     assert shown()["data"]["dir"] == str(tmp_path)
     assert shown("--config", str(file))["data"]["dir"] == "two"
-    assert shown("--config", str(file), "--data-dir", "three")["data"]["dir"] == "three"
+    three = tmp_path / "three"
+    three.mkdir()
+    assert shown("--config", str(file), "--data-dir", str(three))["data"]["dir"] == str(three)
     monkeypatch.setenv("ACCUPOISON_DATA", "nowhere")
     assert shown()["data"]["dir"] is None
     monkeypatch.delenv("ACCUPOISON_DATA")
