@@ -30,21 +30,12 @@ class _TrainingForward:
         if track and self._tracked:
             raise RuntimeError("a second forward pass of one step asked to move the running statistics")
         self._tracked = self._tracked or track
-        if track and self._body is self._model:
-            before = {(m, name): b for m in self._model.modules() for name, b in m._buffers.items()}
-            logits = logits_of(self._model, {}, x)
-            for module in self._model.modules():
-                for name, now in module._buffers.items():
-                    old = before.get((module, name))
-                    if old is not None and now is not None and now is not old:  # set anew, where a recording reads on
-                        module._buffers[name] = old.copy_(now.detach())
-            return logits
         buffers = dict(self._model.named_buffers())
         given = {name: b if track else b.clone() for name, b in buffers.items()}
         tensors = {**dict(self._model.named_parameters()), **given}
         logits = logits_of(self._body, tensors, x)
         for name, buffer in buffers.items() if track else ():
-            if tensors[name] is not buffer:  # which the pass has set anew, not changed in place
+            if tensors[name] is not buffer:  # which the pass has set anew, and a recording reads where it was
                 buffer.detach().copy_(tensors[name].detach())
         return logits
 

@@ -105,7 +105,7 @@ class Recorder:
     """Carries functions out: as they are the first time, later as a recording."""
 
     broken = False
-    """A recording has failed in this process, which none is made in any more."""
+    """A recording has failed in this process: no more are made."""
 
     def __init__(self) -> None:
         self._recordings: dict[Hashable, CudaGraph] = {}
