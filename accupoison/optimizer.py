@@ -69,21 +69,26 @@ class MomentumSGD:
         found = [(p, self.state.get(p, {}).get("momentum_buffer")) for p in self.param_groups[0]["params"]]
         return tuple(torch.zeros_like(p) if buffer is None else buffer for p, buffer in found)
 
-    def stepped(self, grads: Grads, weights: Grads, momentum: Grads) -> tuple[Grads, Grads]:
+    def stepped(
+        self, grads: Grads, weights: Grads, momentum: Grads, direct: Callable[[Grads], Grads] | None = None
+    ) -> tuple[Grads, Grads]:
         """Return the weights and the momentum after a step from others; differentiable, and nothing changes.
 
         Args:
             grads: The gradients, in parameter order.
             weights: Where the step begins.
             momentum: The buffers there.
+            direct: As for :meth:`step`.
         """
-        group, after, speeds = self.param_groups[0], [], []
-        for weight, grad, buffer in zip(weights, grads, momentum, strict=True):
-            slope = grad + group["weight_decay"] * weight
-            speeds.append(group["momentum"] * buffer + slope)
-            step = slope + group["momentum"] * speeds[-1] if group["nesterov"] else speeds[-1]
-            after.append(weight - group["lr"] * step)
-        return tuple(after), tuple(speeds)
+        group = self.param_groups[0]
+        slopes = [grad + group["weight_decay"] * weight for grad, weight in zip(grads, weights, strict=True)]
+        speeds = tuple(group["momentum"] * buffer + slope for buffer, slope in zip(momentum, slopes, strict=True))
+        if direct is not None:
+            speeds = direct(speeds)
+        steps: Iterable[Tensor] = speeds
+        if group["nesterov"]:
+            steps = [slope + group["momentum"] * speed for slope, speed in zip(slopes, speeds, strict=True)]
+        return tuple(weight - group["lr"] * step for weight, step in zip(weights, steps, strict=True)), speeds
 
     @torch.no_grad()
     def speed(self, grads: Grads) -> Grads:

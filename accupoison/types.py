@@ -125,6 +125,12 @@ class Context(Protocol):
     def rng(self, *names: str) -> Generator:
         """Return a CPU generator that depends on the seed, the component's role, ``t`` and ``names`` alone."""
 
+    def present(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return images [B, ...] as they look at this step: on a stream that shifts, corrupted as its own are.
+
+        It stands for new images of the world as it is, which only who has such may use: "trusted-current".
+        """
+
     def log(self, tag: str, value: float) -> None:
         """Record a scalar for this step; a later value under the same tag replaces an earlier one."""
 
@@ -224,6 +230,9 @@ class DefenseView(Protocol):
 
     def threshold(self, t: int) -> float:
         """Return the mean discrepancy above which it acts at step ``t``, in nats; infinite where it never looks."""
+
+    def has_own_statistics(self) -> bool:
+        """Return whether it would put running statistics of its own in place of those that the stream has moved."""
 
     def correct(self, batch: Batch, ctx: Context) -> Batch:
         """Return what it would pass on of ``batch``, [B, ...]; its random numbers are not the defence's own."""

@@ -10,7 +10,6 @@ from torch import Tensor
 from accupoison.attacks.ascent import Harm, Problem
 from accupoison.attacks.base import ATTACKS, DEFENCE, OPTIMISER
 from accupoison.attacks.running_norm import Statistics, followed
-from accupoison.attacks.stealth import loss_on
 from accupoison.attacks.under_radar import Hidden
 from accupoison.errors import InputError
 from accupoison.types import Access, Batch, Context, Grads, ModelView
@@ -42,16 +41,17 @@ def updated(view: ModelView, access: Access, x: Tensor, y: Tensor, now: Now = (N
     return access.step(grads, start), after
 
 
-def loss_at(view: ModelView, batch: Batch, now: Now) -> Tensor:
-    """Return the mean cross-entropy of a batch in eval mode, a scalar in nats, at other weights and statistics.
+def loss_at(view: ModelView, batch: Batch, now: Now, *, train: bool = False) -> Tensor:
+    """Return the mean cross-entropy of a batch, a scalar in nats, at other weights and statistics.
 
     Args:
         view: The model.
         batch: Images [B, ...] and labels.
         now: The weights and statistics.
+        train: By the statistics of the batch itself.
     """
     weights = None if now[0] is None else now[0][0]
-    return F.cross_entropy(followed(view, batch.x, train=False, weights=weights, given=now[1])[0], batch.y)
+    return F.cross_entropy(followed(view, batch.x, train=train, weights=weights, given=now[1])[0], batch.y)
 
 
 @ATTACKS.register("unrolled")
@@ -60,9 +60,11 @@ class Unrolled(Hidden):
     """Maximise the loss after the trigger, and keep it before, below the threshold (A2).
 
     max L_val(U(trigger) after U(x_t)) - mu max(0, L_val(after U(x_t)) - L_val(at the start) - delta) with mean
-    MD <= kappa tau_t. U is the victim's update with its momentum, weight decay, clipping and running statistics, on the
-    batch as it is sent; what a defence, a crop or the noise of DP-SGD would change is not in it. The trigger is the
-    crafted one.
+    MD <= kappa tau_t. U is the victim's update with its momentum, weight decay, clipping and running statistics, and
+    with what a defence leaves of the direction (``Defense.direct`` at the weights of now), on the batch as it is sent;
+    what else a defence changes, a crop or the noise of DP-SGD is not in it. Where a defence has running statistics of
+    its own, and with ``bn_mode`` "train", L_val is taken by those of the attacker's images. The trigger is the crafted
+    one.
 
     Attributes:
         mu: Weight of the loss before the trigger beyond delta.
@@ -87,7 +89,7 @@ class Unrolled(Hidden):
         return True
 
     def setup(self, view: ModelView, access: Access, ctx: Context) -> None:
-        """Start a run: craft the trigger, and note the loss.
+        """Start a run: craft the trigger.
 
         Raises:
             InputError: There is no stream whose updates could be predicted.
@@ -95,20 +97,24 @@ class Unrolled(Hidden):
         if access.step is None:
             raise InputError("the attack unrolled predicts the updates of a stream; use online")
         super().setup(view, access, ctx)
-        self.start_loss = loss_on(view, access.val)
+        if self.max_loss_increase is None:
+            self.start_loss = None
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
         """Return the predicted harm within the budget."""
         return self.hidden(self._predicted(view, batch, ctx), view, batch, rows, ctx)
 
     def _predicted(self, view: ModelView, batch: Batch, ctx: Context) -> Harm:
-        trigger, val, start = self.crafted_trigger(view, ctx), self.val(ctx), self.start_loss
-        assert start is not None
+        trigger, val, known = self.crafted_trigger(view, ctx), self.val(ctx), self.access.defense
+        train = self.bn_mode == "train" or (known is not None and known.has_own_statistics())
+        if self.start_loss is None:  # at the first step the defence is there to be asked
+            self.start_loss = float(loss_at(view, self.access.val, (None, None), train=train).detach())
+        limit = self.start_loss + self.delta
 
         def harm(x: Tensor) -> Tensor:
             prepared = updated(view, self.access, x, batch.y)
             fired = updated(view, self.access, trigger.x, trigger.y, prepared)
-            risen = loss_at(view, val, prepared) - start - self.delta
-            return loss_at(view, val, fired) - self.mu * risen.clamp_min(0)
+            risen = loss_at(view, val, prepared, train=train) - limit
+            return loss_at(view, val, fired, train=train) - self.mu * risen.clamp_min(0)
 
         return harm

@@ -27,7 +27,8 @@ class Defense(Component):
 
     Attributes:
         requires: What it needs: "snapshot" (the early model), "trusted-unlabelled" (images without labels),
-            "trusted-labelled" (images whose labels are known to be right).
+            "trusted-labelled" (images whose labels are known to be right), "trusted-current" (such as the world has
+            them at each step, by ``ctx.present``).
         couples: Row i's fate depends on other rows: its image, label or loss, whether it is kept, a row that is made up
             (negative id), what :meth:`gradients` returns beyond its arguments, or any of these at a later step, through
             state. Then no epsilon holds, as DP-SGD bounds a row's gradient and not what the row does to others'. What

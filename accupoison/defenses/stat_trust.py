@@ -32,25 +32,29 @@ class TrustedStatistics(Defense):
     requires: ClassVar[frozenset[str]] = frozenset({"trusted-unlabelled"})
     couples: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"statistics": "off"}
+    modes: ClassVar[tuple[str, ...]] = MODES
 
     statistics: str = "reestimated"
     images: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    ids: Tensor | None = field(default=None, init=False, repr=False, compare=False)
     begun: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_choice("defense.statistics", self.statistics, MODES)
+        check_choice("defense.statistics", self.statistics, self.modes)
 
     def setup(self, live: ModelView, reference: ModelView | None, trusted: Sequence[Batch], ctx: Context) -> None:
         """Keep some trusted images, or the statistics as they are."""
-        if self.statistics == "reestimated":
-            self.images = trusted_rows(trusted, IMAGES, type(self).name).x
+        if self.statistics in ("reestimated", "current"):
+            rows = trusted_rows(trusted, IMAGES, type(self).name)
+            self.images, self.ids = rows.x, rows.ids
         elif self.statistics == "frozen":
             self.begun = torch.cat([value.flatten() for value in _statistics(live).values()] or [torch.zeros(0)])
 
     def amend(self, view: ModelView, ctx: Context) -> Mapping[str, Tensor] | None:
         """Return the trusted statistics."""
-        if self.images is not None:
-            return view.reestimated([self.images])
+        if self.images is not None and self.ids is not None:
+            now = self.statistics == "current"
+            return view.reestimated([ctx.present(self.images, self.ids) if now else self.images])
         if self.begun is None:
             return None
         held = _statistics(view)

@@ -34,9 +34,8 @@ def trusted_rows(trusted: Sequence[Batch], most: int, name: str, *, least: int =
     return Batch.concat(trusted).rows(torch.tensor(list(first.values())[:most], device=trusted[0].x.device))
 
 
-@torch.no_grad()
 def project(u: Grads, h: Grads, *, cap: float = math.inf, conflict: bool = True) -> Grads:
-    """Return ``u`` without what goes against ``h``, and no longer than ``cap`` times ``h``.
+    """Return ``u`` without what goes against ``h``, and no longer than ``cap`` times ``h``; differentiable by ``u``.
 
     Without the cap it is A-GEM's step (Chaudhry et al., ICLR 2019, Eq. 11), there for g alone, here for the momentum.
 
@@ -48,13 +47,13 @@ def project(u: Grads, h: Grads, *, cap: float = math.inf, conflict: bool = True)
     """
     size, along = _inner(h, h), _inner(u, h)
     if conflict and along < 0:
-        u = tuple(x - (along / size) * y for x, y in zip(u, h, strict=True))
-    length, bound = math.sqrt(_inner(u, u)), cap * math.sqrt(size)
-    return tuple(x * (bound / length) for x in u) if length > bound else u
+        u = tuple(x - (along / size).to(x) * y for x, y in zip(u, h, strict=True))
+    length, bound = _inner(u, u).sqrt(), cap * size.sqrt()
+    return tuple(x * (bound / length).to(x) for x in u) if length > bound else u
 
 
-def _inner(a: Grads, b: Grads) -> float:
-    return float(torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum())
+def _inner(a: Grads, b: Grads) -> Tensor:
+    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 @DEFENSES.register("TRUST-PROJ")
@@ -104,7 +103,7 @@ class TrustedProjection(Defense):
             return direction
         trusted = gradient(view, self.buffer_x, self.buffer_y, train=True)
         left = project(direction, trusted, cap=self.cap, conflict=self.project)
-        removed = tuple(a - b for a, b in zip(direction, left, strict=True))
-        whole = _inner(direction, direction)
-        ctx.log("defense/redirected", math.sqrt(_inner(removed, removed) / whole) if whole else 0.0)
+        removed = tuple(a.detach() - b.detach() for a, b in zip(direction, left, strict=True))
+        whole, part = (float(_inner(x, x).detach()) for x in (direction, removed))
+        ctx.log("defense/redirected", math.sqrt(part / whole) if whole else 0.0)
         return left

@@ -1,5 +1,6 @@
 """What an attacker is given of the run: what its attack says that it knows, and no more."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class KnownDefense:
         reference: The early model.
         seed: Of the run.
         steps: Before the trigger.
+        now: Says at which step the stream is.
     """
 
     learner: Learner
@@ -29,6 +31,7 @@ class KnownDefense:
     reference: ModelView | None
     seed: int
     steps: int
+    now: Callable[[], int] = lambda: 0
 
     def threshold(self, t: int) -> float:
         """Return the mean discrepancy above which the defence acts at step ``t``."""
@@ -36,10 +39,35 @@ class KnownDefense:
 
     def correct(self, batch: Batch, ctx: Context) -> Batch:
         """Return what the defence would pass on of ``batch``, [B, ...]."""
+        share = min(1.0, ctx.t / max(1, self.steps))
+        context = StepContext(self.seed, "known", ctx.t, {}, share=share)
+        return self._copy().intercept(self.learner.view(), batch, context)
+
+    def direct(self, direction: Grads) -> Grads:
+        """Return what the defence would leave of a direction, one tensor [*] a parameter, at the weights of now.
+
+        Differentiable; where the defence's own way is not, its slope is that of a defence that leaves all (BPDA).
+        """
+        direct = self._copy().directing(self.learner.view(), self._context())
+        if direct is None:
+            return direction
+        left = direct(direction)
+        if any(x.requires_grad for x in left):
+            return left
+        return tuple(x.detach() + y - y.detach() for x, y in zip(left, direction, strict=True))
+
+    def has_own_statistics(self) -> bool:
+        """Return whether the defence would put running statistics of its own in place of the stream's."""
+        amended = self._copy().amend(self.learner.view(), self._context()) or {}
+        return any(name.endswith("running_mean") for name in amended)
+
+    def _context(self) -> StepContext:
+        return StepContext(self.seed, "known", self.now(), {})
+
+    def _copy(self) -> Defense:
         copy = self.defense.fresh()
         copy.restore(self.defense.state(), self.reference)
-        share = min(1.0, ctx.t / max(1, self.steps))
-        return copy.intercept(self.learner.view(), batch, StepContext(self.seed, "known", ctx.t, {}, share=share))
+        return copy
 
 
 def access_for(attack: Attack, update: SGD, known: KnownDefense, **given: Any) -> Access:  # noqa: ANN401
@@ -52,10 +80,11 @@ def access_for(attack: Attack, update: SGD, known: KnownDefense, **given: Any) -
         **given: The other fields of :class:`~accupoison.types.Access`.
     """
     learner = known.learner
+    direct = known.direct if DEFENCE in attack.knows else None
 
     def step(grads: Grads, start: tuple[Grads, Grads] | None = None) -> tuple[Grads, Grads]:
         weights, momentum = start or (tuple(p.detach() for p in learner.parameters), learner.momentum())
-        return learner.optimizer.stepped(update.clipped(grads), weights, momentum)
+        return learner.optimizer.stepped(update.clipped(grads), weights, momentum, direct)
 
     return Access(
         preview=lambda grads: learner.preview(update.clipped(grads)),

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Generator
+from torch import Generator, Tensor
 
+from accupoison.data.corruptions import Shift
 from accupoison.rng import generator
 
 
@@ -19,6 +20,7 @@ class StepContext:
         metrics: Gets what is logged.
         share: Of the training, or of the steps before the trigger, that is done; in [0, 1].
         epoch_size: Samples of one pass over the training set; None in a stream.
+        shift: How images change as the stream goes on; None if they do not.
     """
 
     def __init__(
@@ -30,9 +32,10 @@ class StepContext:
         *,
         share: float = 0.0,
         epoch_size: int | None = None,
+        shift: Shift | None = None,
     ) -> None:
         self._seed, self._role, self._t, self._metrics = seed, role, t, metrics
-        self._share, self._epoch_size = share, epoch_size
+        self._share, self._epoch_size, self._shift = share, epoch_size, shift
 
     @property
     def t(self) -> int:
@@ -48,6 +51,10 @@ class StepContext:
     def epoch_size(self) -> int | None:
         """Samples of one pass over the training set; None in a stream."""
         return self._epoch_size
+
+    def present(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return images [B, ...] as they look at this step; ``x`` itself where nothing shifts."""
+        return x if self._shift is None else self._shift(x, ids, self._t)
 
     def rng(self, *names: str) -> Generator:
         """Return a generator for this hook, step and purpose."""

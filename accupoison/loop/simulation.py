@@ -78,11 +78,10 @@ class Simulation:
         self.served = Served(self.learner, self.defense)
         self._augment = Augmentation(active=self.schedule.augment != "none", seed=self.seed, flip=self.flip)
         batch = self.stream.trigger(self.schedule.steps)
-        known = KnownDefense(self.learner, self.defense, self.reference, self.seed, self.horizon)
         self.access = access_for(
             self.attack,
             self.update,
-            known,
+            KnownDefense(self.learner, self.defense, self.reference, self.seed, self.horizon, lambda: self.t),
             val=self.val,
             trigger=self._augment(batch, "trigger") if self.schedule.augment == "before" else batch,
             crafted=bool(self.trigger.crafted),
@@ -292,7 +291,8 @@ class Simulation:
         before, weights = self._judge.before(), self.learner.weights()
         verdict = update()
         with self._model_seed("after"), blaming(self.defense):
-            verdict = self._judge.settle(before, verdict, StepContext(self.seed, "after", self.t, metrics))
+            after = StepContext(self.seed, "after", self.t, metrics, shift=self.stream.shift)
+            verdict = self._judge.settle(before, verdict, after)
         now = self.learner.weights()
         metrics["optim/lr"] = self.learner.lr
         metrics["optim/update_norm"] = float((now - weights).norm())

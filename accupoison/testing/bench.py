@@ -26,15 +26,15 @@ from accupoison.types import Batch, ModelView, Population, State
 from accupoison.updates import SGD
 
 ROWS, SIDE, CLASSES, IDS = 6, 8, 4, 600
-SEED = 0
+SEED, LR = 0, 0.1
 
 
 class BenchContext(StepContext):
-    """A context that remembers whether it was asked for randomness or for the step."""
+    """A context that remembers whether it was asked for randomness, for the step, or for images of the present."""
 
     def __init__(self, role: str, t: int) -> None:
         self.metrics: dict[str, float] = {}
-        self.asked_rng = self.asked_t = False
+        self.asked_rng = self.asked_t = self.asked_present = False
         super().__init__(SEED, role, t, self.metrics)
 
     @property
@@ -42,6 +42,11 @@ class BenchContext(StepContext):
         """The step."""
         self.asked_t = True
         return super().t
+
+    def present(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return ``x`` [B, ...]."""
+        self.asked_present = True
+        return super().present(x, ids)
 
     def rng(self, *names: str) -> Generator:
         """Return the generator for ``names``."""
@@ -77,7 +82,7 @@ class Bench:
         early, learnt = _states()
         reference = _network().eval()
         reference.load_state_dict(early)
-        learner = _learner(bn_mode)
+        learner = Learner(_network(), lr=LR, weight_decay=1e-3, bn_mode=bn_mode)
         learner.restore(learnt)
         with torch.no_grad():
             for parameter in learner.parameters[-2:] if sharper != 1 else ():
@@ -97,15 +102,11 @@ class Bench:
 @cache
 def _states() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the early model's state dict and the state of a learner that went on for three steps."""
-    learner = _learner("train")
+    learner = Learner(_network(), lr=LR, weight_decay=1e-3)
     early = learner.state()["model"]
     for batch in _batches()[:3]:
         learn(learner, batch)
     return early, learner.state()
-
-
-def _learner(bn_mode: str) -> Learner:
-    return Learner(_network(), lr=0.1, weight_decay=1e-3, bn_mode=bn_mode)
 
 
 def _network() -> nn.Sequential:
@@ -294,7 +295,5 @@ def check_going_on(new: Callable[..., Trial], done: int) -> None:
     for other, how in ((new(setup=False), "a fresh one"), (trial, "the same one, gone on meanwhile,")):
         other.bench.learner.restore(model)
         other.restore(state)
-        expect(
-            same(other.play(done), expected),
-            f"{trial.name} went on differently after state() was restored into {how} than without",
-        )
+        went = f"{trial.name} went on differently after state() was restored into {how} than without"
+        expect(same(other.play(done), expected), went)

@@ -143,7 +143,7 @@ class _Trial(Trial):
         expect(isinstance(verdict, Verdict), f"{who} returned {verdict!r}, not a Verdict")
         undone = verdict is not Verdict.COMMIT
         expect(not undone or self.defense.couples is True, f"{who} undid a step, yet `couples` is not True")
-        check_logged(who, context)
+        self._check_context(who, context)
         self._judge.carry_out(verdict, before)
         return verdict
 
@@ -205,10 +205,15 @@ class _Trial(Trial):
         with self._watch(who):
             amended = self.defense.amend(view, context)
         _check_names(who, amended, view)
-        check_logged(who, context)
+        self._check_context(who, context)
         self._judge.amend(context)
         again = {name: tensor for name, tensor in view.state().items() if name in (amended or {})}
         expect(same(dict(amended or {}), again), f"{who} gave two different values on one model")
+
+    def _check_context(self, who: str, context: BenchContext) -> None:
+        check_logged(who, context)
+        allowed = not context.asked_present or "trusted-current" in self.defense.requires
+        expect(allowed, f'{who} asked for images of the present world, yet requires no "trusted-current"')
 
     def _watch(self, who: str, *given: object, buffers: bool = True) -> AbstractContextManager[None]:
         return unchanged(self.bench.learner, who, *given, self.bench.reference.state(), buffers=buffers)

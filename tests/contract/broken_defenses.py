@@ -1,6 +1,6 @@
 """Defences that each break one promise, and the words that the check must find for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -304,6 +304,13 @@ class NotNeutralInItsMomentum(Defense):
         return tuple(u / 2 for u in direction)
 
 
+@dataclass(kw_only=True)
+class LooksAtThePresent(Defense):
+    def amend(self, view: ModelView, ctx: Context) -> Mapping[str, Tensor] | None:
+        ctx.present(torch.zeros(2, 3, 8, 8), torch.arange(2))
+        return None
+
+
 BROKEN: list[tuple[type[Defense], str]] = [
     (MutatesInput, r"intercept changed what it was given to read"),
     (UsesGlobalRng, r"intercept changed the global random state"),
@@ -341,6 +348,7 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (NotNeutralInWhatItServes, r"at its neutral settings \{\} serves another model"),
     (ImpureDirection, r"direct gave two different values on one input"),
     (DirectsInPlace, r"direct changed what it was given to read"),
+    (LooksAtThePresent, r"amend asked for images of the present world, yet requires no \"trusted-current\""),
     (AmendsAnotherModel, r"amend returned other names or shapes than those of the model"),
     (ImpureAmends, r"amend gave two different values on one model"),
     (NotNeutralInItsMomentum, r"at its neutral settings \{\} differs from standard training in the model"),

@@ -16,14 +16,15 @@ from accupoison.attacks.through_dsc import ThroughDSC, corrected
 from accupoison.attacks.under_radar import UnderRadar, packed_rows
 from accupoison.attacks.unrolled import loss_at, updated
 from accupoison.data import quantise
-from accupoison.defenses import Defense, DiscrepancyCorrection
+from accupoison.defenses import DEFENSES, Defense, DiscrepancyCorrection
+from accupoison.defenses.trust_proj import TrustedProjection
 from accupoison.discrepancy import batch_discrepancy, memorization_discrepancy
 from accupoison.gradients import gradient
 from accupoison.learner import Learner
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.context import StepContext
 from accupoison.models.view import view_of
-from accupoison.types import Access, Batch
+from accupoison.types import Access, Batch, Context, Grads, ModelView
 from accupoison.updates import SGD
 from tests.messages import refuses
 from tests.nets import random_batch, random_net
@@ -57,8 +58,8 @@ class World:
         attack.setup(self.learner.view(), self.access(attack), StepContext(0, "attack-setup", 0, {}))
         return attack
 
-    def access(self, attack: PixelAttack) -> Access:
-        known = KnownDefense(self.learner, self.defense, self.reference, 0, 3)
+    def access(self, attack: PixelAttack, defense: Defense | None = None) -> Access:
+        known = KnownDefense(self.learner, defense or self.defense, self.reference, 0, 3)
         given = {"val": random_batch(2, 9), "trigger": random_batch(3), "crafted": False, "reoptimise": False}
         return access_for(attack, SGD(), known, **given)
 
@@ -221,9 +222,65 @@ def test_a_predicted_update_is_the_victims_to_the_last_statistic() -> None:
     assert expected == pytest.approx(float(F.cross_entropy(view.logits(val.x), val.y).detach()), abs=1e-12)
 
 
-def test_the_unrolled_objective_and_its_slope() -> None:
+def test_a_predicted_update_is_projected_as_the_victims_is() -> None:
+    world, val, first = World(), random_batch(22), random_batch(20)
+    view = world.learner.view()
+    defense = TrustedProjection(cap=0.7)
+    defense.setup(view, world.reference, [random_batch(30, 8)], StepContext(0, "setup", 0, {}))
+    access = world.access(world.attack("unrolled", steps=1), defense)
+    x = first.x.clone().requires_grad_()
+    weights, momentum = updated(view, access, x, first.y)[0]
+    (slope,) = torch.autograd.grad(torch.stack([w.sum() for w in weights]).sum(), x)
+    assert float(slope.abs().max()) > 0
+    metrics: dict[str, float] = {}
+    SGD().step(world.learner, defense, first, StepContext(0, "update", 0, metrics))
+    assert metrics["defense/redirected"] > 0.1
+    for mine, real in zip((*weights, *momentum), (*world.learner.parameters, *world.learner.momentum()), strict=True):
+        torch.testing.assert_close(mine.detach(), real.detach(), rtol=0, atol=1e-12)
+    by_batch = loss_at(view, val, (None, None), train=True)
+    expected = F.cross_entropy(view.logits(val.x, train=True), val.y)
+    torch.testing.assert_close(by_batch, expected, rtol=0, atol=1e-12)
+    assert abs(float((by_batch - loss_at(view, val, (None, None))).detach())) > 1e-3
+
+
+@dataclass(kw_only=True)
+class Halves(Defense):
+    """Halves the direction, in a way that autograd does not see."""
+
+    def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
+        return tuple(x.detach() / 2 for x in direction)
+
+
+def test_where_a_defence_has_no_slope_the_attacker_takes_that_of_one_that_leaves_all() -> None:
     world = World()
-    attack = world.attack("unrolled", steps=1, mu=2.0, delta=0.0)
+    known = KnownDefense(world.learner, Halves(), world.reference, 0, 3)
+    x = torch.tensor([3.0, -1.0], requires_grad=True)
+    (left,) = known.direct((x,))
+    (slope,) = torch.autograd.grad(left.sum(), x)
+    assert left.tolist() == [1.5, -0.5]
+    assert slope.tolist() == [1, 1]
+    assert KnownDefense(world.learner, Defense(), world.reference, 0, 3).direct((x,))[0] is x
+
+
+def test_where_a_defence_has_statistics_of_its_own_the_attacker_looks_by_those_of_its_images() -> None:
+    world = World()
+    view = world.learner.view()
+    objectives = []
+    for name, mode in (("ST", "eval"), ("ST", "train"), ("STAT-TRUST", "eval")):
+        defense, attack = DEFENSES.build(name, {}), ATTACKS.build("unrolled", {"eps": EPS, "steps": 1, "bn_mode": mode})
+        assert isinstance(attack, Ascent)
+        defense.setup(view, world.reference, [random_batch(30, 8)], StepContext(0, "setup", 0, {}))
+        attack.setup(view, world.access(attack, defense), StepContext(0, "attack-setup", 0, {}))
+        attack.crafted = random_batch(3).x
+        problem = attack.problem(view, world.batch, torch.ones(ROWS).bool(), StepContext(0, "a", 1, {}))
+        objectives.append(float(problem.harm(world.batch.x).detach()))
+    assert objectives[1] == objectives[2] != objectives[0]
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_unrolled_objective_and_its_slope(mode: str) -> None:
+    world = World()
+    attack = world.attack("unrolled", steps=1, mu=2.0, delta=0.0, bn_mode=mode)
     problem = attack.problem(world.learner.view(), world.batch, torch.ones(ROWS).bool(), StepContext(0, "a", 1, {}))
     slope, x, h = ascending(problem.harm)(world.batch.x), world.batch.x, 1e-5
     for place in ((0, 1, 3, 3), (4, 2, 0, 6)):

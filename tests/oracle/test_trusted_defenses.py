@@ -1,4 +1,4 @@
-"""STAT-TRUST, TRUST-PROJ, GATE and STACK against their formulas, and the hooks by which they act."""
+"""STAT-TRUST, TRUST-PROJ, GATE, STACK and DSC+ against their formulas, and the hooks by which they act."""
 
 import math
 from dataclasses import dataclass, replace
@@ -203,6 +203,28 @@ def test_a_model_without_batch_norm_has_no_statistics() -> None:
         defense = TrustedStatistics(statistics=mode)
         defense.setup(view_of(net), None, [random_batch(0)], context())
         assert defense.amend(view_of(net), context()) == {}
+
+
+def test_current_statistics_are_those_of_images_as_the_world_has_them() -> None:
+    """The same images, corrupted as the stream's are at that step."""
+    simulated = simulation("noise", "DSC+", ("clean",), steps=3, kind="shift:contrast")
+    defense: Any = simulated.defense
+    shift, found = simulated.stream.shift, []
+    assert shift is not None
+    for step in simulated.run():
+        now = shift(defense.images, defense.ids, step.t)
+        wanted = reestimate_batchnorm(simulated.learner.model, [now]).state_dict()
+        assert same(weights_and_statistics(simulated.learner), {name: v.detach() for name, v in wanted.items()})
+        found.append(float((now - defense.images).abs().max()))
+    assert found == sorted(found)
+    assert found[0] == 0 < found[1]
+
+
+def test_without_a_shift_current_statistics_are_those_of_the_stack() -> None:
+    plus = DEFENSES.build("DSC+", {"buffer": 8})
+    stack = DEFENSES.build("STACK", {"buffer": 8, "delta": math.inf})
+    both = [simulation("accumulative", one, ("coast", "clean"), steps=3) for one in (plus, stack)]
+    assert same(*([outcome(step) for step in one.run()] for one in both))
 
 
 # STACK
