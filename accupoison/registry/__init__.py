@@ -3,8 +3,10 @@
 import dataclasses
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from accupoison.errors import InputError, did_you_mean, first_line
@@ -135,7 +137,8 @@ class Lookup(Generic[T]):
         except Exception as error:  # the module is somebody's own and may raise anything
             lost = "; a class of a script or a notebook is gone with it: move it to a file" * (module == "__main__")
             raise InputError(
-                f"{self.kind} {path!r} cannot be imported ({first_line(error, named=True)}){lost or FINDABLE}"
+                f"{self.kind} {path!r} cannot be imported ({first_line(error, named=True)})"
+                f"{lost or _near(module, attribute) or FINDABLE}"
             ) from error
         try:
             if not callable(thing):
@@ -167,6 +170,18 @@ class Lookup(Generic[T]):
 
 
 C = TypeVar("C", bound=Component)
+
+
+def _near(module: str, attribute: str) -> str:
+    """Return a question for what may have been meant: a file of the current folder, or a class of the module."""
+    found = sys.modules.get(module)
+    if found is None:
+        value, known = module, [path.stem for path in Path().glob("*.py")]
+    else:
+        value = attribute
+        known = [name for name, thing in vars(found).items() if getattr(thing, "__module__", "") == module]
+    meant = did_you_mean(value, known)
+    return meant if "did you mean" in meant else ""
 
 
 class Registry(Lookup[type[C]]):
@@ -218,14 +233,14 @@ class Registry(Lookup[type[C]]):
 
     def _check(self, thing: object) -> None:
         name = getattr(thing, "__name__", repr(thing))
-        if not isinstance(thing, type) or "__dataclass_fields__" not in vars(thing):
+        if not isinstance(thing, type) or not issubclass(thing, self._base):
+            base = f"{self._base.__module__.removesuffix('.base')}.{self._base.__name__}"
+            raise ValueError(f"{name} is no {self.kind}; write a class that derives from {base}")
+        if "__dataclass_fields__" not in vars(thing):
             raise ValueError(
                 f"{name} must be a dataclass, as its init fields are the {self.kind}'s settings; write "
                 "@dataclass(kw_only=True) above the class"
             )
-        if not issubclass(thing, self._base):
-            base = f"{self._base.__module__.removesuffix('.base')}.{self._base.__name__}"
-            raise ValueError(f"{name} is no {self.kind}; derive it from {base}")
         if lacking := sorted(getattr(thing, "__abstractmethods__", ())):
             raise ValueError(f"{name} has no method {', '.join(lacking)}; write it")
         settings = [f for f in dataclasses.fields(thing) if f.init]

@@ -50,6 +50,7 @@ class Run:
         model: What network that is.
         data: A digest of the data set; "" in runs of older versions.
         stored_threat: What ``threat.json`` holds; None in runs of older versions.
+        computed: In which precision, on what; "" in runs of older versions.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Run:
     model: str = ""
     data: str = ""
     stored_threat: Mapping[str, Any] | None = None
+    computed: str = ""
 
     @property
     def attack(self) -> str:
@@ -229,9 +231,11 @@ def read_run(folder: Path) -> Run | None:
     if summary["branches"]:
         expect(folder / SUMMARY, summary, {"before": MARK})
     env = read_json(folder / ENV)
-    expect(folder / ENV, env, {"checkpoint": str, "model?": str, "data?": str})
+    known = {"model?": str, "data?": str, "precision?": str, "device_name?": str}
+    expect(folder / ENV, env, {"checkpoint": str, **known})
     config, threat = online_config([stored]), read_threat(folder)
-    return Run(folder, config, summary, env["checkpoint"], env.get("model", ""), env.get("data", ""), threat)
+    computed = f"{env['precision']} on {env['device_name']}" if env.keys() >= {"precision", "device_name"} else ""
+    return Run(folder, config, summary, env["checkpoint"], env.get("model", ""), env.get("data", ""), threat, computed)
 
 
 def read_threat(folder: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The page that ``report`` writes of real runs and their audits, as a browser shows it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_a_report_is_the_same_bytes_when_it_is_made_again(logs: Path, tmp_path: 
     assert (tmp_path / "report.html").read_bytes() == first
     assert b"<b>" not in first
     assert b"accumulative-ST-&lt;b&gt;0" in first
+    env = json.loads((logs / "accumulative-ST-<b>0" / "env.json").read_text())
+    assert f"Computed in {env['precision']} on {env['device_name']}." in first.decode()
 
 
 def test_audits_give_their_figures(logs: Path, tmp_path: Path) -> None:

@@ -134,10 +134,10 @@ def test_the_story_of_a_demo_is_held_to_its_figures() -> None:
     assert found["clean after"] == pytest.approx(91)
     assert found["clean triggered"] == pytest.approx(85)
     assert (found["ST before"], found["ST after"]) == pytest.approx((80, 60))
-    kept = ["here", *["1"] * len(demo_story.CLAIMS), "1 of 1"]
+    kept = ["here", *["1"] * len(demo_story.CLAIMS), "1 of 1", "1"]
     assert demo_story.row("here", [found]) == kept
     other = demo_story.row("here", [found, found | {"DSC after": 86}])
-    assert other == ["here", "2", "2", "2", "2", "2", "1", "2", "1 of 2"]
+    assert other == ["here", "2", "2", "2", "2", "1", "2", "1 of 2", "2"]
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """All that a report says, before it takes a form."""
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ def _tables(runs: Sequence[Run], trigger: str, claims: Sequence[Claim]) -> list[
     told = """\
 Claims: effects are A(coast) - A(trigger) from the same state; differences are paired by base model and seed. A claim
 holds if the 95% t-interval over base models lies above zero, and fails if it lies below."""
-    return [
+    made = [
         Table("claims", "Claims", told, tuple(claims_rows(claims, runs)), ("claim", "net of coast", "n")),
         Table("outcomes", "Outcomes", CAPTION, tuple(outcomes), (*names, "before", "after", "harm H", "n")),
         Table(
@@ -219,6 +220,9 @@ holds if the 95% t-interval over base models lies above zero, and fails if it li
             (*names, "detector", "AUC vs clean", "AUC vs noise", "n"),
         ),
     ]
+    how = Counter(run.computed for run in runs if run.computed)
+    said = "".join(f" Computed in {one}{f' ({count} runs)' * (len(how) > 1)}." for one, count in how.items())
+    return [replace(table, caption=f"{table.caption}{said}") for table in made]
 
 
 def _curves(runs: Sequence[Run], trigger: str, say: Callable[[str], None]) -> Picture | Missing:
