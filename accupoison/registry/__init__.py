@@ -235,7 +235,7 @@ class Registry(Lookup[type[C]]):
         name = getattr(thing, "__name__", repr(thing))
         if not isinstance(thing, type) or not issubclass(thing, self._base):
             base = f"{self._base.__module__.removesuffix('.base')}.{self._base.__name__}"
-            raise ValueError(f"{name} is no {self.kind}; write a class that derives from {base}")
+            raise ValueError(f"{name} is no {self.kind}; derive a dataclass from {base}")
         if "__dataclass_fields__" not in vars(thing):
             raise ValueError(
                 f"{name} must be a dataclass, as its init fields are the {self.kind}'s settings; write "

@@ -57,11 +57,16 @@ def test_duplicates_are_refused_and_leave_no_trace(registry: Registry[Widget], n
 
 
 def test_only_dataclasses(registry: Registry[Widget]) -> None:
-    class Plain:
+    class Plain(Widget):
         pass
 
-    with refuses("Plain settings", ValueError):
+    class Foreign:
+        pass
+
+    with refuses("Plain dataclass settings", ValueError):
         registry.register("plain")(Plain)
+    with refuses("Foreign no widget derive dataclass", ValueError):
+        registry.register("foreign")(Foreign)
 
 
 @pytest.mark.parametrize(

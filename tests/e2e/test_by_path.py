@@ -151,7 +151,7 @@ def test_data_by_the_path_of_its_loader(mine: Path) -> None:
     ("options", "words"),
     [
         (["--med", "nowhere:Paler"], "'nowhere:Paler' imported nowhere folder"),
-        (["--med", "mine:Pale"], "'mine:Pale' imported 'Pale' folder"),
+        (["--med", "mine:Pale"], "'mine:Pale' imported 'Pale' mean Paler"),
         (["--med", "mine:Plain"], "'mine:Plain' dataclass @dataclass(kw_only=True)"),
         (["--med", "mine:NoDefault"], "'mine:NoDefault' amount default give"),
         (["--med", "mine:Other"], "'mine:Other' derive accupoison.defenses.Defense"),
