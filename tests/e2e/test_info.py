@@ -36,7 +36,10 @@ def test_doctor_says_what_is_missing() -> None:
     assert found["matrix product, GFLOP/s"] > 0
     assert "not here" in found["CIFAR-10"]
     assert "python cli.py burnin" in found["checkpoints"]
-    assert "torch" in run("doctor")
+    assert "cut off" not in found
+    Path("checkpoints/half").mkdir(parents=True)
+    Path("checkpoints/half/state.pt").touch()
+    assert "half: the same command goes on with --resume" in run("doctor")
 
 
 @pytest.mark.slow
