@@ -128,7 +128,8 @@ class Context(Protocol):
     def present(self, x: Tensor, ids: Tensor) -> Tensor:
         """Return images [B, ...] as they look at this step: on a stream that shifts, corrupted as its own are.
 
-        It stands for new images of the world as it is, which only who has such may use: "trusted-current".
+        It stands for new images of the world as it is, which of the defences only those may use that require
+        "trusted-current". What was cropped before is corrupted as it is.
         """
 
     def log(self, tag: str, value: float) -> None:

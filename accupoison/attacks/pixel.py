@@ -192,12 +192,13 @@ class PixelAttack(Attack):
         )
 
     def val(self, ctx: Context) -> Batch:
-        """Return the attacker's own images for this step."""
+        """Return the attacker's own images for this step, as the world has them then."""
         val = self.access.val
-        if self.val_size is None or self.val_size >= len(val):
-            return val
-        rows = torch.randperm(len(val), generator=ctx.rng("val"))[: self.val_size]
-        return val.rows(rows.to(val.x.device))
+        if self.val_size is not None and self.val_size < len(val):
+            rows = torch.randperm(len(val), generator=ctx.rng("val"))[: self.val_size]
+            val = val.rows(rows.to(val.x.device))
+        now = ctx.present(val.x, val.ids)
+        return val if now is val.x else val.with_x(now)
 
     def _share(self, count: int) -> int:
         """Return how many of ``count`` rows are poisoned: at least one, unless the ratio is 0."""

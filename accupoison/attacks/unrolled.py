@@ -1,6 +1,6 @@
 """Poison that follows the victim's updates through to the loss after the trigger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -76,6 +76,7 @@ class Unrolled(Hidden):
 
     mu: float = 1.0
     delta: float = 0.1
+    calm_loss: float | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,8 +98,7 @@ class Unrolled(Hidden):
         if access.step is None:
             raise InputError("the attack unrolled predicts the updates of a stream; use online")
         super().setup(view, access, ctx)
-        if self.max_loss_increase is None:
-            self.start_loss = None
+        self.calm_loss = None
 
     def problem(self, view: ModelView, batch: Batch, rows: Tensor, ctx: Context) -> Problem:
         """Return the predicted harm within the budget."""
@@ -107,9 +107,9 @@ class Unrolled(Hidden):
     def _predicted(self, view: ModelView, batch: Batch, ctx: Context) -> Harm:
         trigger, val, known = self.crafted_trigger(view, ctx), self.val(ctx), self.access.defense
         train = self.bn_mode == "train" or (known is not None and known.has_own_statistics())
-        if self.start_loss is None:  # at the first step the defence is there to be asked
-            self.start_loss = float(loss_at(view, self.access.val, (None, None), train=train).detach())
-        limit = self.start_loss + self.delta
+        if self.calm_loss is None:  # at the first step the defence is there to be asked
+            self.calm_loss = float(loss_at(view, self.access.val, (None, None), train=train).detach())
+        limit = self.calm_loss + self.delta
 
         def harm(x: Tensor) -> Tensor:
             prepared = updated(view, self.access, x, batch.y)

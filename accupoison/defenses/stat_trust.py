@@ -52,9 +52,11 @@ class TrustedStatistics(Defense):
 
     def amend(self, view: ModelView, ctx: Context) -> Mapping[str, Tensor] | None:
         """Return the trusted statistics."""
-        if self.images is not None and self.ids is not None:
-            now = self.statistics == "current"
-            return view.reestimated([ctx.present(self.images, self.ids) if now else self.images])
+        if self.images is not None:
+            now = self.images
+            if self.statistics == "current" and self.ids is not None:
+                now = ctx.present(now, self.ids)
+            return view.reestimated([now])
         if self.begun is None:
             return None
         held = _statistics(view)

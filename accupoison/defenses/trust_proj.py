@@ -1,8 +1,9 @@
 """Steps that trusted images, with labels, do not object to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -99,9 +100,16 @@ class TrustedProjection(Defense):
 
     def direct(self, direction: Grads, view: ModelView, ctx: Context) -> Grads:
         """Return what is left of the momentum."""
+        direct = self.directing(view, ctx)
+        return direction if direct is None else direct(direction)
+
+    def directing(self, view: ModelView, ctx: Context) -> Callable[[Grads], Grads] | None:
+        """Return :meth:`direct` for the update of ``ctx``, with h taken now; None where nothing is projected."""
         if self.buffer_x is None or self.buffer_y is None:
-            return direction
-        trusted = gradient(view, self.buffer_x, self.buffer_y, train=True)
+            return None
+        return partial(self._left, trusted=gradient(view, self.buffer_x, self.buffer_y, train=True), ctx=ctx)
+
+    def _left(self, direction: Grads, trusted: Grads, ctx: Context) -> Grads:
         left = project(direction, trusted, cap=self.cap, conflict=self.project)
         removed = tuple(a.detach() - b.detach() for a, b in zip(direction, left, strict=True))
         whole, part = (float(_inner(x, x).detach()) for x in (direction, removed))

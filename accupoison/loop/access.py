@@ -1,11 +1,12 @@
 """What an attacker is given of the run: what its attack says that it knows, and no more."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from accupoison.attacks import Attack
 from accupoison.attacks.base import DEFENCE, OPTIMISER
+from accupoison.data.corruptions import Shift
 from accupoison.defenses import Defense
 from accupoison.learner import Learner
 from accupoison.loop.context import StepContext
@@ -23,6 +24,7 @@ class KnownDefense:
         reference: The early model.
         seed: Of the run.
         steps: Before the trigger.
+        shift: How images change as the stream goes on; None if they do not.
         now: Says at which step the stream is.
     """
 
@@ -31,7 +33,9 @@ class KnownDefense:
     reference: ModelView | None
     seed: int
     steps: int
+    shift: Shift | None = None
     now: Callable[[], int] = lambda: 0
+    _held: dict[object, Callable[[Grads], Grads] | None] = field(default_factory=dict, init=False, repr=False)
 
     def threshold(self, t: int) -> float:
         """Return the mean discrepancy above which the defence acts at step ``t``."""
@@ -39,17 +43,19 @@ class KnownDefense:
 
     def correct(self, batch: Batch, ctx: Context) -> Batch:
         """Return what the defence would pass on of ``batch``, [B, ...]."""
-        share = min(1.0, ctx.t / max(1, self.steps))
-        context = StepContext(self.seed, "known", ctx.t, {}, share=share)
-        return self._copy().intercept(self.learner.view(), batch, context)
+        return self._copy().intercept(self.learner.view(), batch, self._context(ctx.t))
 
     def direct(self, direction: Grads) -> Grads:
         """Return what the defence would leave of a direction, one tensor [*] a parameter, at the weights of now.
 
         Differentiable; where the defence's own way is not, its slope is that of a defence that leaves all (BPDA).
         """
-        direct = self._copy().directing(self.learner.view(), self._context())
-        if direct is None:
+        context = self._context(self.now())
+        key = (context.t, *(p._version for p in self.learner.parameters))
+        if key not in self._held:  # what it rests on stays the same while a batch is searched
+            self._held.clear()
+            self._held[key] = self._copy().directing(self.learner.view(), context)
+        if (direct := self._held[key]) is None:
             return direction
         left = direct(direction)
         if any(x.requires_grad for x in left):
@@ -58,11 +64,12 @@ class KnownDefense:
 
     def has_own_statistics(self) -> bool:
         """Return whether the defence would put running statistics of its own in place of the stream's."""
-        amended = self._copy().amend(self.learner.view(), self._context()) or {}
+        amended = self._copy().amend(self.learner.view(), self._context(self.now())) or {}
         return any(name.endswith("running_mean") for name in amended)
 
-    def _context(self) -> StepContext:
-        return StepContext(self.seed, "known", self.now(), {})
+    def _context(self, t: int) -> StepContext:
+        share = min(1.0, t / max(1, self.steps))
+        return StepContext(self.seed, "known", t, {}, share=share, shift=self.shift)
 
     def _copy(self) -> Defense:
         copy = self.defense.fresh()

@@ -77,11 +77,12 @@ class Simulation:
         self._judge = Judge(self.learner, self.defense)
         self.served = Served(self.learner, self.defense)
         self._augment = Augmentation(active=self.schedule.augment != "none", seed=self.seed, flip=self.flip)
+        known = (self.learner, self.defense, self.reference, self.seed, self.horizon)
         batch = self.stream.trigger(self.schedule.steps)
         self.access = access_for(
             self.attack,
             self.update,
-            KnownDefense(self.learner, self.defense, self.reference, self.seed, self.horizon, lambda: self.t),
+            KnownDefense(*known, shift=self.stream.shift, now=lambda: self.t),
             val=self.val,
             trigger=self._augment(batch, "trigger") if self.schedule.augment == "before" else batch,
             crafted=bool(self.trigger.crafted),
@@ -193,7 +194,7 @@ class Simulation:
         return step
 
     def _coast(self, metrics: dict[str, float]) -> Step:
-        context = StepContext(self.seed, "update", self.t, metrics)
+        context = self._context("update", metrics)
 
         def coast() -> Verdict:
             for _ in range(self.trigger.updates):
@@ -223,10 +224,9 @@ class Simulation:
         def learn() -> Verdict:
             for number in range(self.trigger.updates if phase is Phase.TRIGGER else 1):
                 role = f"update-{number}" if number else "update"
-                context = StepContext(self.seed, role, self.t, metrics)
                 with self._model_seed(role):
                     defense = beside_twins(self.defense, passed, seen)
-                    verdict = self.update.step(self.learner, defense, self._hidden(seen), context)
+                    verdict = self.update.step(self.learner, defense, self._hidden(seen), self._context(role, metrics))
             return verdict
 
         with clock(metrics, "time/update_s"):
@@ -256,7 +256,7 @@ class Simulation:
         return clean, sent, wire
 
     def _attacked(self, phase: Phase, clean: Batch, metrics: dict[str, float]) -> Batch:
-        view, context = self.learner.view(), StepContext(self.seed, "attack", self.t, metrics)
+        view, context = self.learner.view(), self._context("attack", metrics)
         with clock(metrics, "time/attack_s"), self._model_seed("attack"), blaming(self.attack):
             if phase is Phase.ORDINARY:
                 sent = self.attack.poison(view, clean, context)
@@ -268,19 +268,20 @@ class Simulation:
         check_rows(sent, clean, self.attack)
         budget = self.attack.budget(trigger=phase is Phase.TRIGGER)
         if budget is not None and (distance := farthest(sent, clean)) > budget + SLACK:
-            raise ComponentError(
-                f"{component_name(self.attack)} moved a pixel by {distance} over its budget of {budget}"
-            )
+            name = component_name(self.attack)
+            raise ComponentError(f"{name} moved a pixel by {distance} over its budget of {budget}")
         return sent
 
     def _intercept(self, sent: Batch, metrics: dict[str, float]) -> Batch:
         with clock(metrics, "time/defense_s"), self._model_seed("defense"), blaming(self.defense):
-            share = min(1.0, self.t / max(1, self.horizon))
-            context = StepContext(self.seed, "defense", self.t, metrics, share=share)
+            context = self._context("defense", metrics, share=min(1.0, self.t / max(1, self.horizon)))
             seen = self.defense.intercept(self.learner.view(), self._hidden(sent), context)
         check_batch(seen, component_name(self.defense), bounded=sent.bounded)
         metrics["defense/rejected"] = 1 - len(seen) / len(sent)
         return replace(seen, ids=self._names.reveal(seen.ids))
+
+    def _context(self, role: str, metrics: dict[str, float], share: float = 0.0) -> StepContext:
+        return StepContext(self.seed, role, self.t, metrics, share=share, shift=self.stream.shift)
 
     def _hidden(self, batch: Batch) -> Batch:
         """Return the batch under pseudonyms: a defence must not learn who a sample is."""
@@ -291,8 +292,7 @@ class Simulation:
         before, weights = self._judge.before(), self.learner.weights()
         verdict = update()
         with self._model_seed("after"), blaming(self.defense):
-            after = StepContext(self.seed, "after", self.t, metrics, shift=self.stream.shift)
-            verdict = self._judge.settle(before, verdict, after)
+            verdict = self._judge.settle(before, verdict, self._context("after", metrics))
         now = self.learner.weights()
         metrics["optim/lr"] = self.learner.lr
         metrics["optim/update_norm"] = float((now - weights).norm())

@@ -27,10 +27,10 @@ FIRED = ("defense/undone", "defense/inner_steps", "defense/rejected", "defense/r
 MD = "defense/discrepancy_sent"
 CAPTION = """\
 H: accuracy of this defence on the clean stream after a clean trigger, minus that under attack after the {trigger} one;
-net: the same from its control that costs it most, {control}; bounds: on net, one-sided, 95%. All in points; ± is half a
-95% t-interval over {unit}. MD: mean discrepancy of what was sent, in nats; fired: steps before the trigger at which
-the defence acted, in percent. It falls where the lower bound is above {least:g} points, and holds where the upper one
-is below."""
+net: the same from its control that costs it most, {control}; bounds: on net, one-sided, 95%. All in points, on images
+as the stream has them then; ± is half a 95% t-interval over {unit}. MD: mean discrepancy of what was sent, in nats;
+fired: steps before the trigger at which the defence acted, in percent. It falls where the lower bound is above
+{least:g} points, and holds where the upper one is below."""
 
 
 def rungs() -> dict[str, str]:
@@ -172,9 +172,10 @@ def ladders(runs: Sequence[Run], trigger: str) -> Iterator[tuple[str, list[Step]
 
 
 def _step(one: Group, rung: str, trigger: str, clean: Mapping[Pair, Run], reached: Mapping[Pair, float]) -> Step:
-    accuracy = over(one, lambda run: run.after(trigger))
-    raw = over(one, lambda run: harm(run, trigger, clean))
-    net = over(one, lambda run: _difference(reached.get(run.pair), run.after(trigger)))
+    key = one.first.accuracy_now
+    accuracy = over(one, lambda run: run.after(trigger, key))
+    raw = over(one, lambda run: harm(run, trigger, clean, key))
+    net = over(one, lambda run: _difference(reached.get(run.pair), run.after(trigger, key)))
     return Step(rung, one.first.config.attack.name, one.setting, one.runs, accuracy, raw, net)
 
 
@@ -182,10 +183,10 @@ def ladder_rows(runs: Sequence[Run], trigger: str) -> list[Row]:
     """Return a row for each step of each defence; none unless attackers of several rungs are there.
 
     Args:
-        runs: The runs; those on streams that shift are left out, as accuracy in the world before the shift is no harm.
+        runs: The runs.
         trigger: After which harm is measured.
     """
-    climbed = list(ladders([run for run in runs if not run.shifts], trigger))
+    climbed = list(ladders(runs, trigger))
     if len({step.rung for _, steps in climbed for step in steps}) < 2:
         return []
     return [
@@ -217,7 +218,7 @@ def _costliest(own: Sequence[Run]) -> tuple[str, Mapping[Pair, float]]:
     found: dict[str, dict[Pair, float]] = {}
     for words, (attack, path) in controls.items():
         runs = [run for run in own if run.config.attack.name == attack]
-        values = {run.pair: value for run in runs if (value := run.after(path)) is not None}
+        values = {run.pair: value for run in runs if (value := run.after(path, run.accuracy_now)) is not None}
         found |= {words: values} if values else {}
     if not found:
         return "which is missing", {}

@@ -66,6 +66,8 @@ def test_a_projected_direction_is_orthogonal_and_short(seed: int, cap: float) ->
         torch.testing.assert_close(
             only_short, tuple(x * min(1.0, cap * norm(h) / norm(given)) for x in given), rtol=1e-12, atol=1e-14
         )
+    leaves = [x.clone().requires_grad_() for x in u]
+    assert torch.autograd.gradcheck(lambda *x: project(x, h, cap=cap), leaves)  # attackers follow it
     nothing = tuple(torch.zeros_like(x) for x in h)
     assert project(u, nothing) is u
     assert norm(project(u, nothing, cap=1.0)) == 0
