@@ -12,6 +12,7 @@ from accupoison.attacks import Accumulative, Direct, Noise
 from accupoison.attacks.accumulative import alignment, alignment_gradient, craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.data import quantise
+from accupoison.data.corruptions import Shift
 from accupoison.gradients import gradient, gradient_and_hvp, inner, normalize_each, pgd_linf
 from accupoison.loop.context import StepContext
 from accupoison.models.view import view_of
@@ -285,6 +286,11 @@ def test_the_attackers_images_are_drawn_anew_at_each_step() -> None:
     whole = Accumulative(val_size=99)
     whole.access = access
     assert whole.val(StepContext(0, "attack", 0, {})) is access.val
+    shift, now = Shift("contrast", 0, 5), access.val.x
+    for t in (0, 4):  # where images shift, the attacker's do
+        now = whole.val(StepContext(0, "attack", t, {}, shift=shift)).x
+        assert torch.equal(now, shift(access.val.x, access.val.ids, t))
+    assert float((now - access.val.x).abs().max()) > 0.1
 
 
 def test_crafting_in_train_mode_uses_batch_statistics() -> None:
