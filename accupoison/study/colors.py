@@ -19,7 +19,7 @@ COLORS = {
     "TRUST-PROJ": "#1f6f8b",
     "GATE": "#8c564b",
     "STACK": "#9c1c3c",
-    "DSC+": "#332288",
+    "STACK-CURRENT": "#332288",
 }
 """After Okabe and Ito, and Tol, for readers who are colour-blind; darker where the original is pale on white."""
 OTHERS = ("#94762c", "#4f8f8b", "#c05c6b", "#8a6fb0", "#6b8e23", "#b0552f")

@@ -75,7 +75,7 @@ DEFENSE_SETTINGS: dict[str, list[Settings]] = {
     "STAT-TRUST": [{}, {"statistics": "frozen"}],
     "TRUST-PROJ": [{"cap": 0.5}, {"cap": math.inf, "buffer": 3}],
     "GATE": [{"z": 0.0}],
-    "DSC+": [{}, {"statistics": "reestimated", "delta": 0.01, "buffer": 4}],
+    "STACK-CURRENT": [{}, {"statistics": "reestimated", "delta": 0.01, "buffer": 4}],
     "STACK": [{"z": 0.0}, {"statistics": "frozen", "project": False, "delta": math.inf}],
     "NLL-STATIC": [
         {**TRACKED, "reg_term": 1.0},

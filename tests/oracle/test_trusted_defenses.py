@@ -1,4 +1,4 @@
-"""STAT-TRUST, TRUST-PROJ, GATE, STACK and DSC+ against their formulas, and the hooks by which they act."""
+"""STAT-TRUST, TRUST-PROJ, GATE, STACK and STACK-CURRENT against their formulas, and the hooks by which they act."""
 
 import math
 from dataclasses import dataclass, replace
@@ -209,7 +209,7 @@ def test_a_model_without_batch_norm_has_no_statistics() -> None:
 
 def test_current_statistics_are_those_of_images_as_the_world_has_them() -> None:
     """The same images, corrupted as the stream's are at that step."""
-    simulated = simulation("noise", "DSC+", ("clean",), steps=3, kind="shift:contrast")
+    simulated = simulation("noise", "STACK-CURRENT", ("clean",), steps=3, kind="shift:contrast")
     defense: Any = simulated.defense
     shift, found = simulated.stream.shift, []
     assert shift is not None
@@ -223,9 +223,9 @@ def test_current_statistics_are_those_of_images_as_the_world_has_them() -> None:
 
 
 def test_without_a_shift_current_statistics_are_those_of_the_stack() -> None:
-    plus = DEFENSES.build("DSC+", {"buffer": 8})
+    ours = DEFENSES.build("STACK-CURRENT", {"buffer": 8})
     stack = DEFENSES.build("STACK", {"buffer": 8, "delta": math.inf})
-    both = [simulation("accumulative", one, ("coast", "clean"), steps=3) for one in (plus, stack)]
+    both = [simulation("accumulative", one, ("coast", "clean"), steps=3) for one in (ours, stack)]
     assert same(*([outcome(step) for step in one.run()] for one in both))
 
 
