@@ -137,7 +137,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/final.pt"))
     facts["checkpoints"] = ", ".join(names) or f"none; make one with: {command_line('burnin')}"
     if cut := sorted({path.parent.name for path in CHECKPOINTS.glob("*/state.pt")} - set(names)):
-        facts["cut off"] = f"{', '.join(cut)}: the same command goes on with --resume"
+        facts["not finished"] = f"{', '.join(cut)}: unless it is running, the same command goes on with --resume"
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:

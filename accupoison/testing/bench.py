@@ -30,11 +30,11 @@ SEED, LR = 0, 0.1
 
 
 class BenchContext(StepContext):
-    """A context that remembers whether it was asked for randomness, for the step, or for images of the present."""
+    """A context that remembers if it was asked for randomness or the step; ``refused`` may not ask for the present."""
 
-    def __init__(self, role: str, t: int) -> None:
+    def __init__(self, role: str, t: int, refused: str = "") -> None:
         self.metrics: dict[str, float] = {}
-        self.asked_rng = self.asked_t = self.asked_present = False
+        self.asked_rng, self.asked_t, self._who = False, False, refused
         super().__init__(SEED, role, t, self.metrics)
 
     @property
@@ -45,7 +45,7 @@ class BenchContext(StepContext):
 
     def present(self, x: Tensor, ids: Tensor) -> Tensor:
         """Return ``x`` [B, ...]."""
-        self.asked_present = True
+        expect(not self._who, f'{self._who} asked for images of the present world, yet requires no "trusted-current"')
         return super().present(x, ids)
 
     def rng(self, *names: str) -> Generator:

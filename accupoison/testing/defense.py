@@ -92,7 +92,8 @@ class _Trial(Trial):
         self.defense.restore(state, self.reference)
 
     def intercept(self, batch: Batch, t: int) -> Batch:
-        batch, context, who = self._named(batch), BenchContext("defense", t), f"{self.name}.intercept"
+        batch, who = self._named(batch), f"{self.name}.intercept"
+        context = self._context(who, "defense", t)
         with self._watch(who, batch):
             seen = self.defense.intercept(self.bench.learner.view(), batch, context)
         check_output(who, seen, context)
@@ -137,13 +138,14 @@ class _Trial(Trial):
         if before is None:
             return Verdict.COMMIT
         self._amend(t)
-        who, context = f"{self.name}.after", BenchContext("after", t)
+        who = f"{self.name}.after"
+        context = self._context(who, "after", t)
         with self._watch(who, before.state()):
             verdict = self.defense.after(before, self.bench.learner.view(), context)
         expect(isinstance(verdict, Verdict), f"{who} returned {verdict!r}, not a Verdict")
         undone = verdict is not Verdict.COMMIT
         expect(not undone or self.defense.couples is True, f"{who} undid a step, yet `couples` is not True")
-        self._check_context(who, context)
+        check_logged(who, context)
         self._judge.carry_out(verdict, before)
         return verdict
 
@@ -164,7 +166,7 @@ class _Trial(Trial):
 
     def _setup(self) -> None:
         needs = ", ".join(sorted(self.defense.requires)) or "nothing"
-        context = BenchContext("defense-setup", 0)
+        context = self._context(f"{self.name}.setup", "defense-setup", 0)
         try:
             with self._watch(f"{self.name}.setup", *self._trusted):
                 self.defense.setup(self.bench.learner.view(), self.reference, self._trusted, context)
@@ -182,11 +184,11 @@ class _Trial(Trial):
                 raise AssertionError(f"{who} failed: {error}") from error
 
     def _gradients(self, grads: Grads, t: int) -> Grads:
-        momentum, context = self.bench.learner.momentum(), BenchContext("update", t)
+        momentum, context = self.bench.learner.momentum(), self._context(f"{self.name}.gradients", "update", t)
         return self._twice("gradients", grads, lambda: self.defense.gradients(grads, momentum, context), momentum)
 
     def _directing(self, t: int) -> Callable[[Grads], Grads] | None:
-        direct = self.defense.directing(self.bench.learner.view(), BenchContext("update", t))
+        direct = self.defense.directing(self.bench.learner.view(), self._context(f"{self.name}.direct", "update", t))
         return None if direct is None else lambda speed: self._twice("direct", speed, lambda: direct(speed))
 
     def _twice(self, hook: str, grads: Grads, call: Callable[[], Grads], *given: Grads) -> Grads:
@@ -201,19 +203,18 @@ class _Trial(Trial):
         return outputs[0]
 
     def _amend(self, t: int) -> None:
-        who, view, context = f"{self.name}.amend", self.bench.learner.view(), BenchContext("after", t)
+        who, view = f"{self.name}.amend", self.bench.learner.view()
+        context = self._context(who, "after", t)
         with self._watch(who):
             amended = self.defense.amend(view, context)
         _check_names(who, amended, view)
-        self._check_context(who, context)
+        check_logged(who, context)
         self._judge.amend(context)
         again = {name: tensor for name, tensor in view.state().items() if name in (amended or {})}
         expect(same(dict(amended or {}), again), f"{who} gave two different values on one model")
 
-    def _check_context(self, who: str, context: BenchContext) -> None:
-        check_logged(who, context)
-        allowed = not context.asked_present or "trusted-current" in self.defense.requires
-        expect(allowed, f'{who} asked for images of the present world, yet requires no "trusted-current"')
+    def _context(self, who: str, role: str, t: int) -> BenchContext:
+        return BenchContext(role, t, "" if "trusted-current" in self.defense.requires else who)
 
     def _watch(self, who: str, *given: object, buffers: bool = True) -> AbstractContextManager[None]:
         return unchanged(self.bench.learner, who, *given, self.bench.reference.state(), buffers=buffers)

@@ -311,6 +311,12 @@ class LooksAtThePresent(Defense):
         return None
 
 
+@dataclass(kw_only=True)
+class LooksAtThePresentEarly(Defense):
+    def intercept(self, view: ModelView, batch: Batch, ctx: Context) -> Batch:
+        return batch.with_x(ctx.present(batch.x, batch.ids))
+
+
 BROKEN: list[tuple[type[Defense], str]] = [
     (MutatesInput, r"intercept changed what it was given to read"),
     (UsesGlobalRng, r"intercept changed the global random state"),
@@ -349,6 +355,7 @@ BROKEN: list[tuple[type[Defense], str]] = [
     (ImpureDirection, r"direct gave two different values on one input"),
     (DirectsInPlace, r"direct changed what it was given to read"),
     (LooksAtThePresent, r"amend asked for images of the present world, yet requires no \"trusted-current\""),
+    (LooksAtThePresentEarly, r"intercept asked for images of the present world"),
     (AmendsAnotherModel, r"amend returned other names or shapes than those of the model"),
     (ImpureAmends, r"amend gave two different values on one model"),
     (NotNeutralInItsMomentum, r"at its neutral settings \{\} differs from standard training in the model"),
