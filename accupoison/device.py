@@ -112,6 +112,24 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if _halved else nullcontext()
 
 
+PROCESSES, CONTEXT = 4, 10**9
+"""On one GPU, at most, where nobody says how many; and the bytes that one holds there before it computes."""
+
+
+def room_for_processes() -> int:
+    """Return how many processes, at least 1, the GPU has room for on which this one has computed; 1 without any.
+
+    Each may need twice the memory that this one has held so far.
+    """
+    held = {number: torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())}
+    used = max(held, key=lambda number: held[number], default=0)
+    if not held.get(used):
+        return 1
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(used)
+    return max(1, min(PROCESSES, os.cpu_count() or 1, free // (2 * held[used] + CONTEXT)))
+
+
 def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a component's state with its tensors on a device."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

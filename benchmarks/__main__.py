@@ -13,7 +13,7 @@ import torch
 from accupoison.device import resolve_device
 from accupoison.measure.hardware import ceiling
 from accupoison.study.tables import markdown
-from benchmarks.gpu import WAYS, measure_gpu, measure_memory, measure_training
+from benchmarks.gpu import WAYS, measure_gpu, measure_memory, measure_sharing, measure_training
 from benchmarks.phases import Bench, measure_phases
 from benchmarks.processes import audit_speed, memory, private_memory, start_up
 
@@ -114,14 +114,15 @@ def show_gpu(widths: tuple[int, ...], repeats: int, device: torch.device, out: P
     """Measure a GPU, print tables and write ``out``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     found: dict[str, Any] = {"device": name, "torch": torch.__version__, "repeats": repeats, "phases": [], "burnin": []}
-    found["memory"] = []
+    found |= {"memory": [], "sharing": []}
     for width in widths:
         found["phases"] += measure_gpu(width, repeats, device)
         found["burnin"].append(measure_training(width, repeats, device))
         if device.type == "cuda":
             found["memory"] += [measure_memory(width, way, device) for way in WAYS]
+            found["sharing"] += measure_sharing(width, repeats, device)
         _save(found, out)
-    for part in ("phases", "burnin", *(["memory"] if found["memory"] else [])):
+    for part in filter(found.get, ("phases", "burnin", "memory", "sharing")):
         cells = [[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()] for row in found[part]]
         click.echo(markdown(list(found[part][0]), cells) + "\n")
     click.echo(f"wrote {out}")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from threading import Barrier
 from typing import Any
 from unittest.mock import patch
 
@@ -17,12 +18,17 @@ import torch
 from accupoison.config.layers import preset
 from accupoison.config.schema import burnin_config
 from accupoison.device import compute_on
+from accupoison.measure.hardware import seconds
 from accupoison.runs.trainer import Burnin
 from benchmarks.phases import Bench, alignment_gradient_whole, in_turn, phases
 
 WAYS = ("plain", "recorded")
 """PyTorch's kernels one by one, the second-order term as one graph, as the released code does; and as they are here."""
 IMAGES = 12_800
+PROCESSES = (1, 2, 4, 8)
+"""That share a GPU."""
+PATIENCE = 600
+"""Seconds in which all of them must be ready: one that has failed never is."""
 
 
 def measure_gpu(width: int, repeats: int, device: torch.device) -> list[dict[str, Any]]:
@@ -77,6 +83,28 @@ def _reserved(width: int, way: str, device: torch.device) -> float:
     for _ in range(3):
         carry_out(partial(bench.step, whole=False), way, device)
     return torch.cuda.max_memory_reserved(device) / 1e9
+
+
+def measure_sharing(width: int, steps: int, device: torch.device) -> list[dict[str, Any]]:
+    """Return how many online steps a second processes make that share a device, a row a number of them."""
+    context = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    for processes in PROCESSES:
+        with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
+            ready = manager.Barrier(processes, timeout=PATIENCE)
+            times = list(pool.map(_beside_others, *zip(*[(width, steps, device, ready)] * processes, strict=True)))
+        rows.append({"width": width, "processes": processes, "steps_per_s": processes * steps / max(times)})
+    return rows
+
+
+def _beside_others(width: int, steps: int, device: torch.device, ready: Barrier) -> float:
+    """Return the seconds that some steps take once all processes are ready."""
+    bench = Bench(width, device=str(device))
+    step = partial(carry_out, partial(bench.step, whole=False), "recorded", device)
+    for _ in range(3):  # finds kernels, records, replays
+        step()
+    ready.wait()
+    return seconds(lambda: [step() for _ in range(steps)], 1, warm=False)[0]
 
 
 def _busy(call: Callable[[], object], device: torch.device) -> float | None:

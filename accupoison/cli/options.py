@@ -259,7 +259,12 @@ def engine_options(function: F) -> F:
         return function(*arguments, engine=made, **given)
 
     return options(
-        click.option("--jobs", "-j", type=JOBS, help="Tasks at once.  [default: 1; on a cluster as many as fit]"),
+        click.option(
+            "--jobs",
+            "-j",
+            type=JOBS,
+            help="Tasks at once.  [default: 1; on a GPU 1 to 4, as its memory allows; on a cluster as many as fit]",
+        ),
         click.option(
             "--engine",
             type=click.Choice(["local", "ray", "slurm"]),

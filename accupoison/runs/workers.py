@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from accupoison.device import room_for_processes
 from accupoison.errors import InputError, first_line
 from accupoison.runs.interrupt import SIGNALS, Interruption
 
@@ -67,7 +68,7 @@ def _of_the_system(error: Exception) -> bool:
     )
 
 
-def carry_out(tasks: Sequence[Task], jobs: int, threads: int | None = None) -> Iterator[Outcome]:
+def carry_out(tasks: Sequence[Task], jobs: int | None, threads: int | None = None) -> Iterator[Outcome]:
     """Carry out tasks and yield what becomes of each, in the order of completion.
 
     When this process is interrupted, the others are asked to stop by SIGTERM, so that they can save. When a worker is
@@ -75,16 +76,19 @@ def carry_out(tasks: Sequence[Task], jobs: int, threads: int | None = None) -> I
 
     Args:
         tasks: What to do; a single one, or all with one job, run in this process.
-        jobs: Processes at once.
+        jobs: Processes at once; None is one, and after a task on a GPU as many as its memory has room for.
         threads: Of each; None is all cores for tasks of this process, and divides them among several.
     """
-    if jobs == 1 or len(tasks) == 1:  # a single one gets all cores, and needs no process to be started
+    waiting = deque(enumerate(tasks))
+    if len(tasks) == 1 or jobs in (None, 1):  # a single one gets all cores, and needs no process to be started
         if threads is not None:
             torch.set_num_threads(threads)
-        yield from (attempt(number, task) for number, task in enumerate(tasks))
-        return
+        at_once = 1
+        while waiting and at_once == 1:
+            yield attempt(*waiting.popleft())
+            at_once = room_for_processes() if jobs is None else 1
+        jobs = at_once
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
-    waiting = deque(enumerate(tasks))
     while waiting:
         lost: list[tuple[int, Task]] = []
         yield from _side_by_side(waiting, jobs, threads, lost)

@@ -335,7 +335,7 @@ def test_the_head_of_a_cluster_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_engines_by_name() -> None:
-    assert engine() == Local(1, None)
+    assert engine() == Local(None, None)
     assert engine(jobs=3, cpus=2) == Local(3, 2)
     assert engine("ray", address="head", gpus=0.25, cpus=2) == Ray("head", None, 2, 0.25)
     assert engine("slurm", jobs=8, gpus=2.0, folder=Path("x")) == Slurm(Path("x"), 8, 1, 2)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,15 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     runs.check_settings(run_dir, config)
     with pytest.raises(click.ClickException, match="other settings"):
         runs.check_settings(run_dir, burnin_config([preset("burnin", "one_cycle")]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_processes_that_share_a_device_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PROCESSES", (1,))
+    monkeypatch.setattr(gpu, "ProcessPoolExecutor", lambda count, _: ThreadPoolExecutor(count))
+    monkeypatch.setattr(gpu, "seconds", lambda work, *_, **__: [len(work()) / 6])
+    assert gpu.measure_sharing(4, 3, torch.device("cpu")) == [{"width": 4, "processes": 1, "steps_per_s": 6}]
 
 
 @pytest.mark.slow

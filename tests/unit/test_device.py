@@ -1,14 +1,17 @@
 """Which device "auto" takes."""
 
 import os
+from collections import deque
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from accupoison import device
-from accupoison.device import resolve_device
+from accupoison.device import resolve_device, room_for_processes
 from accupoison.errors import InputError
+from accupoison.runs import workers
 from tests import conftest
 from tests.e2e.conftest import ENVIRONMENT
 from tests.messages import says
@@ -55,6 +58,37 @@ def test_only_who_asks_for_a_gpu_sees_one(marks: str, hidden: bool, monkeypatch:
     conftest.pytest_configure(SimpleNamespace(getoption=lambda _: marks))  # type: ignore[arg-type]
     assert os.environ["ACCUPOISON_DEVICE"] == "cpu"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "kept")
+
+
+def test_as_many_processes_as_a_gpu_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gigabyte = 10**9
+    held = {0: 0, 1: 0}
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.get)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((8, 24)[number] * gigabyte, 80 * gigabyte))
+    assert room_for_processes() == 1  # nothing was computed there
+    rooms = {}
+    for taken in (1, 3, 4, 30):
+        held[1] = taken * gigabyte
+        rooms[taken] = room_for_processes()
+    assert rooms == {1: 4, 3: 3, 4: 2, 30: 1}
+
+    def task(number: int) -> str:
+        held[1] = (30, 3)[number] * gigabyte
+        return str(number)
+
+    def side_by_side(waiting: deque[tuple[int, workers.Task]], jobs: int, *_: object) -> Iterator[workers.Outcome]:
+        asked.append((len(waiting), jobs))
+        while waiting:
+            yield workers.attempt(*waiting.popleft())
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(workers, "_side_by_side", side_by_side)
+    tasks: list[workers.Task] = [(task, (number,)) for number in (0, 1, 0, 0)]
+    assert [outcome.name for outcome in workers.carry_out(tasks, None)] == ["0", "1", "0", "0"]
+    assert asked == [(2, 3)]
+    assert [outcome.name for outcome in workers.carry_out(tasks, 1)] == ["0", "1", "0", "0"]
 
 
 def test_a_run_says_how_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:

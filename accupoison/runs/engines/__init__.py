@@ -28,7 +28,7 @@ def engine(
 
     Args:
         name: Of ``ENGINES``.
-        jobs: Tasks at once, at most; None is one on this machine, and elsewhere what there is room for.
+        jobs: Tasks at once, at most; None is one on this machine's CPU, and elsewhere what there is room for.
         cpus: Cores of a task; None is one, and on this machine a share of them all.
         gpus: GPUs of a task, or a share of one; None is none.
         address: Of Ray's head.
@@ -54,4 +54,4 @@ def engine(
         return Ray(address, jobs, cpus or 1, gpus or 0.0, say)
     if name == "slurm":
         return Slurm(folder, jobs, cpus or 1, int(gpus or 0))
-    return Local(jobs or 1, cpus)
+    return Local(jobs, cpus)

@@ -11,11 +11,12 @@ class Local:
     """Carries out tasks on this machine.
 
     Attributes:
-        jobs: Processes at once.
+        jobs: Processes at once; None is one, and on a GPU as many as its memory has room for, once a task has shown
+            what it takes.
         cpus: Threads of each; None divides the cores among them.
     """
 
-    jobs: int = 1
+    jobs: int | None = None
     cpus: int | None = None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
