@@ -59,8 +59,7 @@ class Batch:
         y: Labels, int64 [B].
         ids: Sample identities, int64 [B].
         extra: Row-aligned tensors a component adds for a later one, such as TRADES' adversarial images.
-        bounded: False lets inputs lie anywhere, such as features of another range; what is crafted from them is then
-            held to its ball alone. The streams of this package are bounded.
+        bounded: False lets inputs lie anywhere, such as features of another range, and crafted ones in their ball.
         checked: The ``x`` that was last found to be in range; every copy with the same one is not checked again.
 
     Raises:
@@ -196,8 +195,7 @@ class Population:
     """The samples that an attacker may poison or ask about, the same in every replay of a stream.
 
     Attributes:
-        steps: The ids that arrive at each step before the trigger, int64 [B] each; of an offline training, which has no
-            order, a single tensor with all whose labels may change.
+        steps: Ids that arrive at each step before the trigger, int64 [B] each; offline one tensor, of whose labels may change.
         candidates: Ids whose membership the attacker may want to know, int64 [N], members and others among them.
         total: Samples that arrive, or that an offline training learns from.
         size: One above the largest id.
@@ -206,8 +204,7 @@ class Population:
         raw: Returns the clean samples of ids, before crop and flip.
         model: Returns the model of a checkpoint by its path, in eval mode.
         ordered: The steps are an order of arrival; False is an offline training.
-        rehearse: Trains the model of an offline training without some samples and with rows of the attacker's own;
-            called with the ids to leave out, ids and labels of the rows, and a number; None where nobody can.
+        rehearse: Trains an offline model without some ids, with own rows (ids, labels) and a seed; None if nobody can.
     """
 
     steps: tuple[Tensor, ...]
@@ -231,6 +228,9 @@ class DefenseView(Protocol):
 
     def threshold(self, t: int) -> float:
         """Return the mean discrepancy above which it acts at step ``t``, in nats; infinite where it never looks."""
+
+    def rise_limit(self, rises: Tensor) -> Tensor:
+        """Return the mean rise of known images' loss beyond which it takes a step back, where theirs rise like [N]."""
 
     def has_own_statistics(self) -> bool:
         """Return whether it would put running statistics of its own in place of those that the stream has moved."""

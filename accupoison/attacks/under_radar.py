@@ -53,8 +53,14 @@ class Hidden(Ascent):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"attack.{name} {getattr(self, name)} is not 0 or more; give a number such as 1")
 
-    def over(self, view: ModelView, ctx: Context) -> tuple[Over, Over] | None:
-        """Return what images exceed the budget by as it is to be kept, and what each row does; None without one."""
+    def over(self, view: ModelView, batch: Batch, ctx: Context) -> tuple[Over, Over] | None:
+        """Return what images exceed the budget by as it is to be kept, and what each row does; None without one.
+
+        Args:
+            view: The model as it is now.
+            batch: The clean batch, [B, ...].
+            ctx: Of this step.
+        """
         known = self.known
         if known is None or known.reference is None or known.threshold(ctx.t) == float("inf"):
             return None
@@ -75,7 +81,7 @@ class Hidden(Ascent):
             rows: Which rows may move, bool [B].
             ctx: Of this step.
         """
-        limits, unaware = self.over(view, ctx), ascending(harm)
+        limits, unaware = self.over(view, batch, ctx), ascending(harm)
         if limits is None:
             return Problem(harm=harm, slopes=[unaware])
         over, each = limits
@@ -91,7 +97,7 @@ class Hidden(Ascent):
 
     def trigger(self, view: ModelView, clean: Batch, ctx: Context) -> Batch:
         """Return the crafted trigger, drawn back below the threshold of now."""
-        sent, limits = super().trigger(view, clean, ctx), self.over(view, ctx)
+        sent, limits = super().trigger(view, clean, ctx), self.over(view, clean, ctx)
         if limits is None or not self.hide_trigger or kept(limits[0], sent.x) or not kept(limits[0], clean.x):
             return sent
         every = torch.ones(len(clean), dtype=torch.bool, device=clean.x.device)

@@ -133,6 +133,16 @@ class Defense(Component):
         """
         return math.inf
 
+    def rise_limit(self, rises: Tensor) -> Tensor:
+        """Return the mean rise of the loss of known images beyond which a step is taken back, a scalar in nats.
+
+        Infinite if no step is judged by that. Only told, like :meth:`discrepancy_limit`.
+
+        Args:
+            rises: What the loss of each of some images has risen by, [N] in nats.
+        """
+        return rises.new_tensor(math.inf)
+
     @property
     def judges(self) -> bool:
         """Whether it has an :meth:`after` or :meth:`amend` of its own."""

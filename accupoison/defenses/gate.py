@@ -62,10 +62,16 @@ class Gate(Defense):
         if self.canaries_x is None:
             return Verdict.COMMIT
         rises = (self._losses(view) - self._losses(before)).double()
-        rise, error = float(rises.mean()), float(rises.std()) / math.sqrt(len(rises))
+        rise, limit = float(rises.mean()), float(self.rise_limit(rises))
         ctx.log("defense/canary_rise", rise)
-        ctx.log("defense/canary_bound", self.delta + self.z * error)
-        return Verdict.COMMIT if rise <= self.delta + self.z * error else Verdict.ROLLBACK  # NaN is taken back as well
+        ctx.log("defense/canary_bound", limit)
+        return Verdict.COMMIT if rise <= limit else Verdict.ROLLBACK  # NaN is taken back as well
+
+    def rise_limit(self, rises: Tensor) -> Tensor:
+        """Return ``delta`` + ``z`` SE, SE as so many canaries have it whose losses rise like these, [N]."""
+        if self.canaries_x is None:
+            return super().rise_limit(rises)
+        return self.delta + self.z * (rises.std() / math.sqrt(len(self.canaries_x)))
 
     @torch.no_grad()
     def _losses(self, view: ModelView) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from accupoison.attacks import Attack
 from accupoison.attacks.base import DEFENCE, OPTIMISER
 from accupoison.data.corruptions import Shift
@@ -40,6 +42,10 @@ class KnownDefense:
     def threshold(self, t: int) -> float:
         """Return the mean discrepancy above which the defence acts at step ``t``."""
         return self.defense.discrepancy_limit(t)
+
+    def rise_limit(self, rises: Tensor) -> Tensor:
+        """Return the mean rise of known images' loss beyond which it takes a step back, where theirs rise like [N]."""
+        return self.defense.rise_limit(rises)
 
     def correct(self, batch: Batch, ctx: Context) -> Batch:
         """Return what the defence would pass on of ``batch``, [B, ...]."""

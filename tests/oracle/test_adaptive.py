@@ -17,6 +17,7 @@ from accupoison.attacks.under_radar import UnderRadar, packed_rows
 from accupoison.attacks.unrolled import loss_at, updated
 from accupoison.data import quantise
 from accupoison.defenses import DEFENSES, Defense, DiscrepancyCorrection
+from accupoison.defenses.gate import Gate
 from accupoison.defenses.trust_proj import TrustedProjection
 from accupoison.discrepancy import batch_discrepancy, memorization_discrepancy
 from accupoison.gradients import gradient
@@ -24,7 +25,7 @@ from accupoison.learner import Learner
 from accupoison.loop.access import KnownDefense, access_for
 from accupoison.loop.context import StepContext
 from accupoison.models.view import view_of
-from accupoison.types import Access, Batch, Context, Grads, ModelView
+from accupoison.types import Access, Batch, Context, Grads, ModelView, Verdict
 from accupoison.updates import SGD
 from tests.messages import refuses
 from tests.nets import random_batch, random_net
@@ -291,6 +292,31 @@ def test_the_unrolled_objective_and_its_slope(mode: str) -> None:
         assert (ahead - behind) / (2 * h) == pytest.approx(float(slope[place]), rel=1e-3, abs=1e-8)
 
 
+@pytest.mark.parametrize("z", [0.0, 0.1])
+@pytest.mark.parametrize("what", ["poison", "trigger"])
+def test_who_knows_the_gate_goes_as_far_as_it_lets_him(what: str, z: float) -> None:
+    """Its canaries are the attacker's images here, so what he predicts is what it sees; unaware, he is undone."""
+    found: dict[str, tuple[float, Verdict]] = {}
+    sent = World().batch
+    for who in ("clean", "unaware", "aware"):
+        world, metrics = World(share=100), dict[str, float]()
+        view, before, gate = world.learner.view(), world.learner.snapshot(), Gate(delta=0.0, z=z)
+        gate.setup(view, world.reference, [random_batch(2, 9)], StepContext(0, "setup", 0, {}))
+        attack = ATTACKS.build("unrolled", {"eps": EPS, "steps": 6, "mu": 0.0, "kappa": 0.9})
+        assert isinstance(attack, Ascent)
+        attack.setup(view, world.access(attack, gate if who == "aware" else None), StepContext(0, "setup", 0, {}))
+        attack.crafted = sent.x  # that of the one who is unaware
+        if who != "clean":
+            send = attack.trigger if (who, what) == ("aware", "trigger") else attack.poison
+            sent = send(view, world.batch, StepContext(0, "attack", 1, {}))
+        SGD().step(world.learner, Defense(), sent, StepContext(0, "update", 1, {}))
+        verdict = gate.after(before, view, StepContext(0, "after", 1, metrics))
+        found[who] = metrics["defense/canary_rise"], verdict
+    assert found["unaware"][1] is Verdict.ROLLBACK
+    assert found["aware"][1] is found["clean"][1] is Verdict.COMMIT
+    assert found["clean"][0] < found["aware"][0] <= 0.9 * metrics["defense/canary_bound"] + 1e-12
+
+
 def test_the_correctors_derivative_is_the_identity() -> None:
     """By hand: the slope at x is that of the objective at C(x), and C is what the defence itself does."""
     world = World(share=0.5)  # so that DSC corrects every batch
@@ -387,4 +413,4 @@ def test_the_radar_is_of_those_before_the_defence() -> None:
     world = World()
     attack = world.attack("under-radar", channel="code", steps=1)
     assert isinstance(attack, UnderRadar)
-    assert attack.over(world.learner.view(), StepContext(0, "attack", 0, {})) is None
+    assert attack.over(world.learner.view(), world.batch, StepContext(0, "attack", 0, {})) is None
