@@ -195,7 +195,7 @@ class Population:
     """The samples that an attacker may poison or ask about, the same in every replay of a stream.
 
     Attributes:
-        steps: Ids that arrive at each step before the trigger, int64 [B] each; offline one tensor of all that may change.
+        steps: Ids that arrive at each step before the trigger, int64 [B]; offline one tensor of all that may change.
         candidates: Ids whose membership the attacker may want to know, int64 [N], members and others among them.
         total: Samples that arrive, or that an offline training learns from.
         size: One above the largest id.
