@@ -57,7 +57,7 @@ def test_a_pretended_burn_in_and_stream_are_those_of_a_cpu(work: Path, monkeypat
 def test_streams_and_poisoned_burn_ins_go_on_bit_for_bit(away: Away, work: Path) -> None:
     with away():
         few = (SET, "run.save_every=2", "--trigger", "coast,adversarial", *BITS)
-        done(*ONLINE, *few, "--med", "OURS", SET, "defense.threshold=0", "--out", "whole")
+        done(*ONLINE, *few, "--med", "OURS", SET, "defense.threshold=0", SET, "defense.steps=3", "--out", "whole")
         config = online_config([read_json(Path("whole/config.json"))])
         run = OnlineRun(config, Path("checkpoints"), Path("part"), resume=False)
         assert run.run(lambda *_: None, After(3))["status"] == "interrupted"
