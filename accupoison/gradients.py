@@ -38,10 +38,11 @@ def rows_at_once(view: ModelView, batch: Batch) -> int:
     It depends on the model, the size of its inputs and the device, not on the machine's state: what the graph of two
     rows keeps more than that of one is counted once for each view.
     """
-    if view not in _ROW_BYTES:
-        of_one, of_two = (_graph_bytes(view, batch.rows(torch.zeros(rows, dtype=torch.int64))) for rows in (1, 2))
-        _ROW_BYTES[view] = max(1, of_two - of_one)
     device = batch.x.device
+    if view not in _ROW_BYTES:  # an index on the CPU would have the host wait, and what waits is not recorded
+        first = (torch.zeros(rows, dtype=torch.int64, device=device) for rows in (1, 2))
+        of_one, of_two = (_graph_bytes(view, batch.rows(index)) for index in first)
+        _ROW_BYTES[view] = max(1, of_two - of_one)
     cuda = device.type == "cuda"
     room = torch.cuda.get_device_properties(device).total_memory // PROCESSES if cuda else BUDGET
     return max(1, room // _ROW_BYTES[view])

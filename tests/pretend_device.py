@@ -115,12 +115,14 @@ class Pretended(TorchDispatchMode):
         copied = name in COPIES
         if name == "aten::copy_":
             to = there[0]
-        scalar_or_index = [t.ndim == 0 or name.startswith(("aten::index", "aten::_index")) for t in tensors]
-        if any(there) and not all(there) and not copied and not all(map(max, there, scalar_or_index)):
+        indexed = name.startswith(("aten::index", "aten::_index"))
+        taken = [t.ndim == 0 or indexed for t in tensors]
+        if any(there) and not all(there) and not copied and not all(map(max, there, taken)):
             raise RuntimeError(f"{name}: tensors on the device and on the CPU, {[tuple(t.shape) for t in tensors]}")
-        if waits := any(there) and (name in WAITS or (copied and not to)):
+        crosses = copied and any([to, *there]) and not all([to, *there])  # either way, as memory is not pinned
+        if waits := crosses or (any(there) and (name in WAITS or (indexed and not all(there)))):
             self.waits[name] += 1
-        if self.recording is not None and (waits or (copied and to and not all(there))):
+        if self.recording is not None and waits:
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         plain_args, plain_kwargs = tree_map_only(_There, lambda t: t.held, (args, kwargs))
         if self.recording is not None and to:
