@@ -120,7 +120,8 @@ class DataSet:
         """
         x = self.inputs(ids)
         # Dividing by 255 (here, in `quantise` and in `Shift`) is what defines the 8-bit grid.
-        return Batch(x if self.features else x.float() / 255, self.labels(ids), ids.to(self.device))
+        x = x if self.features else x.float() / 255
+        return Batch(x, self.labels(ids), ids.to(self.device), checked=x)  # its samples are known to be in range
 
     def to(self, device: torch.device | str) -> "DataSet":
         """Return the same data set with its tensors on ``device``."""

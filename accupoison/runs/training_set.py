@@ -54,7 +54,7 @@ class TrainingSet:
             y, ids = batch.y, batch.ids
         if not self.data.features:
             x = crop_flip(x, rng=rng, flip=self.data.flip).float() / 255
-        return Batch(x, y, ids.to(x.device))
+        return Batch(x, y, ids.to(x.device), checked=None if self.data.features else x)
 
     def ledger(self) -> Ledger:
         """Return who is trained on, with which label, and who is poisoned; twins are rows of their own."""
