@@ -101,7 +101,9 @@ def arithmetic(device: torch.device) -> str:
     """Return how precisely networks compute on a device: "ieee", "tf32" or "bf16"."""
     if _halved:
         return "bf16"
-    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "ieee"
+    if device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return "ieee"
+    return "tf32" if torch.cuda.get_device_capability(device) >= (8, 0) else "ieee"  # which older ones do not have
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -112,22 +114,25 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if _halved else nullcontext()
 
 
-PROCESSES, CONTEXT = 4, 10**9
-"""On one GPU, at most, where nobody says how many; and the bytes that one holds there before it computes."""
+CONTEXT = 10**9
+"""Bytes that a process holds on a GPU before it computes."""
 
 
 def room_for_processes() -> int:
-    """Return how many processes, at least 1, the GPU has room for on which this one has computed; 1 without any.
+    """Return how many processes, at least 1, the GPU has room for on which this one has computed, if it ends; else 1.
 
-    Each may need twice the memory that this one has held so far.
+    Each may need twice the memory that this one has held, or a quarter of all, as crafting does at most.
     """
     held = {number: torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())}
     used = max(held, key=lambda number: held[number], default=0)
     if not held.get(used):
         return 1
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(used)
-    return max(1, min(PROCESSES, os.cpu_count() or 1, free // (2 * held[used] + CONTEXT)))
+    try:
+        free, total = torch.cuda.mem_get_info(used)
+    except RuntimeError:  # a GPU that an error has left unusable for this process
+        return 1
+    given_back = torch.cuda.memory_reserved(used) + CONTEXT
+    return max(1, min(os.cpu_count() or 1, (free + given_back) // (max(2 * held[used], total // 4) + CONTEXT)))
 
 
 def placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

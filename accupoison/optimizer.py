@@ -110,7 +110,7 @@ class MomentumSGD:
         return {"state": state, "param_groups": [{**settings, "params": list(numbers.values())}]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned; buffers on the device of their parameters are not copied.
+        """Put back what :meth:`state_dict` returned; buffers that are as their parameters are not copied.
 
         Raises:
             ValueError: It belongs to other parameters, or to several groups of them.
@@ -124,4 +124,11 @@ class MomentumSGD:
         self.state = defaultdict(dict)
         for number, values in state["state"].items():
             p = by_number[number]
-            self.state[p] = {key: v.to(p) if isinstance(v, Tensor) else v for key, v in values.items()}
+            self.state[p] = {key: _like(v, p) if isinstance(v, Tensor) else v for key, v in values.items()}
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor as a parameter has it, in strides too: with others, a GPU takes a launch for each."""
+    if tensor.shape != parameter.shape or tensor.stride() == parameter.stride():
+        return tensor.to(parameter)
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from accupoison.api.objects import Array, component
 from accupoison.attacks import ATTACKS, Accumulative, Attack
 from accupoison.config.layers import resolve
-from accupoison.device import compute_on
 from accupoison.errors import InputError, RangeError, first_line
 from accupoison.loop.checks import SLACK, blaming, check_batch, check_rows, component_name
 from accupoison.loop.context import StepContext
@@ -76,7 +75,7 @@ def craft(
         True
     """
     made = _attack(attack, settings)
-    device = compute_on(str(next(model.parameters()).device))
+    device = next(model.parameters()).device
     clean, own, goal = (_batch(pair, device, bounded) for pair in ((x, y), val, trigger or (x, y)))
     view, context = _checked(model, clean), StepContext(seed, "attack", 0, {})
     access = Access(own, clean if as_trigger else goal, crafted=as_trigger, reoptimise=False)

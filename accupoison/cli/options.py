@@ -263,7 +263,7 @@ def engine_options(function: F) -> F:
             "--jobs",
             "-j",
             type=JOBS,
-            help="Tasks at once.  [default: 1; on a GPU 1 to 4, as its memory allows; on a cluster as many as fit]",
+            help="Tasks at once.  [default: 1; as many as fit on a GPU, and on a cluster]",
         ),
         click.option(
             "--engine",

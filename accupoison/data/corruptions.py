@@ -91,8 +91,9 @@ def _blur(x: Tensor, severity: float, noise: Draw) -> Tensor:
     """Blur by a Gaussian, in the end of standard deviation 1.5 pixels."""
     # The variance grows linearly: a small sigma does nothing at all on a pixel grid.
     sigma = 1.5 * math.sqrt(severity)
-    down, across = (_smoothing(side, sigma).to(x) for side in x.shape[2:])
-    return down @ x @ across.T
+    wide = x.double() if x.is_cuda else x  # float32 products may be rounded to TF32 there, and pixels with them
+    down, across = (_smoothing(side, sigma).to(wide) for side in x.shape[2:])
+    return (down @ wide @ across.T).to(x)
 
 
 def _smoothing(side: int, sigma: float) -> Tensor:

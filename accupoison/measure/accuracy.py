@@ -12,7 +12,7 @@ from accupoison.types import ModelView
 
 EVALUATION_BATCH = 400
 """Images at a time on a CPU; ``benchmarks/alternatives.py`` times half as many beside."""
-GPU_BATCH, OFTEN = 2500, 8
+GPU_BATCH, OFTEN = 1000, 8
 """On a GPU, and batches of one model before their pass is worth a recording: many models are looked at once."""
 Z = 1.959964
 """Of a 95% interval."""

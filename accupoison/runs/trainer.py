@@ -233,18 +233,18 @@ class Burnin:
             loss, accuracy, grads = self._ordinary(batch, defense)
         grads = self.defense.gradients(grads, self.learner.momentum(), self._context("update"))
         self.learner.apply(update.clipped(grads))
-        return loss, accuracy
+        return float(loss), float(accuracy)  # only now, as a GPU has to be waited for
 
-    def _ordinary(self, batch: Batch, defense: Defense) -> tuple[float, float, Grads]:
+    def _ordinary(self, batch: Batch, defense: Defense) -> tuple[Tensor, Tensor, Grads]:
         if isinstance(defense, Smoothed):
             found, hits, grads = self.learner.loss_and_gradients(batch.x, batch.y, smoothing=defense.smoothing)
-            return float(found), float(hits.float().mean()), grads
+            return found, hits.float().mean(), grads
         with self.learner.forward() as forward:
             loss = defense.losses(forward, batch).mean()
         # its images may have no one label
-        return float(loss.detach()), math.nan, torch.autograd.grad(loss, self.learner.parameters)
+        return loss.detach(), torch.full((), math.nan), torch.autograd.grad(loss, self.learner.parameters)
 
-    def _private(self, batch: Batch, update: DPSGD, defense: Defense) -> tuple[float, float, Grads]:
+    def _private(self, batch: Batch, update: DPSGD, defense: Defense) -> tuple[Tensor, Tensor, Grads]:
         loss, hits = self.learner.score(batch)
         grads = private_gradients(
             self.learner,
@@ -255,7 +255,7 @@ class Burnin:
             chunk=update.chunk,
             rng=generator(self.config.run.seed, "dp", self.step),
         )
-        return float(loss.mean()), float(hits.float().mean()), grads
+        return loss.mean(), hits.float().mean(), grads
 
     @property
     def epsilon(self) -> float:

@@ -38,12 +38,14 @@ class Outcome:
         name: What it returned; "" where it failed.
         error: Why it failed; None where it did not.
         system: It failed for the machine it was on, not for what it was given, so that another attempt may succeed.
+        room: How many processes like its own the GPU has room for; 1 where it has not used any.
     """
 
     task: int
     name: str = ""
     error: Exception | None = None
     system: bool = False
+    room: int = 1
 
 
 def attempt(number: int, task: Task) -> Outcome:
@@ -76,18 +78,25 @@ def carry_out(tasks: Sequence[Task], jobs: int | None, threads: int | None = Non
 
     Args:
         tasks: What to do; a single one, or all with one job, run in this process.
-        jobs: Processes at once; None is one, and after a task on a GPU as many as its memory has room for.
+        jobs: Processes at once; None is one, and on a GPU, after a first task, as many as its memory has room for.
         threads: Of each; None is all cores for tasks of this process, and divides them among several.
     """
     waiting = deque(enumerate(tasks))
+    if jobs is None and len(tasks) > 1 and torch.cuda.is_available():
+        # in a process, too: what this one held would be missing afterwards
+        for outcome in _in_processes(deque([waiting.popleft()]), 1, threads):
+            jobs = outcome.room
+            yield outcome
     if len(tasks) == 1 or jobs in (None, 1):  # a single one gets all cores, and needs no process to be started
         if threads is not None:
             torch.set_num_threads(threads)
-        at_once = 1
-        while waiting and at_once == 1:
-            yield attempt(*waiting.popleft())
-            at_once = room_for_processes() if jobs is None else 1
-        jobs = at_once
+        yield from (attempt(*entry) for entry in waiting)
+    else:
+        yield from _in_processes(waiting, jobs, threads)
+
+
+def _in_processes(waiting: deque[tuple[int, Task]], jobs: int, threads: int | None) -> Iterator[Outcome]:
+    """Carry out tasks in processes; those that a killed one has taken along are given once more, each alone."""
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     while waiting:
         lost: list[tuple[int, Task]] = []
@@ -171,7 +180,7 @@ def _do(number: int, task: Task) -> Outcome:
     try:
         if _WORKER.asked:
             raise Interruption(signal.SIGTERM)
-        return sendable(attempt(number, task))
+        return sendable(replace(attempt(number, task), room=room_for_processes()))
     except KeyboardInterrupt:
         _WORKER.asked = True
         raise

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from accupoison.accel.recording import Recorder
 from accupoison.attacks import ATTACKS
 from accupoison.attacks.accumulative import craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
 from accupoison.defenses import DEFENSES
 from accupoison.defenses.dsc import correct
+from accupoison.device import compute_on
 from accupoison.learner import Learner
 from accupoison.models.view import view_of
 from accupoison.types import Batch
@@ -31,6 +33,7 @@ def there(request: pytest.FixtureRequest) -> Iterator[str]:
         with instead_of_cuda():
             yield NAME
     else:
+        compute_on(request.param, "ieee")
         yield request.param
 
 
@@ -55,7 +58,11 @@ def test_a_stream_is_that_of_a_cpu_bit_for_bit(attack: str, defense: str, caplog
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("attack", "defense"), CASES)
-def test_a_stream_on_a_gpu(attack: str, defense: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_on_a_gpu(
+    attack: str, defense: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_on("cuda")
+    monkeypatch.setattr(Recorder, "broken", False)
     with caplog.at_level(logging.WARNING):
         for step in simulation(attack, defense, triggers(attack), device="cuda").run():
             assert all(map(math.isfinite, step.metrics.values()))

@@ -1,14 +1,17 @@
 """Which device "auto" takes."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from accupoison import device
+from accupoison.accel import recording
 from accupoison.device import resolve_device, room_for_processes
 from accupoison.errors import InputError
 from accupoison.runs import workers
@@ -63,32 +66,68 @@ def test_only_who_asks_for_a_gpu_sees_one(marks: str, hidden: bool, monkeypatch:
 def test_as_many_processes_as_a_gpu_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gigabyte = 10**9
     held = {0: 0, 1: 0}
+
+    def memory(number: int) -> tuple[int, int]:
+        return ((1, 16)[number] * gigabyte - held[number], 16 * gigabyte)
+
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.get)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((8, 24)[number] * gigabyte, 80 * gigabyte))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", held.get)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     assert room_for_processes() == 1  # nothing was computed there
     rooms = {}
-    for taken in (1, 3, 4, 30):
+    for taken in (1, 3, 8):
         held[1] = taken * gigabyte
         rooms[taken] = room_for_processes()
-    assert rooms == {1: 4, 3: 3, 4: 2, 30: 1}
+    assert rooms == {1: 3, 3: 2, 8: 1}  # of 17 GB with what this process gives back, 5, 7 and 17 each
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory_of_a_broken_gpu)
+    assert room_for_processes() == 1
 
-    def task(number: int) -> str:
-        held[1] = (30, 3)[number] * gigabyte
-        return str(number)
+
+def memory_of_a_broken_gpu(number: int) -> tuple[int, int]:
+    raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+@pytest.mark.parametrize(("room", "given"), [(3, [(1, 1), (3, 3)]), (1, [(1, 1)])])
+def test_a_first_task_shows_how_many_fit(
+    room: int, given: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
 
     def side_by_side(waiting: deque[tuple[int, workers.Task]], jobs: int, *_: object) -> Iterator[workers.Outcome]:
         asked.append((len(waiting), jobs))
         while waiting:
-            yield workers.attempt(*waiting.popleft())
+            yield replace(workers.attempt(*waiting.popleft()), room=room)
 
-    asked: list[tuple[int, int]] = []
     monkeypatch.setattr(workers, "_side_by_side", side_by_side)
-    tasks: list[workers.Task] = [(task, (number,)) for number in (0, 1, 0, 0)]
-    assert [outcome.name for outcome in workers.carry_out(tasks, None)] == ["0", "1", "0", "0"]
-    assert asked == [(2, 3)]
-    assert [outcome.name for outcome in workers.carry_out(tasks, 1)] == ["0", "1", "0", "0"]
+    tasks: list[workers.Task] = [(str, (number,)) for number in range(4)]
+    for available, expected in ((False, []), (True, given)):
+        asked.clear()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=available: there)
+        assert [outcome.name for outcome in workers.carry_out(tasks, None)] == ["0", "1", "2", "3"]
+        assert asked == expected
+
+
+def test_to_look_for_waits_is_quiet_and_swallows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = []
+
+    def set_mode(mode: object) -> None:
+        modes.append(mode)
+        if len(modes) == 1:  # as PyTorch does, once a process
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+
+    def function(x: torch.Tensor) -> tuple[torch.Tensor]:
+        if x.sum() > 0:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return (x + 1,)
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    assert [recording.waits(function, (torch.full((1,), x),))[1] for x in (0.0, 1.0)] == [False, True]
+    assert modes == ["warn", 0] * 2
+    with pytest.warns(UserWarning, match="of its own"):
+        recording.waits(lambda x: (warnings.warn("of its own", stacklevel=1), (x,))[1], (torch.zeros(1),))
 
 
 def test_a_run_says_how_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +137,9 @@ def test_a_run_says_how_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
         for precision, tf32 in {"ieee": False, "tf32": True, "bf16": False, "auto": True}.items():
             cuda = device.compute_on("cuda", precision, deterministic=precision == "ieee", graphs=precision != "ieee")
             assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
-            assert device.arithmetic(cuda) == ("tf32" if precision == "auto" else precision)
+            for capability, there in (((8, 0), "tf32"), ((7, 5), "ieee")):
+                monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, has=capability: has)
+                assert device.arithmetic(cuda) == (there if tf32 else precision)
             assert torch.are_deterministic_algorithms_enabled() is torch.backends.cudnn.deterministic
             assert torch.are_deterministic_algorithms_enabled() is (precision == "ieee")
             assert device.records(cuda) is (precision != "ieee")

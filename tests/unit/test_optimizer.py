@@ -73,3 +73,17 @@ def test_the_state_of_other_parameters_is_refused() -> None:
         all_of_them.load_state_dict(few.state_dict())
     with refuses("state 3 parameters", ValueError):
         all_of_them.load_state_dict({**all_of_them.state_dict(), "state": {3: {"momentum_buffer": torch.ones(1)}}})
+
+
+def test_buffers_are_laid_out_as_their_parameters() -> None:
+    parameters = [
+        nn.Parameter(torch.randn(2, 3, 3, 3).to(memory_format=torch.channels_last)),
+        nn.Parameter(torch.ones(5)),
+    ]
+    held = [torch.randn(2, 3, 3, 3), torch.randn(5)]
+    optimizer = MomentumSGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=False)
+    state = {number: {"momentum_buffer": buffer} for number, buffer in enumerate(held)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for parameter, buffer, given in zip(parameters, optimizer.buffers(), held, strict=True):
+        assert buffer.stride() == parameter.stride()
+        assert torch.equal(buffer, given)
