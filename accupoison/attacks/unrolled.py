@@ -108,13 +108,7 @@ class Unrolled(Hidden):
         return self.hidden(self._predicted(view, batch, ctx), view, batch, rows, ctx)
 
     def over(self, view: ModelView, batch: Batch, ctx: Context) -> tuple[Over, Over] | None:
-        """Return by how much the discrepancy, or the predicted rise of the loss, exceeds its budget, and each row's.
-
-        Args:
-            view: The model as it is now.
-            batch: The clean batch, [B, ...].
-            ctx: Of this step.
-        """
+        """Return by how much the discrepancy, or the predicted rise of the loss, exceeds its budget, and each row's."""
         limits, known, val = super().over(view, batch, ctx), self.known, self.val(ctx)
         if known is None or known.rise_limit(torch.zeros(len(val), device=val.x.device)) == float("inf"):
             return limits

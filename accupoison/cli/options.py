@@ -260,10 +260,7 @@ def engine_options(function: F) -> F:
 
     return options(
         click.option(
-            "--jobs",
-            "-j",
-            type=JOBS,
-            help="Tasks at once.  [default: 1; as many as fit on a GPU, and on a cluster]",
+            "--jobs", "-j", type=JOBS, help="Tasks at once.  [default: 1; as many as fit on a GPU or a cluster]"
         ),
         click.option(
             "--engine",

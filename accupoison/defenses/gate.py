@@ -71,7 +71,7 @@ class Gate(Defense):
         """Return ``delta`` + ``z`` SE, SE as so many canaries have it whose losses rise like these, [N]."""
         if self.canaries_x is None:
             return super().rise_limit(rises)
-        return self.delta + self.z * (rises.std() / math.sqrt(len(self.canaries_x)))
+        return self.delta + self.z * (rises.std(correction=int(len(rises) > 1)) / math.sqrt(len(self.canaries_x)))
 
     @torch.no_grad()
     def _losses(self, view: ModelView) -> Tensor:

@@ -2,13 +2,14 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from accupoison.accel.recording import Recorder
+from accupoison.accel import recording
 from accupoison.attacks import ATTACKS
 from accupoison.attacks.accumulative import craft_accumulative
 from accupoison.attacks.trigger import craft_trigger
@@ -62,7 +63,7 @@ def test_a_stream_on_a_gpu(
     attack: str, defense: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_on("cuda")
-    monkeypatch.setattr(Recorder, "broken", False)
+    monkeypatch.setattr(recording.Recorder, "broken", False)
     with caplog.at_level(logging.WARNING):
         for step in simulation(attack, defense, triggers(attack), device="cuda").run():
             assert all(map(math.isfinite, step.metrics.values()))
@@ -113,6 +114,27 @@ def test_what_waits_for_the_host_is_not_recorded_and_it_is_said_once(
     (said,) = caplog.records
     assert "kernel by kernel" in said.getMessage()
     assert "waits for the GPU" in said.getMessage()
+
+
+def test_to_look_for_waits_is_quiet_and_swallows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = []
+
+    def set_mode(mode: object) -> None:
+        modes.append(mode)
+        if len(modes) == 1:  # as PyTorch does, once a process
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+
+    def function(x: torch.Tensor) -> tuple[torch.Tensor]:
+        if x.sum() > 0:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return (x + 1,)
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    assert [recording.waits(function, (torch.full((1,), x),))[1] for x in (0.0, 1.0)] == [False, True]
+    assert modes == ["warn", 0] * 2
+    with pytest.warns(UserWarning, match="of its own"):
+        recording.waits(lambda x: (warnings.warn("of its own", stacklevel=1), (x,))[1], (torch.zeros(1),))
 
 
 class Averaging(nn.Module):

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from accupoison.data import Shift
 from accupoison.data.corruptions import SHIFTS
+from accupoison.device import compute_on
 from tests.messages import refuses
 
 LAST = 10
@@ -102,6 +103,14 @@ def test_blur_keeps_flat_images_and_spreads_a_point() -> None:
     assert torch.equal(out, out.transpose(-1, -2))
     assert 0.05 < float(out.max()) < 0.1
     assert float(out[0, 0].sum()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.cuda
+def test_blur_is_not_rounded_to_tf32_on_a_gpu() -> None:
+    compute_on("cuda", "tf32")
+    (x, ids), blur = scene(), Shift("blur", 0, LAST + 1)
+    other = blur(x.cuda(), ids.cuda(), 7).cpu() != blur(x, ids, 7)
+    assert float(other.float().mean()) < 1e-3  # of a level, where rounding falls another way
 
 
 def test_bad_input() -> None:

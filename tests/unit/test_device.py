@@ -1,7 +1,6 @@
-"""Which device "auto" takes."""
+"""Which device "auto" takes, how it says that it computes, and how many processes it has room for."""
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from accupoison import device
-from accupoison.accel import recording
 from accupoison.device import resolve_device, room_for_processes
 from accupoison.errors import InputError
 from accupoison.runs import workers
@@ -107,27 +105,6 @@ def test_a_first_task_shows_how_many_fit(
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=available: there)
         assert [outcome.name for outcome in workers.carry_out(tasks, None)] == ["0", "1", "2", "3"]
         assert asked == expected
-
-
-def test_to_look_for_waits_is_quiet_and_swallows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[object] = []
-
-    def set_mode(mode: object) -> None:
-        modes.append(mode)
-        if len(modes) == 1:  # as PyTorch does, once a process
-            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
-
-    def function(x: torch.Tensor) -> tuple[torch.Tensor]:
-        if x.sum() > 0:
-            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        return (x + 1,)
-
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
-    assert [recording.waits(function, (torch.full((1,), x),))[1] for x in (0.0, 1.0)] == [False, True]
-    assert modes == ["warn", 0] * 2
-    with pytest.warns(UserWarning, match="of its own"):
-        recording.waits(lambda x: (warnings.warn("of its own", stacklevel=1), (x,))[1], (torch.zeros(1),))
 
 
 def test_a_run_says_how_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
